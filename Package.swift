@@ -1,0 +1,138 @@
+// swift-tools-version:6.2
+import PackageDescription
+
+/// Every target of ours is compiled with the same strict set; a warning is an error.
+let strictSettings: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+    .enableUpcomingFeature("InferIsolatedConformances"),
+    .enableUpcomingFeature("ImmutableWeakCaptures"),
+    .treatAllWarnings(as: .error),
+]
+
+// Products of other packages, by the name under which targets ask for them.
+let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
+let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioHTTP1: Target.Dependency = .product(name: "NIOHTTP1", package: "swift-nio")
+let nioWebSocket: Target.Dependency = .product(name: "NIOWebSocket", package: "swift-nio")
+let nioEmbedded: Target.Dependency = .product(name: "NIOEmbedded", package: "swift-nio")
+let nioTestUtils: Target.Dependency = .product(name: "NIOTestUtils", package: "swift-nio")
+let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
+let nioCompression: Target.Dependency = .product(name: "NIOHTTPCompression", package: "swift-nio-extras")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let inMemoryLogging: Target.Dependency = .product(name: "InMemoryLogging", package: "swift-log")
+let hashTrees: Target.Dependency = .product(name: "HashTreeCollections", package: "swift-collections")
+let deques: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
+let heaps: Target.Dependency = .product(name: "HeapModule", package: "swift-collections")
+let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
+let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+let x509: Target.Dependency = .product(name: "X509", package: "swift-certificates")
+let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
+
+/// A library target of ours. Its layer is declared in `scripts/layers.json`, which the layering test enforces.
+func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: strictSettings)
+}
+
+/// The test target that belongs to a target of ours.
+func tests(_ name: String, _ dependencies: [Target.Dependency] = [], resources: [Resource] = []) -> Target {
+    .testTarget(name: name, dependencies: dependencies, resources: resources, swiftSettings: strictSettings)
+}
+
+let package = Package(
+    name: "edgemesh",
+    products: [
+        .executable(name: "edgemesh", targets: ["edgemesh"])
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-nio.git", exact: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-ssl.git", exact: "2.37.6"),
+        .package(url: "https://github.com/apple/swift-nio-extras.git", exact: "1.35.2"),
+        .package(url: "https://github.com/apple/swift-log.git", exact: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-collections.git", exact: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-argument-parser.git", exact: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-certificates.git", exact: "1.21.1"),
+        .package(url: "https://github.com/apple/swift-crypto.git", exact: "4.5.2"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", exact: "2.13.0"),
+    ],
+    targets: [
+        // 0: values and text, no NIO
+        .target(name: "CLinux"),
+        .systemLibrary(name: "CLibYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+        library("MeshCore"),
+        library("Documents", ["CLibYAML"]),
+        // 1: codecs and models; typed throws, never a trap
+        library("DNSWire", ["MeshCore", nioCore]),
+        library("KubeModel", ["MeshCore", "Documents"]),
+        // 2: what touches the machine and the cluster
+        library("ByteStreams", ["CLinux", "MeshCore", nioCore, nioPosix]),
+        library("LinuxNetwork", ["CLinux", "MeshCore", logging]),
+        library(
+            "KubeClient",
+            [
+                "MeshCore", "Documents", "KubeModel", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, logging,
+            ]
+        ),
+        // 3: pure decisions
+        library("LoadBalancing", ["MeshCore"]),
+        // 4: the state of the cluster
+        library("ServiceCatalog", ["MeshCore", "Documents", "KubeModel", "LoadBalancing", hashTrees, logging]),
+        // 5: the seams where features meet
+        library("MeshInterfaces", ["MeshCore", "Documents", "ServiceCatalog", nioCore]),
+        // 6: features, named as in the config file
+        library(
+            "EdgeDNS",
+            [
+                "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
+                deques, logging, lifecycle,
+            ]
+        ),
+        library(
+            "EdgeProxy",
+            [
+                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, deques, logging, lifecycle,
+            ]
+        ),
+        library(
+            "Admin",
+            [
+                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "ServiceCatalog", "MeshInterfaces", nioCore,
+                nioPosix, nioHTTP1, logging, lifecycle,
+            ]
+        ),
+        // 7: configuration and composition
+        library("Configuration", ["MeshCore", "Documents"]),
+        library(
+            "MeshApp",
+            [
+                "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
+                "ServiceCatalog", "LoadBalancing", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration",
+                nioCore, nioPosix, logging, lifecycle, unixSignals,
+            ]
+        ),
+        // network-namespace lab: part of the product (`edgemesh lab`), used by demo, tests and benchmarks
+        library(
+            "NetLab",
+            [
+                "CLinux", "MeshCore", "Documents", "LinuxNetwork", "ByteStreams", nioCore, nioPosix, nioHTTP1,
+                nioWebSocket, nioSSL, logging,
+            ]
+        ),
+        // 8: the executable
+        .executableTarget(
+            name: "edgemesh",
+            dependencies: ["MeshCore", "Documents", "Configuration", "MeshApp", "Admin", "NetLab", argumentParser],
+            swiftSettings: strictSettings
+        ),
+        // test support
+        library("MeshTesting", ["MeshCore", "Documents", nioCore, nioPosix, logging]),
+        library("FakeKube", ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto]),
+        // tests
+        tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
+    ],
+    swiftLanguageModes: [.v6]
+)

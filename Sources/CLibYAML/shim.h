@@ -1,0 +1,2 @@
+// The event parser of Debian's libyaml, used by the Documents target alone.
+#include <yaml.h>

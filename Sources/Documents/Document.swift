@@ -1,0 +1,116 @@
+/// A place in a text, both counted from 1. Zero means "not read from a text".
+public struct SourcePosition: Hashable, Sendable {
+    public var line: Int
+    public var column: Int
+
+    public static let none = SourcePosition(line: 0, column: 0)
+
+    public init(line: Int, column: Int) {
+        self.line = line
+        self.column = column
+    }
+}
+
+/// One node of a YAML or JSON document, with the place it was read from, so that an error can name it.
+public struct Document: Sendable, Hashable {
+    public enum Content: Sendable, Hashable {
+        case null
+        case bool(Bool)
+        case integer(Int64)
+        case number(Double)
+        case string(String)
+        case array([Document])
+        case object([Member])
+    }
+
+    /// A key with its value. Objects keep their order and hold a key once.
+    public struct Member: Sendable, Hashable {
+        public var key: String
+        public var keyPosition: SourcePosition
+        public var value: Document
+
+        public init(_ key: String, _ value: Document, keyPosition: SourcePosition = .none) {
+            self.key = key
+            self.keyPosition = keyPosition
+            self.value = value
+        }
+    }
+
+    public var content: Content
+    public var position: SourcePosition
+
+    public init(_ content: Content, position: SourcePosition = .none) {
+        self.content = content
+        self.position = position
+    }
+
+    /// The member `key` of an object; nil if this is no object or has no such key.
+    public subscript(key: String) -> Document? {
+        guard case .object(let members) = self.content else { return nil }
+        return members.first { $0.key == key }?.value
+    }
+
+    public var isNull: Bool { self.content == .null }
+
+    public var string: String? {
+        guard case .string(let text) = self.content else { return nil }
+        return text
+    }
+
+    public var integer: Int64? {
+        guard case .integer(let number) = self.content else { return nil }
+        return number
+    }
+
+    public var bool: Bool? {
+        guard case .bool(let flag) = self.content else { return nil }
+        return flag
+    }
+
+    public var array: [Document]? {
+        guard case .array(let elements) = self.content else { return nil }
+        return elements
+    }
+
+    public var members: [Member]? {
+        guard case .object(let members) = self.content else { return nil }
+        return members
+    }
+}
+
+extension Document: ExpressibleByStringInterpolation {
+    public init(stringLiteral value: String) { self.init(.string(value)) }
+}
+
+extension Document: ExpressibleByIntegerLiteral {
+    public init(integerLiteral value: Int64) { self.init(.integer(value)) }
+}
+
+extension Document: ExpressibleByFloatLiteral {
+    public init(floatLiteral value: Double) { self.init(.number(value)) }
+}
+
+extension Document: ExpressibleByBooleanLiteral {
+    public init(booleanLiteral value: Bool) { self.init(.bool(value)) }
+}
+
+extension Document: ExpressibleByNilLiteral {
+    public init(nilLiteral: ()) { self.init(.null) }
+}
+
+extension Document: ExpressibleByArrayLiteral {
+    public init(arrayLiteral elements: Document...) { self.init(.array(elements)) }
+}
+
+extension Document: ExpressibleByDictionaryLiteral {
+    public init(dictionaryLiteral elements: (String, Document)...) {
+        self.init(.object(elements.map { Member($0.0, $0.1) }))
+    }
+}
+
+extension Document {
+    public static func string(_ text: String) -> Document { Document(.string(text)) }
+    public static func integer(_ number: some BinaryInteger) -> Document { Document(.integer(Int64(clamping: number))) }
+    public static func array(_ elements: [Document]) -> Document { Document(.array(elements)) }
+    public static func object(_ members: [Member]) -> Document { Document(.object(members)) }
+}

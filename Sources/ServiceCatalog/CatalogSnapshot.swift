@@ -1,0 +1,43 @@
+public import HashTreeCollections
+public import KubeModel
+public import MeshCore
+
+/// The state of the cluster as this node knows it at one version. Immutable, cheap to copy (its trees share structure).
+public struct CatalogSnapshot: Sendable {
+    /// Grows by one with every published change.
+    public internal(set) var version: UInt64 = 0
+    public internal(set) var services: TreeDictionary<ObjectName, Service> = [:]
+    /// Namespaces that exist, by their objects or because a service or pod lies in them.
+    public internal(set) var namespaces: TreeSet<String> = []
+    public internal(set) var nodes: TreeDictionary<String, NodeObject> = [:]
+    /// Cluster IPs of services, for PTR answers.
+    public internal(set) var servicesByClusterIP: TreeDictionary<IPAddress, ObjectName> = [:]
+    /// Addresses of endpoints of headless services, for PTR answers: the services that hold them.
+    public internal(set) var headlessServicesByEndpoint: TreeDictionary<IPAddress, [ObjectName]> = [:]
+    /// Objects that were refused, by kind and name.
+    public internal(set) var rejected: TreeDictionary<RejectedKey, RejectedObject> = [:]
+
+    public struct RejectedKey: Hashable, Sendable {
+        public var kind: ObjectKind
+        public var name: ObjectName
+
+        public init(kind: ObjectKind, name: ObjectName) {
+            self.kind = kind
+            self.name = name
+        }
+    }
+
+    public init() {}
+}
+
+/// A new snapshot and what is different in it.
+public struct CatalogUpdate: Sendable {
+    public var snapshot: CatalogSnapshot
+    /// Services that are new, changed or gone since the snapshot that the subscriber saw last.
+    public var changedServices: Set<ObjectName>
+
+    public init(snapshot: CatalogSnapshot, changedServices: Set<ObjectName>) {
+        self.snapshot = snapshot
+        self.changedServices = changedServices
+    }
+}

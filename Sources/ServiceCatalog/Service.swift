@@ -1,0 +1,63 @@
+public import KubeModel
+public import LoadBalancing
+public import MeshCore
+
+/// A service with everything that is known of it: its object, its endpoints, its policy. Immutable; a change makes a new one.
+public final class Service: Sendable {
+    /// The service as the cluster has it (its `selector` is dropped).
+    public let object: ServiceObject
+    /// Merged from EndpointSlices, Endpoints or manifest pods; every endpoint, ready or not.
+    public let groups: [EndpointGroup]
+    /// The policy for ports that `portPolicies` does not name; nil if no DestinationRule sets one (the default serves).
+    public let policy: LoadBalancingPolicy?
+    /// Policies of single service ports.
+    public let portPolicies: [UInt16: LoadBalancingPolicy]
+    /// Whether the proxy serves it: the filter labels and `serviceFilterMode` decide. DNS answers for it either way.
+    public let isProxied: Bool
+
+    public var name: ObjectName { self.object.name }
+
+    public init(
+        object: ServiceObject, groups: [EndpointGroup], policy: LoadBalancingPolicy?,
+        portPolicies: [UInt16: LoadBalancingPolicy], isProxied: Bool
+    ) {
+        self.object = object
+        self.groups = groups
+        self.policy = policy
+        self.portPolicies = portPolicies
+        self.isProxied = isProxied
+    }
+
+    /// The policy set for a service port, or nil for the default.
+    public func policy(for port: ServiceObject.Port) -> LoadBalancingPolicy? {
+        self.portPolicies[port.port] ?? self.policy
+    }
+
+    /// The endpoints of one service port with the port number that they listen on, in a stable order. Endpoints that
+    /// are not ready are included: the caller decides by their conditions.
+    public func endpoints(for port: ServiceObject.Port) -> [ResolvedEndpoint] {
+        var resolved: [ResolvedEndpoint] = []
+        for group in self.groups {
+            for candidate in group.ports where candidate.name == port.name && candidate.transport == port.transport {
+                resolved.reserveCapacity(resolved.count + group.endpoints.count)
+                for endpoint in group.endpoints {
+                    resolved.append(ResolvedEndpoint(endpoint: endpoint, port: candidate.port))
+                }
+            }
+        }
+        return resolved
+    }
+}
+
+/// An endpoint together with the number of one of its ports.
+public struct ResolvedEndpoint: Hashable, Sendable {
+    public var endpoint: Endpoint
+    public var port: UInt16
+
+    public init(endpoint: Endpoint, port: UInt16) {
+        self.endpoint = endpoint
+        self.port = port
+    }
+
+    public var transportAddress: TransportAddress { TransportAddress(self.endpoint.address, self.port) }
+}
