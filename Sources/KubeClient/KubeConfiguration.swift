@@ -1,4 +1,4 @@
-public import MeshCore
+import MeshCore
 
 /// Where an API server is and how to know that it is the right one.
 public struct KubeEndpoint: Hashable, Sendable {

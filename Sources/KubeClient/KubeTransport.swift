@@ -28,8 +28,9 @@ struct KubeTransport: Sendable {
     var connectLimit: Duration = .seconds(10)
 
     /// Runs `body` with a new connection and closes it.
+    @concurrent
     func withConnection<Result: Sendable>(
-        _ body: (inout KubeConnection) async throws -> Result
+        _ body: @concurrent (inout KubeConnection) async throws -> Result
     ) async throws -> Result {
         let channel = try await self.connect()
         return try await channel.executeThenClose { inbound, outbound in
@@ -124,6 +125,7 @@ struct KubeConnection {
     }
 
     /// Sends `request` and waits for the head of its answer. The body must then be read to its end.
+    @concurrent
     mutating func send(_ request: KubeRequest) async throws -> HTTPResponseHead {
         let endpoint = self.transport.endpoint
         var headers: HTTPHeaders = [
@@ -167,6 +169,7 @@ struct KubeConnection {
     private var keepsAlive = true
 
     /// The next bytes of the body; nil at its end.
+    @concurrent
     mutating func nextChunk() async throws -> ByteBuffer? {
         guard self.bodyIsPending else { return nil }
         while let part = try await self.nextPart() {
@@ -185,6 +188,7 @@ struct KubeConnection {
     }
 
     /// The whole rest of the body, of at most `limit` bytes.
+    @concurrent
     mutating func collect(limit: Int) async throws -> [UInt8] {
         var bytes: [UInt8] = []
         while let chunk = try await self.nextChunk() {
@@ -196,9 +200,10 @@ struct KubeConnection {
         return bytes
     }
 
+    @concurrent
     private mutating func nextPart() async throws -> HTTPClientResponsePart? {
         do {
-            return try await self.inbound.next(isolation: #isolation)
+            return try await self.inbound.next()
         } catch let error as KubeError {
             throw error
         } catch let error as NIOSSLError {
@@ -206,7 +211,8 @@ struct KubeConnection {
                 .tls, "the TLS connection to \(self.transport.endpoint.url) failed; check its CA, name and client certificate",
                 cause: error
             )
-        } catch let error as any Error where !(error is CancellationError) {
+        } catch {
+            guard !(error is CancellationError) else { throw error }
             throw KubeError(.disconnected, "the connection to \(self.transport.endpoint.url) broke", cause: error)
         }
     }

@@ -52,7 +52,8 @@ private struct KubeconfigReader {
             }
             credentials = try self.credentials(of: user)
         }
-        guard let address = try server ?? self.string("server", of: cluster) else {
+        let written = try self.string("server", of: cluster)
+        guard let address = server ?? written else {
             throw self.invalid("clusters[\(clusterName)].cluster.server", "is not set", at: cluster)
         }
         do {
