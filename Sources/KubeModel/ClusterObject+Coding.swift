@@ -7,7 +7,8 @@ extension ClusterObject {
     /// A kind that the mesh does not read throws `.unsupportedKind`, which callers skip. An object that means nothing to
     /// the mesh, such as an EndpointSlice of no service, gives none.
     public static func decode(
-        _ document: Document, defaultNamespace: String = "default"
+        _ document: Document,
+        defaultNamespace: String = "default"
     ) throws(ObjectError) -> [ClusterObject] {
         var objects: [ClusterObject] = []
         for result in self.decodeEach(document, defaultNamespace: defaultNamespace) {
@@ -18,7 +19,8 @@ extension ClusterObject {
 
     /// As `decode`, with a result for each object of a list, so that a bad one does not hide the others.
     public static func decodeEach(
-        _ document: Document, defaultNamespace: String = "default"
+        _ document: Document,
+        defaultNamespace: String = "default"
     ) -> [Result<ClusterObject, ObjectError>] {
         do throws(ObjectError) {
             let reader = FieldReader(document)
@@ -50,7 +52,9 @@ extension ClusterObject {
 
     /// Reads an object whose kind is known, such as an item of an API list; nil if it means nothing to the mesh.
     public static func decodeItem(
-        kind: ObjectKind, document: Document, defaultNamespace: String = "default"
+        kind: ObjectKind,
+        document: Document,
+        defaultNamespace: String = "default"
     ) throws(ObjectError) -> ClusterObject? {
         let reader = FieldReader(document)
         var name = document.objectName
@@ -75,7 +79,9 @@ extension ClusterObject {
     }
 
     private static func result(
-        kind: ObjectKind, _ document: Document, defaultNamespace: String
+        kind: ObjectKind,
+        _ document: Document,
+        defaultNamespace: String
     ) -> Result<ClusterObject, ObjectError>? {
         do throws(ObjectError) {
             return try self.decodeItem(kind: kind, document: document, defaultNamespace: defaultNamespace)
@@ -89,7 +95,8 @@ extension ClusterObject {
     private static func kind(of reader: FieldReader, suffix: String = "") throws(ObjectError) -> ObjectKind {
         let version = try reader["apiVersion"].require(reader["apiVersion"].string(), "the API version, such as v1")
         let text = try reader["kind"].require(reader["kind"].string(), "the kind of the object")
-        guard let kind = ObjectKind(rawValue: String(text.dropLast(suffix.utf8.count))), kind.apiVersions.contains(version)
+        guard let kind = ObjectKind(rawValue: String(text.dropLast(suffix.utf8.count))),
+            kind.apiVersions.contains(version)
         else {
             throw try reader["kind"].error(.unsupportedKind, "\(version) \(text) is no kind that the mesh reads")
         }
@@ -170,7 +177,8 @@ extension ObjectName {
             guard let first = label.first, let last = label.last, first != UInt8(ascii: "-"), last != UInt8(ascii: "-")
             else { return false }
             return label.allSatisfy { byte in
-                (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte) || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
+                (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte)
+                    || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
                     || byte == UInt8(ascii: "-")
             }
         }

@@ -18,7 +18,8 @@ extension EndpointsObject {
     }
 
     private static func endpoint(
-        _ field: FieldReader, conditions: EndpointConditions
+        _ field: FieldReader,
+        conditions: EndpointConditions
     ) throws(ObjectError) -> Endpoint {
         Endpoint(
             address: try field["ip"].require(field["ip"].address(), "an IPv4 or IPv6 address"),
@@ -37,7 +38,8 @@ extension EndpointsObject {
                 var subset = KubeFields()
                 subset.set("addresses", group.endpoints.filter { $0.conditions.contains(.ready) }.map(Self.document))
                 subset.set(
-                    "notReadyAddresses", group.endpoints.filter { !$0.conditions.contains(.ready) }.map(Self.document)
+                    "notReadyAddresses",
+                    group.endpoints.filter { !$0.conditions.contains(.ready) }.map(Self.document)
                 )
                 subset.set("ports", group.ports.map(\.document))
                 return subset.document

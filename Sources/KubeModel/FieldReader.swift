@@ -22,7 +22,8 @@ public struct FieldReader: Sendable {
     }
 
     private init(_ document: Document?, path: Path, parent: SourcePosition) {
-        self.document = document.flatMap { $0.isNull ? nil : $0 }
+        // Not by `nil` in an expression, which is a document too.
+        self.document = document?.isNull == true ? Document?.none : document
         self.path = path
         self.position = document?.position ?? parent
     }
@@ -52,7 +53,9 @@ public struct FieldReader: Sendable {
 
     public func string() throws(ObjectError) -> String? {
         guard let document = self.document else { return nil }
-        guard let text = document.string else { throw self.wrongType("text; write it in quotes if it looks like a number") }
+        guard let text = document.string else {
+            throw self.wrongType("text; write it in quotes if it looks like a number")
+        }
         return text
     }
 

@@ -12,7 +12,9 @@ extension NodeObject {
         self.region = try labels[Self.regionLabel].nonEmptyString()
         self.podCIDRs = try object["spec"]["podCIDRs"].blocks()
         if self.podCIDRs.isEmpty, let text = try object["spec"]["podCIDR"].nonEmptyString() {
-            guard let block = CIDR(text) else { throw try object["spec"]["podCIDR"].badValue("a block such as 10.0.0.0/8") }
+            guard let block = CIDR(text) else {
+                throw try object["spec"]["podCIDR"].badValue("a block such as 10.0.0.0/8")
+            }
             self.podCIDRs = [block]
         }
         for entry in try object["status"]["addresses"].elements() where try entry["type"].string() == "InternalIP" {
@@ -60,7 +62,8 @@ extension PodObject {
         for container in try spec["containers"].elements() {
             for port in try container["ports"].elements() {
                 let number = try port["containerPort"].require(
-                    port["containerPort"].port(), "a whole number from 1 to 65535"
+                    port["containerPort"].port(),
+                    "a whole number from 1 to 65535"
                 )
                 self.containerPorts.append(
                     ContainerPort(

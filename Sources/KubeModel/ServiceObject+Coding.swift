@@ -72,7 +72,8 @@ extension ServiceObject {
             )
             if port.name.isEmpty, elements.count > 1 {
                 throw try element["name"].error(
-                    .missing, "spec.ports[\(index)].name is missing; a service with several ports names each of them"
+                    .missing,
+                    "spec.ports[\(index)].name is missing; a service with several ports names each of them"
                 )
             }
             if let other = self.ports.firstIndex(where: { $0.name == port.name }) {
