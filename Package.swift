@@ -137,6 +137,7 @@ let package = Package(
         // tests
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests("DocumentsTests", ["Documents", "MeshCore"]),
+        tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )
