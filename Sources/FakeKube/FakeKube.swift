@@ -1,9 +1,9 @@
 public import Documents
 import MeshCore
-import NIOCore
+public import NIOCore
 import NIOHTTP1
 import NIOHTTPCompression
-import NIOPosix
+public import NIOPosix
 import NIOSSL
 import Synchronization
 
@@ -80,13 +80,13 @@ public final class FakeKube: Sendable {
                 channel.eventLoop.makeCompletedFuture {
                     let pipeline = channel.pipeline.syncOperations
                     if let context { try pipeline.addHandler(NIOSSLServerHandler(context: context)) }
-                    try pipeline.configureHTTPServerPipeline(withErrorHandling: true)
+                    try pipeline.configureHTTPServerPipeline(withPipeliningAssistance: false)
                     try pipeline.addHandler(HTTPResponseCompressor())
                     return try FakeKubeConnection.Client(wrappingChannelSynchronously: channel)
                 }
             }
         self.state.withLock { $0.port = server.channel.localAddress?.port ?? port }
-        let task = Task {
+        let task = Task<Void, Never> {
             try? await server.executeThenClose { clients in
                 try await withThrowingDiscardingTaskGroup { tasks in
                     for try await client in clients {

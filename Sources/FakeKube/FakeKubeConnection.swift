@@ -3,6 +3,7 @@ import Glibc
 import MeshCore
 import NIOCore
 import NIOHTTP1
+import Synchronization
 
 /// Serves the requests of one client connection, one after the other.
 struct FakeKubeConnection {
@@ -145,7 +146,7 @@ struct FakeKubeConnection {
         let (wakes, wake) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         var cursor = request.query["resourceVersion"].flatMap(UInt64.init) ?? 0
         let fromNow = cursor == 0
-        let (id, first, isTooOld) = self.fake.state.withLock { state in
+        let (id, first, isTooOld): (Int, [FakeKubeStore.Event], Bool) = self.fake.state.withLock { state in
             let id = state.nextWatch
             state.nextWatch += 1
             state.watches[id] = FakeKube.Watch(wake: wake, plural: place.plural)
@@ -225,8 +226,8 @@ extension FakeKubeConnection {
         ]
         let group = words.count > 1 ? words[1] : ""
         words.removeFirst(min(words.count, root == "api" ? 2 : 3))
-        guard root == "api" || root == "apis", let plurals = known[group], let version = path.split(separator: "/").dropFirst(root == "api" ? 1 : 2).first
-        else { return nil }
+        let version = path.split(separator: "/").dropFirst(root == "api" ? 1 : 2).first
+        guard root == "api" || root == "apis", let plurals = known[group], let version else { return nil }
         var place = Place(version: String(version), plural: "")
         if words.count >= 3, words[0] == "namespaces" {
             place.namespace = words[1]
