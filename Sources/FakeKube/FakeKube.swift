@@ -144,6 +144,11 @@ public final class FakeKube: Sendable {
     /// `namespace/name` of all objects of a collection, sorted; the namespace is empty for cluster-scoped ones.
     public func keys(of plural: String) -> [String] { self.state.withLock { $0.store.keys(of: plural) } }
 
+    /// An object as it is stored.
+    public func json(_ plural: String, namespace: String = "", name: String) -> [UInt8]? {
+        self.state.withLock { $0.store.object(plural, key: "\(namespace)/\(name)") }
+    }
+
     // MARK: Behaviour
 
     public func inject(_ fault: FakeKubeFault) { self.state.withLock { $0.faults.append(fault) } }
