@@ -88,7 +88,8 @@ struct FakeKubeConnection {
         switch request.path {
         case "/version":
             let version: Document = [
-                "major": "1", "minor": "31", "gitVersion": .string(self.fake.options.gitVersion), "platform": "linux/amd64",
+                "major": "1", "minor": "31", "gitVersion": .string(self.fake.options.gitVersion),
+                "platform": "linux/amd64",
             ]
             try await answer.send(version.jsonBytes())
         case "/healthz", "/livez", "/readyz":
@@ -141,7 +142,10 @@ struct FakeKubeConnection {
 
     @concurrent
     private func watch(
-        _ request: FakeKubeRequest, _ place: Place, with answer: inout Answer, on channel: any Channel
+        _ request: FakeKubeRequest,
+        _ place: Place,
+        with answer: inout Answer,
+        on channel: any Channel
     ) async throws {
         let (wakes, wake) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         var cursor = request.query["resourceVersion"].flatMap(UInt64.init) ?? 0
@@ -151,7 +155,8 @@ struct FakeKubeConnection {
             state.nextWatch += 1
             state.watches[id] = FakeKube.Watch(wake: wake, plural: place.plural)
             guard fromNow else {
-                let isTooOld = if case .tooOld = state.store.events(of: place.plural, after: cursor) { true } else { false }
+                let isTooOld =
+                    if case .tooOld = state.store.events(of: place.plural, after: cursor) { true } else { false }
                 return (id, [], isTooOld)
             }
             cursor = state.store.version
@@ -247,10 +252,13 @@ extension FakeKubeConnection {
             query[String(sides[0])] = Self.percentDecode(sides.count == 2 ? sides[1] : "")
         }
         return FakeKubeRequest(
-            method: head.method.rawValue, path: String(halves.first ?? ""), query: query,
+            method: head.method.rawValue,
+            path: String(halves.first ?? ""),
+            query: query,
             authorization: head.headers.first(name: "Authorization"),
             userAgent: head.headers.first(name: "User-Agent"),
-            acceptEncoding: head.headers.first(name: "Accept-Encoding"), connection: connection
+            acceptEncoding: head.headers.first(name: "Accept-Encoding"),
+            connection: connection
         )
     }
 
@@ -308,7 +316,9 @@ private struct Answer {
             "Content-Type": "application/json", "Transfer-Encoding": "chunked", "Date": Self.date(),
         ]
         if let retryAfter { headers.add(name: "Retry-After", value: "\(retryAfter)") }
-        try await self.outbound.write(.head(.init(version: .http1_1, status: .init(statusCode: code), headers: headers)))
+        try await self.outbound.write(
+            .head(.init(version: .http1_1, status: .init(statusCode: code), headers: headers))
+        )
     }
 
     @concurrent

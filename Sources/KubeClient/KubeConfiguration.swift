@@ -111,7 +111,8 @@ public struct KubeConfiguration: Hashable, Sendable {
     /// The server and account of the pod that this process runs in.
     /// - Parameter environment: looks a variable up, normally the process's.
     public static func inCluster(
-        folder: String = Self.serviceAccountFolder, environment: (String) -> String?
+        folder: String = Self.serviceAccountFolder,
+        environment: (String) -> String?
     ) throws(KubeError) -> KubeConfiguration {
         guard let host = environment("KUBERNETES_SERVICE_HOST"), !host.isEmpty,
             let port = environment("KUBERNETES_SERVICE_PORT"), !port.isEmpty
@@ -148,7 +149,8 @@ public struct KubeConfiguration: Hashable, Sendable {
         public init() {}
     }
 
-    public static func metaServer(_ server: String, security: MetaServerSecurity) throws(KubeError) -> KubeConfiguration {
+    public static func metaServer(_ server: String, security: MetaServerSecurity) throws(KubeError) -> KubeConfiguration
+    {
         var address = server
         var tls = KubeTLS()
         var credentials = KubeCredentials.none

@@ -43,12 +43,14 @@ struct ListScanner {
     }
 
     /// Takes the next bytes and hands each item that they complete to `body`.
-    mutating func feed(_ buffer: ByteBuffer, _ body: (Item) -> Void) throws(KubeError) {
-        for byte in buffer.readableBytesView {
-            switch self.place {
-            case .envelope: try self.scanEnvelope(byte)
-            case .betweenItems: try self.scanBetween(byte)
-            case .insideItem: try self.scanItem(byte, body)
+    mutating func feed(_ buffer: ByteBuffer, _ body: (Item) -> Void) throws {
+        try buffer.withUnsafeReadableBytes { bytes in
+            for byte in bytes {
+                switch self.place {
+                case .envelope: try self.scanEnvelope(byte)
+                case .betweenItems: try self.scanBetween(byte)
+                case .insideItem: try self.scanItem(byte, body)
+                }
             }
         }
     }

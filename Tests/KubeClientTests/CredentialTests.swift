@@ -1,8 +1,10 @@
+import Documents
 import FakeKube
 import Glibc
 import KubeModel
 import MeshCore
 import MeshTesting
+import NIOHTTP1
 import NIOPosix
 import Testing
 
@@ -11,7 +13,8 @@ import Testing
 /// TLS, tokens and exec plugins against the fake API server.
 @Suite struct CredentialTests {
     private func tlsOptions(
-        _ certificates: FakeKubeCertificates, requiresClient: Bool = false
+        _ certificates: FakeKubeCertificates,
+        requiresClient: Bool = false
     ) -> FakeKube.Options {
         var options = FakeKube.Options()
         options.tls = certificates
@@ -27,7 +30,10 @@ import Testing
 
     private func probe(_ configuration: KubeConfiguration) async -> KubeProbe {
         await KubernetesSource(
-            configuration, options: .quick, group: MultiThreadedEventLoopGroup.singleton, logger: quietLogger
+            configuration,
+            options: .quick,
+            group: MultiThreadedEventLoopGroup.singleton,
+            logger: quietLogger
         ).probe()
     }
 
@@ -56,18 +62,24 @@ import Testing
         let certificates = try FakeKubeCertificates(names: ["kube.test"], addresses: [])
         try await withFake(self.tlsOptions(certificates)) { fake in
             // The address is not in the certificate.
-            let wrong = await self.probe(KubeConfiguration(endpoint: try KubeEndpoint(fake.url, tls: self.tls(certificates))))
+            let wrong = await self.probe(
+                KubeConfiguration(endpoint: try KubeEndpoint(fake.url, tls: self.tls(certificates)))
+            )
             #expect(wrong.failure?.code == .tls, "\(String(describing: wrong.failure))")
             var named = self.tls(certificates)
             named.serverName = "kube.test"
-            #expect(await self.probe(KubeConfiguration(endpoint: try KubeEndpoint(fake.url, tls: named))).failure == nil)
+            #expect(
+                await self.probe(KubeConfiguration(endpoint: try KubeEndpoint(fake.url, tls: named))).failure == nil
+            )
             // Another authority.
             let stranger = self.tls(try FakeKubeCertificates(names: ["kube.test"]))
             let untrusted = await self.probe(KubeConfiguration(endpoint: try KubeEndpoint(fake.url, tls: stranger)))
             #expect(untrusted.failure?.code == .tls)
             var skipping = KubeTLS()
             skipping.skipsVerification = true
-            #expect(await self.probe(KubeConfiguration(endpoint: try KubeEndpoint(fake.url, tls: skipping))).failure == nil)
+            #expect(
+                await self.probe(KubeConfiguration(endpoint: try KubeEndpoint(fake.url, tls: skipping))).failure == nil
+            )
             var address = self.tls(certificates)
             address.serverName = "10.0.0.1"
             let refused = await self.probe(KubeConfiguration(endpoint: try KubeEndpoint(fake.url, tls: address)))
@@ -115,7 +127,9 @@ import Testing
     func headers(credentials: KubeCredentials, expected: String) async throws {
         try await withFake { fake in
             fake.setAuthorizations([expected])
-            let probe = await self.probe(KubeConfiguration(endpoint: try KubeEndpoint(fake.url), credentials: credentials))
+            let probe = await self.probe(
+                KubeConfiguration(endpoint: try KubeEndpoint(fake.url), credentials: credentials)
+            )
             #expect(probe.failure == nil && probe.serverVersion == "v1.31.0+fake")
         }
     }
@@ -123,7 +137,8 @@ import Testing
     @Test func aTokenThatNoHeaderCanCarryIsRefused() async throws {
         try await withFake { fake in
             let configuration = KubeConfiguration(
-                endpoint: try KubeEndpoint(fake.url), credentials: .token("a\r\nX-Evil: 1")
+                endpoint: try KubeEndpoint(fake.url),
+                credentials: .token("a\r\nX-Evil: 1")
             )
             #expect(await self.probe(configuration).failure?.code == .credentials)
             #expect(fake.requests.isEmpty)
@@ -143,7 +158,8 @@ import Testing
             printf '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"%s-%s"}}' "$1" "$n"
             """
         var plugin = ExecPlugin(
-            command: try folder.write(script, to: "plugin", mode: 0o700), apiVersion: "client.authentication.k8s.io/v1"
+            command: try folder.write(script, to: "plugin", mode: 0o700),
+            apiVersion: "client.authentication.k8s.io/v1"
         )
         plugin.arguments = ["token"]
         plugin.environment = [.init(name: "EXTRA", value: "yes")]
@@ -156,8 +172,10 @@ import Testing
                 #expect(try SmallFile.read(count).count(where: { $0 == 0x0A }) == 1)
                 fake.setAuthorizations(["Bearer token-2"])
                 fake.dropWatches(of: "services")
+                try await eventually("the second token") {
+                    fake.requests.last { $0.plural == "services" }?.authorization == "Bearer token-2"
+                }
                 try await synced(follower, fake)
-                #expect(fake.requests.last { $0.plural == "services" }?.authorization == "Bearer token-2")
             }
         }
     }
@@ -215,13 +233,17 @@ import Testing
             fake.setForbidden(["nodes"])
             fake.setAbsent(["endpointslices", "destinationrules"])
             let probe = await KubernetesSource(
-                try .master(fake.url), options: .quick, group: MultiThreadedEventLoopGroup.singleton, logger: quietLogger
+                try .master(fake.url),
+                options: .quick,
+                group: MultiThreadedEventLoopGroup.singleton,
+                logger: quietLogger
             ).probe()
             #expect(probe.failure == nil && probe.serverVersion == "v1.31.0+fake")
             #expect(abs(probe.clockSkew?.inSeconds ?? 99) <= 2)
             #expect((probe.latency ?? .seconds(99)) < .seconds(5))
             let permissions = Dictionary(
-                probe.resources.map { ("\($0.resource)/\($0.version)", $0.permission) }, uniquingKeysWith: { first, _ in first }
+                probe.resources.map { ("\($0.resource)/\($0.version)", $0.permission) },
+                uniquingKeysWith: { first, _ in first }
             )
             #expect(permissions["services/v1"] == .allowed)
             #expect(permissions["endpoints/v1"] == .allowed)
@@ -237,7 +259,10 @@ import Testing
 
     @Test func anAbsentServerIsAFailureWithAMend() async throws {
         let probe = await KubernetesSource(
-            try .master("127.0.0.1:1"), options: .quick, group: MultiThreadedEventLoopGroup.singleton, logger: quietLogger
+            try .master("127.0.0.1:1"),
+            options: .quick,
+            group: MultiThreadedEventLoopGroup.singleton,
+            logger: quietLogger
         ).probe()
         #expect(probe.failure?.code == .connect && probe.failure?.message.contains("http://127.0.0.1:1") ?? false)
     }
@@ -247,11 +272,15 @@ import Testing
             fake.inject(FakeKubeFault(.drip(bytes: 1, pause: .seconds(30)), times: 2))
             let transport = KubeTransport(
                 endpoint: try KubeEndpoint(fake.url),
-                credentials: CredentialStore(try .master(fake.url)), group: MultiThreadedEventLoopGroup.singleton,
+                credentials: CredentialStore(try .master(fake.url)),
+                group: MultiThreadedEventLoopGroup.singleton,
                 userAgent: "test"
             )
+            let began = MonotonicTime.now()
             // Silence first, then the bound on the whole.
-            for (idle, total) in [(Duration.milliseconds(200), Duration.seconds(60)), (.seconds(60), .milliseconds(200))] {
+            for (idle, total) in [
+                (Duration.milliseconds(200), Duration.seconds(60)), (.seconds(60), .milliseconds(200)),
+            ] {
                 let error = await #expect(throws: KubeError.self) {
                     try await transport.withConnection { connection in
                         _ = try await connection.send(
@@ -262,6 +291,38 @@ import Testing
                 }
                 #expect(error?.code == .timeout)
             }
+            #expect(MonotonicTime.now() - began < .seconds(20))
+        }
+    }
+
+    @Test func bodiesAreBoundedAndMayBeCompressed() async throws {
+        try await withFake { fake in
+            for number in 0..<100 { fake.apply(service("svc-\(number)")) }
+            let transport = KubeTransport(
+                endpoint: try KubeEndpoint(fake.url),
+                credentials: CredentialStore(try .master(fake.url)),
+                group: MultiThreadedEventLoopGroup.singleton,
+                userAgent: "test"
+            )
+            let request = KubeRequest(
+                path: "/api/v1/services",
+                acceptsGzip: true,
+                idleLimit: .seconds(5),
+                totalLimit: .seconds(5)
+            )
+            let (encoding, bytes) = try await transport.withConnection { connection in
+                let head = try await connection.send(request)
+                return (head.headers.first(name: "Content-Encoding"), try await connection.collect(limit: 1 << 20))
+            }
+            #expect(encoding == "gzip")
+            #expect(try Document.parseJSON(bytes)["items"]?.array?.count == 100)
+            let error = await #expect(throws: KubeError.self) {
+                try await transport.withConnection { connection in
+                    _ = try await connection.send(request)
+                    return try await connection.collect(limit: 1000)
+                }
+            }
+            #expect(error?.code == .tooLarge)
         }
     }
 
@@ -275,7 +336,8 @@ import Testing
     }
 
     @Test(arguments: [
-        "", "https://", "ftp://x", "http://h:0", "http://h:x", "http://[::1", "http://u:p@h", "http://h/?a=b", "http://a b",
+        "", "https://", "ftp://x", "http://h:0", "http://h:x", "http://[::1", "http://u:p@h", "http://h/?a=b",
+        "http://a b",
         "::1",
     ])
     func badAddresses(text: String) {

@@ -72,7 +72,8 @@ let quietLogger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 
 /// Runs a started fake server for `body` and stops it.
 func withFake(
-    _ options: FakeKube.Options = FakeKube.Options(), _ body: (FakeKube) async throws -> Void
+    _ options: FakeKube.Options = FakeKube.Options(),
+    _ body: (FakeKube) async throws -> Void
 ) async throws {
     let fake = FakeKube(options: options)
     try await fake.start()
@@ -87,12 +88,16 @@ func withFake(
 
 /// Follows `fake` for `body`.
 func following(
-    _ fake: FakeKube, as configuration: KubeConfiguration? = nil, options: KubernetesSource.Options = .quick,
+    _ fake: FakeKube,
+    as configuration: KubeConfiguration? = nil,
+    options: KubernetesSource.Options = .quick,
     _ body: (Follower) async throws -> Void
 ) async throws {
     let follower = Follower()
     let source = KubernetesSource(
-        try configuration ?? .master(fake.url), options: options, group: MultiThreadedEventLoopGroup.singleton,
+        try configuration ?? .master(fake.url),
+        options: options,
+        group: MultiThreadedEventLoopGroup.singleton,
         logger: quietLogger
     )
     let task = Task { try await source.run { await follower.take($0) } }

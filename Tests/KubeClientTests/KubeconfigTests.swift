@@ -93,10 +93,13 @@ final class TestFolder {
                 == .basic(user: "u", password: "p")
         )
         #expect(try self.load(cluster: cluster, user: "{}").endpoint.tls.skipsVerification)
-        #expect(try self.load(cluster: cluster, user: "{}", server: "10.0.0.1:8080").endpoint.url == "http://10.0.0.1:8080")
+        #expect(
+            try self.load(cluster: cluster, user: "{}", server: "10.0.0.1:8080").endpoint.url == "http://10.0.0.1:8080"
+        )
         let exec = try self.load(
             cluster: cluster,
-            user: "{exec: {apiVersion: client.authentication.k8s.io/v1, command: get, args: [a], env: [{name: N, value: V}]}}"
+            user:
+                "{exec: {apiVersion: client.authentication.k8s.io/v1, command: get, args: [a], env: [{name: N, value: V}]}}"
         )
         guard case .exec(let plugin) = exec.credentials else {
             Issue.record("no exec plugin")
@@ -171,7 +174,8 @@ final class TestFolder {
 
 @Suite struct SmallDecoderTests {
     @Test func base64() {
-        for (text, plain) in [("", ""), ("TQ==", "M"), ("TWE=", "Ma"), ("TWFu", "Man"), ("TW\nFu", "Man"), ("TQ", "M")] {
+        for (text, plain) in [("", ""), ("TQ==", "M"), ("TWE=", "Ma"), ("TWFu", "Man"), ("TW\nFu", "Man"), ("TQ", "M")]
+        {
             #expect(Base64.decode(text.utf8) == Array(plain.utf8))
         }
         for bad in ["T", "TQ===", "T*==", "TQ==x", "TR=="] { #expect(Base64.decode(bad.utf8) == nil, "\(bad)") }

@@ -8,7 +8,8 @@ import Testing
     private typealias Machine = ReflectorStateMachine
 
     private func machine(
-        _ resource: WatchedResource = .services, known: Int = 0,
+        _ resource: WatchedResource = .services,
+        known: Int = 0,
         configure: (inout Machine.Configuration) -> Void = { _ in }
     ) -> Machine {
         var configuration = Machine.Configuration()
@@ -19,7 +20,10 @@ import Testing
     private let start = MonotonicTime(nanoseconds: 1_000_000_000)
 
     private func list(
-        _ resource: APIResource, version: String, token: String? = nil, limit: Int? = 500
+        _ resource: APIResource,
+        version: String,
+        token: String? = nil,
+        limit: Int? = 500
     ) -> Machine.Step {
         .list(.init(resource: resource, limit: limit, continueToken: token, resourceVersion: version))
     }
@@ -136,15 +140,42 @@ import Testing
     }
 
     @Test func forbiddenNamesThePermission() {
-        var machine = self.machine(.endpoints)
+        var machine = self.machine(.services)
         guard case .health(.failing(let message)) = machine.failed(.forbidden("rbac says no")).first else {
             Issue.record("no failure told")
             return
         }
-        #expect(message.contains("list endpointslices.discovery.k8s.io") && message.contains("rbac says no"))
+        #expect(message.contains("list services") && message.contains("rbac says no"))
         #expect(self.delay(machine.nextStep()) ?? .zero >= .seconds(15))
         var watching = self.watching()
         #expect("\(watching.failed(.forbidden("")))".contains("watch services"))
+        #expect(self.delay(watching.nextStep()) ?? .zero >= .seconds(15))
+        #expect(self.watchedVersion(watching.nextStep()) == "10")
+    }
+
+    @Test func whatIsForbiddenIsReplacedOrDoneWithout() {
+        var endpoints = self.machine(.endpoints)
+        #expect(endpoints.failed(.forbidden("no")) == [])
+        #expect(endpoints.current.kind == .endpoints)
+        _ = endpoints.pageBegan()
+        let effects = endpoints.pageEnded(items: 1, continueToken: nil, resourceVersion: "5", now: self.start)
+        guard case .health(.limited(let message)) = effects.last else {
+            Issue.record("no limitation told")
+            return
+        }
+        #expect(message.contains("list endpointslices.discovery.k8s.io"))
+
+        // Once followed, slices are not given up for Endpoints over a permission that may come back.
+        var slices = self.watching(.endpoints)
+        #expect(slices.failed(.forbidden("no")).count == 1)
+        #expect(slices.current.kind == .endpointSlice)
+
+        var nodes = self.machine(.nodes)
+        guard case .health(.limited) = nodes.failed(.forbidden("no")).first else {
+            Issue.record("nodes should be done without")
+            return
+        }
+        #expect(nodes.nextStep() != nodes.nextStep())
     }
 
     @Test func slicesFallBackToEndpoints() {
@@ -203,14 +234,20 @@ import Testing
             _ = machine.nextStep()
             _ = machine.pageBegan()
             let effects = machine.pageEnded(
-                items: 0, continueToken: nil, resourceVersion: "1", now: self.start + .seconds(second)
+                items: 0,
+                continueToken: nil,
+                resourceVersion: "1",
+                now: self.start + .seconds(second)
             )
             #expect(!effects.contains(.syncEnded(.service)) && effects.count == 1)
             #expect(self.delay(machine.nextStep()) != nil)
         }
         _ = machine.pageBegan()
         let effects = machine.pageEnded(
-            items: 0, continueToken: nil, resourceVersion: "1", now: self.start + .seconds(60)
+            items: 0,
+            continueToken: nil,
+            resourceVersion: "1",
+            now: self.start + .seconds(60)
         )
         #expect(effects == [.syncEnded(.service), .health(.synced)])
     }

@@ -38,7 +38,8 @@ private func randomDocument(depth: Int, using generator: inout SeededGenerator) 
 
 @Suite struct ListScannerTests {
     private func scan(
-        _ text: String, itemLimit: Int = ListScanner.itemLimit
+        _ text: String,
+        itemLimit: Int = ListScanner.itemLimit
     ) throws -> (items: [String], envelope: Document) {
         var scanner = ListScanner(itemLimit: itemLimit)
         var items: [String] = []
