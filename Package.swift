@@ -100,8 +100,8 @@ let package = Package(
         library(
             "Admin",
             [
-                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "ServiceCatalog", "MeshInterfaces", nioCore,
-                nioPosix, nioHTTP1, logging, lifecycle,
+                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, nioHTTP1, hashTrees, logging, lifecycle,
             ]
         ),
         // 7: configuration and composition
@@ -133,6 +133,10 @@ let package = Package(
         library("FakeKube", ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto]),
         // tests
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
+        tests("AdminTests", ["Admin", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]),
+        tests("MeshAppTests", ["MeshApp", "MeshCore", "Documents", logging]),
+        tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
+        tests("LayeringTests"),
     ],
     swiftLanguageModes: [.v6]
 )
