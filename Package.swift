@@ -137,6 +137,7 @@ let package = Package(
         tests("MeshAppTests", ["MeshApp", "MeshCore", "Documents", logging]),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
+        tests("DocumentsTests", ["Documents", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )
