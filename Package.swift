@@ -138,6 +138,7 @@ let package = Package(
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("DocumentsTests", ["Documents", "MeshCore"]),
+        tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )
