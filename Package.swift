@@ -130,7 +130,10 @@ let package = Package(
         ),
         // test support
         library("MeshTesting", ["MeshCore", "Documents", nioCore, nioPosix, logging]),
-        library("FakeKube", ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto]),
+        library(
+            "FakeKube",
+            ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
+        ),
         // tests
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests("AdminTests", ["Admin", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]),
