@@ -133,6 +133,11 @@ let package = Package(
         library("FakeKube", ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto]),
         // tests
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
+        tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
+        tests(
+            "ServiceCatalogTests",
+            ["MeshCore", "Documents", "KubeModel", "LoadBalancing", "ServiceCatalog", hashTrees, logging]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )
