@@ -69,11 +69,15 @@ struct ConsistentHashTable: Sendable {
             bounds.upperBound
         )
         let totalWeight = endpoints.reduce(0.0) { $0 + Double($1.endpoint.weight) }
+        // Points per unit of weight go in steps of two: while the count of endpoints changes within a step, points only come
+        // or go with their endpoint, and no key moves between endpoints that stay.
+        let exact = Double(size) / totalWeight
+        let raised = exact.significand == 1 ? exact : exact.binade * 2
+        let density = raised * totalWeight <= Double(bounds.upperBound) ? raised : exact.binade
         var points: [(hash: UInt64, position: Int)] = []
-        points.reserveCapacity(size + endpoints.count)
+        points.reserveCapacity(Int(density * totalWeight) + endpoints.count)
         for (position, (_, endpoint)) in endpoints.enumerated() {
-            let share = (Double(size) * Double(endpoint.weight) / totalWeight).rounded(.up)
-            for index in 0..<UInt64(max(share, 1)) {
+            for index in 0..<UInt64(max((density * Double(endpoint.weight)).rounded(), 1)) {
                 points.append((endpoint.address.stableHash(seed: index), position))
             }
         }
