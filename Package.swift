@@ -136,8 +136,10 @@ let package = Package(
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
         tests(
             "ServiceCatalogTests",
-            ["MeshCore", "Documents", "KubeModel", "LoadBalancing", "ServiceCatalog", hashTrees, logging]
+            ["CLinux", "MeshCore", "Documents", "KubeModel", "LoadBalancing", "ServiceCatalog", hashTrees, logging]
         ),
+        tests("DocumentsTests", ["Documents", "MeshCore"]),
+        tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )

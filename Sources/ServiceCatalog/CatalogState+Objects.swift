@@ -13,7 +13,7 @@ extension CatalogState {
             self.pendingObjects[service.name] = .some(service)
             self.touchedServices.insert(service.name)
         case .endpointSlice(let slice):
-            let serviceName = self.interner.intern(slice.serviceName)
+            let serviceName = slice.serviceName
             if let formerServiceName, formerServiceName != serviceName {
                 self.removeSlice(slice.name, of: formerServiceName)
             }

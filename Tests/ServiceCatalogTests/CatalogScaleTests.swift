@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import HashTreeCollections
 import KubeModel
@@ -38,6 +39,7 @@ struct CatalogScaleTests {
     }
 
     private static func residentBytes() -> Int {
+        clinux_trim_malloc()
         guard let file = fopen("/proc/self/statm", "r") else { return 0 }
         defer { fclose(file) }
         var line = [CChar](repeating: 0, count: 256)
