@@ -140,6 +140,11 @@ let package = Package(
         tests("MeshAppTests", ["MeshApp", "MeshCore", "Documents", logging]),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
+        tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
+        tests(
+            "ServiceCatalogTests",
+            ["CLinux", "MeshCore", "Documents", "KubeModel", "LoadBalancing", "ServiceCatalog", hashTrees, logging]
+        ),
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
     ],
