@@ -1,13 +1,25 @@
-/// A place in a text, both counted from 1. Zero means "not read from a text".
-public struct SourcePosition: Hashable, Sendable {
-    public var line: Int
-    public var column: Int
+/// A place in a text, both counted from 1: columns in bytes for JSON, in characters for YAML. Zero means "not read from
+/// a text".
+public struct SourcePosition: Hashable, Sendable, Comparable, CustomStringConvertible {
+    // Half the width of `Int`: every value of a document carries one.
+    private var storedLine: UInt32
+    private var storedColumn: UInt32
 
     public static let none = SourcePosition(line: 0, column: 0)
 
     public init(line: Int, column: Int) {
-        self.line = line
-        self.column = column
+        self.storedLine = UInt32(clamping: line)
+        self.storedColumn = UInt32(clamping: column)
+    }
+
+    public var line: Int { Int(self.storedLine) }
+    public var column: Int { Int(self.storedColumn) }
+
+    /// `line:column`.
+    public var description: String { "\(self.line):\(self.column)" }
+
+    public static func < (lhs: SourcePosition, rhs: SourcePosition) -> Bool {
+        (lhs.storedLine, lhs.storedColumn) < (rhs.storedLine, rhs.storedColumn)
     }
 }
 
