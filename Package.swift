@@ -119,7 +119,7 @@ let package = Package(
             "NetLab",
             [
                 "CLinux", "MeshCore", "Documents", "LinuxNetwork", "ByteStreams", nioCore, nioPosix, nioHTTP1,
-                nioWebSocket, nioSSL, logging,
+                nioWebSocket, nioSSL, logging, unixSignals,
             ]
         ),
         // 8: the executable
@@ -133,6 +133,7 @@ let package = Package(
         library("FakeKube", ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto]),
         // tests
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
+        tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
         tests("DocumentsTests", ["Documents", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]

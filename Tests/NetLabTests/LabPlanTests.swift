@@ -1,0 +1,6 @@
+import Testing
+
+@testable import NetLab
+
+@Suite struct LabPlanTests {
+}
