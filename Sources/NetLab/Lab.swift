@@ -76,11 +76,20 @@ public final class Lab: Sendable {
         do {
             try await Command.runLocal(["ip"] + options + ["-batch", "-"], input: commands.joined(separator: "\n") + "\n")
         } catch let error as LabError where error.code == .commandFailed {
-            // iproute2 says "Command failed -:3", counted from 1.
-            let number = error.cause?.split(separator: "-:").last.flatMap { Int($0.prefix { $0.isNumber }) } ?? 0
-            let line = commands.indices.contains(number - 1) ? commands[number - 1] : "(unknown line)"
+            let line = Self.failedLine(of: commands, said: error.cause ?? "") ?? "(one of \(commands.count) commands)"
             throw LabError(.commandFailed, "'ip \(options.joined(separator: " ")) \(line)' failed", cause: error.cause)
         }
+    }
+
+    /// iproute2 says "Command failed -:3", counted from 1; of an argument that it cannot read it quotes the argument.
+    private static func failedLine(of commands: [String], said: String) -> String? {
+        if let number = said.split(separator: "-:").last.flatMap({ Int($0.prefix { $0.isNumber }) }),
+            commands.indices.contains(number - 1)
+        {
+            return commands[number - 1]
+        }
+        let quoted = said.split(separator: "\"").dropFirst().first.map(String.init)
+        return quoted.flatMap { quoted in commands.first { $0.split(separator: " ").contains(Substring(quoted)) } }
     }
 
     private static func apply(_ sysctl: LabScript.Sysctl, in namespace: NamespaceHandle) throws(LabError) {
@@ -113,6 +122,11 @@ public final class Lab: Sendable {
             try LabCleaner.remove(self.state)
             lock = nil
         }
+    }
+
+    /// Leaves everything where it is, as a process does that is killed.
+    func abandonForTesting() {
+        self.lock.withLock { $0 = nil }
     }
 }
 
