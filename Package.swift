@@ -119,7 +119,7 @@ let package = Package(
             "NetLab",
             [
                 "CLinux", "MeshCore", "Documents", "LinuxNetwork", "ByteStreams", nioCore, nioPosix, nioHTTP1,
-                nioWebSocket, nioSSL, logging,
+                nioWebSocket, nioSSL, logging, unixSignals,
             ]
         ),
         // 8: the executable
@@ -147,6 +147,7 @@ let package = Package(
         ),
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
+        tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
     ],
     swiftLanguageModes: [.v6]
 )
