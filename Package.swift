@@ -135,6 +135,7 @@ let package = Package(
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
+        tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )
