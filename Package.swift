@@ -93,8 +93,8 @@ let package = Package(
         library(
             "EdgeProxy",
             [
-                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
-                "MeshInterfaces", nioCore, nioPosix, deques, logging, lifecycle,
+                "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -133,6 +133,14 @@ let package = Package(
         library("FakeKube", ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto]),
         // tests
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
+        tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
+        tests(
+            "EdgeProxyTests",
+            [
+                "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
+                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+            ]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )
