@@ -95,8 +95,8 @@ let package = Package(
         library(
             "EdgeProxy",
             [
-                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
-                "MeshInterfaces", nioCore, nioPosix, deques, logging, lifecycle,
+                "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -151,6 +151,14 @@ let package = Package(
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
         tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
+        tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
+        tests(
+            "EdgeProxyTests",
+            [
+                "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
+                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+            ]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )
