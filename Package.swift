@@ -86,8 +86,8 @@ let package = Package(
         library(
             "EdgeDNS",
             [
-                "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
-                deques, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
+                hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -133,6 +133,14 @@ let package = Package(
         library("FakeKube", ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto]),
         // tests
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
+        tests("DNSWireTests", ["DNSWire", "MeshCore", nioCore]),
+        tests(
+            "EdgeDNSTests",
+            [
+                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore,
+                nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
+            ]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )
