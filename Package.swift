@@ -91,20 +91,22 @@ let package = Package(
                 "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore,
                 nioPosix,
                 deques, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
+                hashTrees, logging, lifecycle,
             ]
         ),
         library(
             "EdgeProxy",
             [
-                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
-                "MeshInterfaces", nioCore, nioPosix, deques, logging, lifecycle,
+                "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
             ]
         ),
         library(
             "Admin",
             [
-                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "ServiceCatalog", "MeshInterfaces", nioCore,
-                nioPosix, nioHTTP1, logging, lifecycle,
+                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, nioHTTP1, hashTrees, logging, lifecycle,
             ]
         ),
         // 7: configuration and composition
@@ -122,7 +124,7 @@ let package = Package(
             "NetLab",
             [
                 "CLinux", "MeshCore", "Documents", "LinuxNetwork", "ByteStreams", nioCore, nioPosix, nioHTTP1,
-                nioWebSocket, nioSSL, logging,
+                nioWebSocket, nioSSL, logging, unixSignals,
             ]
         ),
         // 8: the executable
@@ -146,8 +148,33 @@ let package = Package(
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
+        tests("AdminTests", ["Admin", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]),
+        tests("MeshAppTests", ["MeshApp", "MeshCore", "Documents", logging]),
+        tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
+        tests("LayeringTests"),
+        tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
+        tests(
+            "ServiceCatalogTests",
+            ["CLinux", "MeshCore", "Documents", "KubeModel", "LoadBalancing", "ServiceCatalog", hashTrees, logging]
+        ),
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
+        tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
+        tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
+        tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
+        tests(
+            "EdgeProxyTests",
+            [
+                "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
+                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+        tests("DNSWireTests", ["DNSWire", "MeshCore", nioCore]),
+        tests(
+            "EdgeDNSTests",
+            [
+                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore,
+                nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
+            ]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )
