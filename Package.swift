@@ -112,7 +112,7 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "ServiceCatalog", "LoadBalancing", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration",
+                "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration", hashTrees,
                 nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
@@ -157,6 +157,8 @@ let package = Package(
             [
                 "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
                 "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+            ]
+        ),
         tests("DNSWireTests", ["DNSWire", "MeshCore", nioCore]),
         tests(
             "EdgeDNSTests",
