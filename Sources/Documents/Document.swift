@@ -59,7 +59,9 @@ public struct Document: Sendable, Hashable {
     /// The member `key` of an object; nil if this is no object or has no such key.
     public subscript(key: String) -> Document? {
         guard case .object(let members) = self.content else { return nil }
-        return members.first { $0.key == key }?.value
+        // By index: a member that is not the one must not be copied.
+        for index in members.indices where members[index].key == key { return members[index].value }
+        return nil
     }
 
     public var isNull: Bool { self.content == .null }

@@ -68,6 +68,7 @@ struct ObjectBuilder {
                 at: member.keyPosition
             )
         }
+        if self.members.isEmpty { self.members.reserveCapacity(4) }
         self.members.append(member)
         if self.members.count > Self.scannedMembers {
             if self.indexByKey.isEmpty {
@@ -79,6 +80,7 @@ struct ObjectBuilder {
     }
 
     func index(of key: String) -> Int? {
-        self.indexByKey.isEmpty ? self.members.firstIndex { $0.key == key } : self.indexByKey[key]
+        guard self.indexByKey.isEmpty else { return self.indexByKey[key] }
+        return self.members.indices.first { self.members[$0].key == key }
     }
 }
