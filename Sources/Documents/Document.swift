@@ -143,4 +143,13 @@ extension Document {
         case .object: "an object"
         }
     }
+
+    /// This document without its places, to compare documents by what they say.
+    public var withoutPositions: Document {
+        switch self.content {
+        case .array(let elements): .array(elements.map(\.withoutPositions))
+        case .object(let members): .object(members.map { Member($0.key, $0.value.withoutPositions) })
+        default: Document(self.content)
+        }
+    }
 }

@@ -8,14 +8,23 @@ public struct DocumentLimits: Hashable, Sendable {
     public var values: Int
     /// What YAML aliases may add: one for each value repeated, and one for each byte of its text.
     public var aliasExpansion: Int
+    /// Whether an object of YAML may repeat a key with the same value, as the output of some templates does.
+    public var allowsEqualRepeats: Bool
 
     public static let `default` = DocumentLimits()
 
-    public init(bytes: Int = 16 << 20, depth: Int = 64, values: Int = 2 << 20, aliasExpansion: Int = 1 << 20) {
+    public init(
+        bytes: Int = 16 << 20,
+        depth: Int = 64,
+        values: Int = 2 << 20,
+        aliasExpansion: Int = 1 << 20,
+        allowsEqualRepeats: Bool = false
+    ) {
         self.bytes = bytes
         self.depth = depth
         self.values = values
         self.aliasExpansion = aliasExpansion
+        self.allowsEqualRepeats = allowsEqualRepeats
     }
 }
 
