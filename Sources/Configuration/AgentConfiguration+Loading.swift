@@ -71,7 +71,7 @@ extension AgentConfiguration {
     private mutating func settle(_ environment: ConfigurationEnvironment, report: inout ConfigurationReport) {
         if !self.kubeAPIConfig.master.isEmpty || !self.kubeAPIConfig.kubeConfig.isEmpty {
             self.kubeAPIConfig.mode = .manual
-        } else if self.kubeAPIConfig.mode == .manual, self.commonConfig.manifestsDir.isEmpty {
+        } else if self.kubeAPIConfig.mode == .manual {
             report.add(
                 .error,
                 "kubeAPIConfig.mode",

@@ -130,15 +130,15 @@ extension Document {
 }
 
 extension Document {
-    /// The value in a few words, for error messages: a scalar as written (text in quotes, cut at 60 characters), else
-    /// its kind.
+    /// The value in a few words, for error messages: a scalar as JSON has it (text cut at 60 characters, control
+    /// characters escaped), else its kind.
     public var brief: String {
         switch self.content {
         case .null: "null"
         case .bool(let flag): "\(flag)"
         case .integer(let number): "\(number)"
         case .number(let number): "\(number)"
-        case .string(let text): "\"\(text.count > 60 ? text.prefix(60) + "..." : text)\""
+        case .string(let text): Document.string(text.count > 60 ? text.prefix(60) + "..." : text).jsonText()
         case .array: "a list"
         case .object: "an object"
         }

@@ -73,7 +73,7 @@ struct ObjectBuilder {
         if let first = self.index(of: member.key) {
             throw DocumentError(
                 .duplicateKey,
-                "the key \"\(member.key)\" is already used at \(self.members[first].keyPosition); remove one of the two",
+                "the key \(Document.string(member.key).brief) is already used at \(self.members[first].keyPosition); remove one of the two",
                 at: member.keyPosition
             )
         }
