@@ -92,6 +92,9 @@ let package = Package(
             [
                 "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
                 hashTrees, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore,
+                nioPosix,
+                deques, logging, lifecycle,
             ]
         ),
         library(
@@ -139,6 +142,13 @@ let package = Package(
             ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
         ),
         // tests
+        tests(
+            "KubeClientTests",
+            [
+                "KubeClient", "FakeKube", "KubeModel", "Documents", "MeshCore", "MeshTesting", nioCore, nioPosix,
+                nioHTTP1, logging,
+            ]
+        ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests("AdminTests", ["Admin", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]),
         tests("MeshAppTests", ["MeshApp", "MeshCore", "Documents", logging]),
