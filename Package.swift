@@ -168,7 +168,8 @@ let package = Package(
             "EdgeProxyTests",
             [
                 "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
-                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
+                .product(name: "ServiceLifecycleTestKit", package: "swift-service-lifecycle"),
             ]
         ),
         tests("DNSWireTests", ["DNSWire", "MeshCore", nioCore]),
