@@ -133,6 +133,7 @@ let package = Package(
         library("FakeKube", ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto]),
         // tests
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )
