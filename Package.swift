@@ -180,6 +180,7 @@ let package = Package(
                 nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )
