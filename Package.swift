@@ -100,8 +100,8 @@ let package = Package(
         library(
             "Admin",
             [
-                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "ServiceCatalog", "MeshInterfaces", nioCore,
-                nioPosix, nioHTTP1, logging, lifecycle,
+                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, nioHTTP1, hashTrees, logging, lifecycle,
             ]
         ),
         // 7: configuration and composition
@@ -130,11 +130,24 @@ let package = Package(
         ),
         // test support
         library("MeshTesting", ["MeshCore", "Documents", nioCore, nioPosix, logging]),
-        library("FakeKube", ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto]),
+        library(
+            "FakeKube",
+            ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
+        ),
         // tests
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
-        tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
+        tests("AdminTests", ["Admin", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]),
+        tests("MeshAppTests", ["MeshApp", "MeshCore", "Documents", logging]),
+        tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
+        tests("LayeringTests"),
+        tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
+        tests(
+            "ServiceCatalogTests",
+            ["CLinux", "MeshCore", "Documents", "KubeModel", "LoadBalancing", "ServiceCatalog", hashTrees, logging]
+        ),
         tests("DocumentsTests", ["Documents", "MeshCore"]),
+        tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
+        tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
     ],
     swiftLanguageModes: [.v6]
 )

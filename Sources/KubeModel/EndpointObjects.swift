@@ -25,8 +25,13 @@ public struct Endpoint: Hashable, Sendable {
     public var zoneHints: [String]
 
     public init(
-        address: IPAddress, conditions: EndpointConditions = [.ready, .serving], nodeName: String? = nil,
-        zone: String? = nil, hostname: String? = nil, podName: String? = nil, zoneHints: [String] = []
+        address: IPAddress,
+        conditions: EndpointConditions = [.ready, .serving],
+        nodeName: String? = nil,
+        zone: String? = nil,
+        hostname: String? = nil,
+        podName: String? = nil,
+        zoneHints: [String] = []
     ) {
         self.address = address
         self.conditions = conditions

@@ -27,8 +27,12 @@ public struct ServiceObject: Hashable, Sendable {
         public var appProtocol: String?
 
         public init(
-            name: String = "", transport: TransportProtocol = .tcp, port: UInt16, nodePort: UInt16 = 0,
-            targetPort: TargetPort? = nil, appProtocol: String? = nil
+            name: String = "",
+            transport: TransportProtocol = .tcp,
+            port: UInt16,
+            nodePort: UInt16 = 0,
+            targetPort: TargetPort? = nil,
+            appProtocol: String? = nil
         ) {
             self.name = name
             self.transport = transport

@@ -1,0 +1,143 @@
+import Documents
+import MeshCore
+
+extension DestinationRuleObject {
+    init(_ object: FieldReader, name: ObjectName) throws(ObjectError) {
+        let spec = try object["spec"]
+        // EdgeMesh matches rules by name, so a rule without a host is of use.
+        self.init(name: name, host: try spec["host"].string() ?? "")
+        let policy = try spec["trafficPolicy"]
+        self.loadBalancer = try LoadBalancer(policy["loadBalancer"])
+        for setting in try policy["portLevelSettings"].elements() {
+            let field = try setting["port"]["number"]
+            let port = try field.require(field.port(), "a service port from 1 to 65535")
+            guard self.portLoadBalancers[port] == nil else { throw field.duplicate("another entry") }
+            self.portLoadBalancers[port] = try LoadBalancer(setting["loadBalancer"])
+        }
+    }
+
+    var fields: KubeFields {
+        var policy = KubeFields()
+        policy.set("loadBalancer", self.loadBalancer?.document)
+        policy.set(
+            "portLevelSettings",
+            self.portLoadBalancers.sorted { $0.key < $1.key }.map { port, balancer in
+                ["port": ["number": .integer(port)], "loadBalancer": balancer.document] as Document
+            }
+        )
+        var spec = KubeFields()
+        spec.set("host", self.host)
+        spec.set("trafficPolicy", policy)
+        var object = KubeFields()
+        object.set("spec", spec)
+        return object
+    }
+}
+
+extension DestinationRuleObject.LoadBalancer {
+    /// Nil if it sets neither a simple policy nor a hash.
+    fileprivate init?(_ field: FieldReader) throws(ObjectError) {
+        if try field["consistentHash"].isPresent {
+            if try field["simple"].isPresent {
+                throw try field["simple"].badValue("nothing beside consistentHash; remove one of the two")
+            }
+            self = .consistentHash(try DestinationRuleObject.ConsistentHash(field["consistentHash"]))
+        } else if let name = try field["simple"].nonEmptyString() {
+            self = .simple(name)
+        } else {
+            return nil
+        }
+    }
+
+    fileprivate var document: Document {
+        switch self {
+        case .simple(let name): ["simple": .string(name)]
+        case .consistentHash(let hash): ["consistentHash": hash.fields.document]
+        }
+    }
+}
+
+extension DestinationRuleObject.ConsistentHash {
+    fileprivate init(_ field: FieldReader) throws(ObjectError) {
+        var keys: [Key] = []
+        if let name = try field["httpHeaderName"].nonEmptyString() { keys.append(.httpHeader(name)) }
+        if try field["httpCookie"].isPresent {
+            let cookie = try field["httpCookie"]
+            keys.append(
+                .httpCookie(
+                    name: try cookie["name"].require(cookie["name"].nonEmptyString(), "the name of the cookie"),
+                    path: try cookie["path"].nonEmptyString(),
+                    ttl: try cookie["ttl"].seconds()
+                )
+            )
+        }
+        if try field["useSourceIp"].bool() == true { keys.append(.sourceIP) }
+        if let name = try field["httpQueryParameterName"].nonEmptyString() { keys.append(.httpQueryParameter(name)) }
+        guard keys.count == 1 else {
+            throw field.badValue(
+                "exactly one of httpHeaderName, httpCookie, useSourceIp: true and httpQueryParameterName (it has \(keys.count))"
+            )
+        }
+        let algorithm: Algorithm
+        if try field["maglev"].isPresent {
+            algorithm = .maglev(tableSize: try field["maglev"]["tableSize"].size())
+        } else {
+            let older = try field["minimumRingSize"].size()
+            let size = try field["ringHash"]["minimumRingSize"].size()
+            algorithm = .ring(minimumSize: size ?? older)
+        }
+        self.init(key: keys[0], algorithm: algorithm)
+    }
+
+    fileprivate var fields: KubeFields {
+        var fields = KubeFields()
+        switch self.key {
+        case .sourceIP: fields.set("useSourceIp", true as Document)
+        case .httpHeader(let name): fields.set("httpHeaderName", name)
+        case .httpQueryParameter(let name): fields.set("httpQueryParameterName", name)
+        case .httpCookie(let name, let path, let ttl):
+            var cookie = KubeFields()
+            cookie.set("name", name)
+            cookie.set("path", path)
+            cookie.set("ttl", ttl.map { "\($0)s" })
+            fields.set("httpCookie", cookie)
+        }
+        func size(_ name: String, _ value: UInt64?) -> Document {
+            .object(value.map { [Document.Member(name, .integer($0))] } ?? [])
+        }
+        switch self.algorithm {
+        case .ring(nil): break
+        case .ring(let value): fields.set("ringHash", size("minimumRingSize", value))
+        case .maglev(let value): fields.set("maglev", size("tableSize", value))
+        }
+        return fields
+    }
+}
+
+extension FieldReader {
+    /// A size, which the API also takes as text.
+    fileprivate func size() throws(ObjectError) -> UInt64? {
+        guard let text = self.document?.string else { return try self.integer(in: 0...UInt64(Int64.max)) }
+        guard let size = UInt64(text), size <= Int64.max else { throw self.badValue("a whole number") }
+        return size
+    }
+
+    /// A duration such as `1h30m` or `0.5s`, in seconds.
+    fileprivate func seconds() throws(ObjectError) -> Double? {
+        guard let text = try self.nonEmptyString() else { return nil }
+        let units: [String: Double] = ["h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9]
+        func isNumeric(_ character: Character) -> Bool { character.isASCII && (character.isNumber || character == ".") }
+        var total = 0.0
+        var rest = text[...]
+        while !rest.isEmpty {
+            let number = rest.prefix(while: isNumeric)
+            let unit = rest.dropFirst(number.count).prefix { !isNumeric($0) }
+            guard let value = Double(number), let factor = units[String(unit)] else {
+                throw self.badValue("a duration such as 30s or 1h30m")
+            }
+            total += value * factor
+            rest = rest.dropFirst(number.count + unit.count)
+        }
+        return total
+    }
+}
