@@ -172,6 +172,19 @@ extension NodeLab {
         return report
     }
 
+    /// Runs this program's own command on the node and returns what it prints; throws if its exit code is not 0.
+    public func runTool(_ arguments: [String]) async throws -> String {
+        let output = try await self.lab.run(on: self.layout.node, arguments, program: self.program)
+        guard output.status.isSuccess else {
+            throw LabError(
+                .commandFailed,
+                "'\(arguments.joined(separator: " "))' failed (\(output.status))",
+                cause: (output.standardError + output.standardOutput).trimmed
+            )
+        }
+        return output.standardOutput
+    }
+
     public func startBackend(_ name: String) throws(LabError) {
         let process = try self.startApplication(["hostname", "--name", name], on: name, log: name)
         self.backendProcesses.withLock { $0[name] = process }
