@@ -30,6 +30,7 @@ let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "
 let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let x509: Target.Dependency = .product(name: "X509", package: "swift-certificates")
+let asn1: Target.Dependency = .product(name: "SwiftASN1", package: "swift-asn1")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
 
 /// A library target of ours. Its layer is declared in `scripts/layers.json`, which the layering test enforces.
@@ -55,6 +56,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-collections.git", exact: "1.6.0"),
         .package(url: "https://github.com/apple/swift-argument-parser.git", exact: "1.8.2"),
         .package(url: "https://github.com/apple/swift-certificates.git", exact: "1.21.1"),
+        .package(url: "https://github.com/apple/swift-asn1.git", exact: "1.7.4"),
         .package(url: "https://github.com/apple/swift-crypto.git", exact: "4.5.2"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", exact: "2.13.0"),
     ],
@@ -93,8 +95,8 @@ let package = Package(
         library(
             "EdgeProxy",
             [
-                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
-                "MeshInterfaces", nioCore, nioPosix, deques, logging, lifecycle,
+                "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -148,6 +150,15 @@ let package = Package(
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
         tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
+        tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
+        tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
+        tests(
+            "EdgeProxyTests",
+            [
+                "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
+                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+            ]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )

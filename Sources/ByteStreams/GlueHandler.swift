@@ -66,12 +66,23 @@ public final class GlueHandler: ChannelInboundHandler {
         return (client, server)
     }
 
-    /// Begins reading on both sides. Both halves are in their pipelines.
-    public func start() {
-        guard let partner = self.partner, self.context != nil, partner.context != nil else { return }
+    /// Begins reading on both sides. Both halves are in their pipelines; call it on the client's half.
+    /// - Parameters:
+    ///   - received: bytes that came from the client before, to be sent first.
+    ///   - inputEnded: the client's end of input came before, too.
+    public func start(received: ByteBuffer? = nil, inputEnded: Bool = false) {
+        guard let partner = self.partner, self.context != nil, let target = partner.context else { return }
         self.flags.insert(.started)
         partner.flags.insert(.started)
         if let loop = self.context?.eventLoop { self.idle?.start(self, on: loop) }
+        if let received, received.readableBytes > 0 {
+            self.counters.clientToServerBytes &+= UInt64(received.readableBytes)
+            target.writeAndFlush(self.wrapOutboundOut(received), promise: nil)
+        }
+        if inputEnded {
+            self.flags.insert(.inputEnded)
+            self.partner?.endOutput()
+        }
         self.requestRead()
         self.partner?.requestRead()
     }

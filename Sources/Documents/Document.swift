@@ -126,3 +126,19 @@ extension Document {
     public static func array(_ elements: [Document]) -> Document { Document(.array(elements)) }
     public static func object(_ members: [Member]) -> Document { Document(.object(members)) }
 }
+
+extension Document {
+    /// The value in a few words, for error messages: a scalar as written (text in quotes, cut at 60 characters), else
+    /// its kind.
+    public var brief: String {
+        switch self.content {
+        case .null: "null"
+        case .bool(let flag): "\(flag)"
+        case .integer(let number): "\(number)"
+        case .number(let number): "\(number)"
+        case .string(let text): "\"\(text.count > 60 ? text.prefix(60) + "..." : text)\""
+        case .array: "a list"
+        case .object: "an object"
+        }
+    }
+}
