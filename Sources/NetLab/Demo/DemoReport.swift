@@ -128,7 +128,7 @@ struct DemoConsole: Sendable {
     }
 
     private func indented(_ text: String) -> String {
-        text.split(separator: "\n").map { "     \($0)\n" }.joined()
+        text.split(whereSeparator: \.isNewline).map { "     \($0)\n" }.joined()
     }
 
     private func paint(_ code: String, _ text: String) -> String {

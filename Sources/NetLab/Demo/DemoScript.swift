@@ -102,7 +102,7 @@ struct DemoScript {
     private func protocols() async throws {
         let banner = try await self.shell("echo ping | socat -t2 - TCP:tcp-echo-service:2701", on: self.client)
         self.journal.check(banner.contains("ping") && banner.contains("Welcome"), "TCP, where the server speaks first")
-        let udp = try await self.shell("echo who | socat -t2 - UDP:hostname-udp-svc:12345", on: self.client)
+        let udp = try await self.shell("echo who | socat -t0.5 - UDP:hostname-udp-svc:12345", on: self.client)
         self.journal.check(udp.hasPrefix("backend-"), "UDP")
         // curl waits for frames after the upgrade until its time is over: exit code 28.
         let upgrade = try await self.shell(
@@ -127,7 +127,7 @@ struct DemoScript {
 
     private func killBackend() async throws {
         let victim = self.node.layout.backends[self.node.layout.backends.count - 1].name
-        self.journal.command("kill -9 $(pidof hostname)", on: victim)
+        self.journal.command("kill -9 \(self.node.backendProcessID(victim) ?? 0)   # the hostname server", on: victim)
         try await self.node.killBackend(victim)
         let before = try await self.curlCounting("http://hostname-svc:12345/", times: 30)
         self.journal.fact("while its endpoint is still there, \(before.lost) of 30 calls are lost")

@@ -190,6 +190,11 @@ extension NodeLab {
         self.backendProcesses.withLock { $0[name] = process }
     }
 
+    /// The process of a backend; nil if it has been killed.
+    func backendProcessID(_ name: String) -> Int32? {
+        self.backendProcesses.withLock { $0[name]?.processID }
+    }
+
     /// `kill -9`, as a crash.
     public func killBackend(_ name: String) async throws {
         try await self.backendProcesses.withLock { $0.removeValue(forKey: name) }?.kill()
