@@ -88,8 +88,8 @@ let package = Package(
         library(
             "EdgeDNS",
             [
-                "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
-                deques, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
+                hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -157,6 +157,12 @@ let package = Package(
             [
                 "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
                 "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+        tests("DNSWireTests", ["DNSWire", "MeshCore", nioCore]),
+        tests(
+            "EdgeDNSTests",
+            [
+                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore,
+                nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
     ],

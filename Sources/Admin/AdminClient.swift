@@ -3,7 +3,7 @@ import Glibc
 
 /// The command line's side of the admin socket: one blocking request per connection, bounded in time and size.
 public struct AdminClient: Sendable {
-    public static let defaultSocketPath = "/run/edgemesh/agent.sock"
+    public static let defaultSocketPath = "/run/edgemesh/admin.sock"
     /// `sun_path` of the kernel's `sockaddr_un`.
     static let maximumPathLength = 108
     /// The longest answer that is read: a status of 10,000 services is well below.

@@ -1,7 +1,7 @@
 public import Documents
 import HashTreeCollections
 import KubeModel
-public import MeshCore
+import MeshCore
 public import MeshInterfaces
 import ServiceCatalog
 
@@ -14,24 +14,21 @@ public struct AdminEndpoints: Sendable {
     private let reporters: [any StatusReporting]
     private let agent: @Sendable () async -> Document
     private let readiness: @Sendable () async -> [String]
-    private let path: @Sendable (ObjectName) -> ServicePath?
     private let reload: @Sendable () async -> Document
 
     /// - Parameters:
     ///   - agent: the agent as a whole: version, node, modules, warnings.
     ///   - readiness: what is not ready yet, in words; empty if all is.
-    ///   - path: how the data path serves a service.
     ///   - reload: reads the configuration again; says what changed, or has a member `error`.
     public init(
         catalog: any CatalogReading, reporters: [any StatusReporting], agent: @escaping @Sendable () async -> Document,
         readiness: @escaping @Sendable () async -> [String],
-        path: @escaping @Sendable (ObjectName) -> ServicePath?, reload: @escaping @Sendable () async -> Document
+        reload: @escaping @Sendable () async -> Document
     ) {
         self.catalog = catalog
         self.reporters = reporters
         self.agent = agent
         self.readiness = readiness
-        self.path = path
         self.reload = reload
     }
 
@@ -39,7 +36,7 @@ public struct AdminEndpoints: Sendable {
     public func respond(to request: AdminRequest) async -> AdminResponse {
         switch (request.method, request.path) {
         case (.get, "/status"):
-            if let service = request.query["service"] { return self.service(service) }
+            if let service = request.query["service"] { return await self.service(service) }
             return .json(await self.status(limit: request.query["limit"].flatMap { Int($0) }))
         case (.post, "/reload"):
             let outcome = await self.reload()
@@ -73,7 +70,9 @@ public struct AdminEndpoints: Sendable {
 
     private func status(limit: Int?) async -> Document {
         let snapshot = self.catalog.snapshot
-        let (rows, omitted) = ServiceRows.list(snapshot, limit: limit ?? ServiceRows.defaultLimit, path: self.path)
+        let reports = await self.reports()
+        let paths = ServicePath.read(fromReports: reports.map(\.value))
+        let (rows, omitted) = ServiceRows.list(snapshot, limit: limit ?? ServiceRows.defaultLimit) { paths[$0.description] }
         let rejected = snapshot.rejected.values.sorted { ($0.kind.rawValue, $0.name) < ($1.kind.rawValue, $1.name) }
         var members: [Document.Member] = [
             .init("agent", await self.agent()),
@@ -91,14 +90,29 @@ public struct AdminEndpoints: Sendable {
             ),
             .init("rejectedOmitted", .integer(max(0, rejected.count - Self.rejectedLimit))),
         ]
+        members.append(
+            .init(
+                "warnings",
+                .array(
+                    snapshot.warnings.sorted { ($0.key.kind.rawValue, $0.key.name) < ($1.key.kind.rawValue, $1.key.name) }
+                        .prefix(Self.rejectedLimit)
+                        .map { .string("\($0.key.kind.rawValue) \($0.key.name): \($0.value)") }
+                )
+            )
+        )
+        return .object(members + reports)
+    }
+
+    private func reports() async -> [Document.Member] {
+        var reports: [Document.Member] = []
         for reporter in self.reporters {
-            members.append(.init(reporter.statusName, await reporter.status()))
+            reports.append(.init(reporter.statusName, await reporter.status()))
         }
-        return .object(members)
+        return reports
     }
 
     /// `namespace/name`, or a name alone, which must then be the only one.
-    private func service(_ text: String) -> AdminResponse {
+    private func service(_ text: String) async -> AdminResponse {
         let snapshot = self.catalog.snapshot
         let parts = text.split(separator: "/", maxSplits: 1).map(String.init)
         let found =
@@ -112,7 +126,8 @@ public struct AdminEndpoints: Sendable {
             let names = found.map(\.name).sorted().map(\.description).joined(separator: ", ")
             return AdminResponse(status: 409, body: "There are several: \(names). Name one with its namespace.\n")
         }
-        return .json(ServiceRows.detail(service, path: self.path(service.name)))
+        let paths = ServicePath.read(fromReports: await self.reports().map(\.value))
+        return .json(ServiceRows.detail(service, path: paths[service.name.description]))
     }
 
     private func catalogMetrics() -> [MetricSample] {

@@ -114,7 +114,15 @@ public struct LiveHost: HostReading {
         return UInt64(limit.rlim_cur)
     }
 
+    /// Programs and arguments are those of the checks, never a user's words: the shell adds nothing to them.
     public func run(_ program: String, _ arguments: [String], input: String) async -> CommandResult? {
-        nil
+        let marker = "EDGEMESH_INPUT"
+        let line = ([program] + arguments).joined(separator: " ")
+        guard let pipe = popen("\(line) 2>&1 <<'\(marker)'\n\(input)\(marker)\n", "r") else { return nil }
+        let output = Self.readAll(fileno(pipe)) ?? ""
+        let status = pclose(pipe)
+        let commandNotFound: Int32 = 127
+        let code = (status >> 8) & 0xFF
+        return code == commandNotFound ? nil : CommandResult(status: code, output: output)
     }
 }

@@ -16,6 +16,24 @@ public struct ServicePath: Hashable, Sendable {
         self.path = path
         self.reason = reason
     }
+
+    /// By service, from the member `services` of those reports that have one: each with `frontends` of `path` and `reason`.
+    static func read(fromReports reports: [Document]) -> [String: ServicePath] {
+        var paths: [String: ServicePath] = [:]
+        for service in reports.lazy.flatMap({ $0["services"]?.array ?? [] }) {
+            guard let name = service["service"]?.string else { continue }
+            let frontends = service["frontends"]?.array ?? []
+            let distinct = { (key: String) in
+                frontends.compactMap { $0[key]?.string }.filter { !$0.isEmpty }
+                    .reduce(into: [String]()) { if !$0.contains($1) { $0.append($1) } }
+            }
+            let notes = distinct("note")
+            paths[name] = ServicePath(
+                path: distinct("path").joined(separator: "+"), reason: (distinct("reason") + notes).joined(separator: "; ")
+            )
+        }
+        return paths
+    }
 }
 
 /// The services of a snapshot as `edgemesh status` shows them.

@@ -9,6 +9,8 @@ public enum StatusText {
         if let agent = status["agent"] { text += self.agent(agent) }
         text += "\n" + self.services(status)
         text += self.rejected(status)
+        let warnings = (status["warnings"]?.array ?? []).compactMap(\.string)
+        if !warnings.isEmpty { text += "\n" + warnings.map { "Warning: \($0)\n" }.joined() }
         for name in ["edgeDNS", "edgeProxy", "catalog"] {
             guard let counters = status[name]?["counters"]?.members, !counters.isEmpty else { continue }
             var table = TextTable(header: [name.uppercased(), "COUNT"])
@@ -31,9 +33,12 @@ public enum StatusText {
                 table.append(("Restart", "needed for " + restart.compactMap(\.string).joined(separator: ", ")))
             }
         }
-        if let source = agent["source"] {
+        for source in agent["sources"]?.array ?? [] {
             var line = "\(source["state"]?.string ?? "?")  \(source["origin"]?.string ?? "")"
-            if let age = source["ageSeconds"]?.integer { line += "  for \(self.duration(age))" }
+            if let seconds = source["forSeconds"]?.integer { line += "  for \(self.duration(seconds))" }
+            if source["state"]?.string != "synced", let seconds = source["sinceSyncedSeconds"]?.integer {
+                line += ", in step \(self.duration(seconds)) ago"
+            }
             if let message = source["message"]?.string { line += "  (\(message))" }
             table.append(("Source", line))
         }

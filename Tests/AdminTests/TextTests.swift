@@ -55,7 +55,7 @@ import Testing
         #expect(StatusText.overview([:]).contains("No services are known"))
         let text = StatusText.overview([
             "agent": [
-                "version": "v1", "node": "n1", "uptimeSeconds": 60, "source": ["state": "stale", "message": "refused"],
+                "version": "v1", "node": "n1", "uptimeSeconds": 60, "sources": [["state": "stale", "message": "refused"]],
                 "modules": ["edgeDNS": ["state": "running"]], "warnings": ["edgeTunnel is not served by this build"],
                 "config": ["file": "/c.yaml", "error": "line 3", "restartNeeded": ["a.b"]],
             ],
