@@ -46,7 +46,9 @@ func tests(_ name: String, _ dependencies: [Target.Dependency] = [], resources: 
 let package = Package(
     name: "edgemesh",
     products: [
-        .executable(name: "edgemesh", targets: ["edgemesh"])
+        .executable(name: "edgemesh", targets: ["edgemesh"]),
+        // What the targets of the package Fuzzing test.
+        .library(name: "FuzzedLibraries", targets: ["Documents", "KubeModel", "Configuration"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio.git", exact: "2.101.2"),
@@ -115,7 +117,7 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "ServiceCatalog", "LoadBalancing", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration",
+                "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration", hashTrees,
                 nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
@@ -166,7 +168,10 @@ let package = Package(
             "EdgeProxyTests",
             [
                 "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
-                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
+                .product(name: "ServiceLifecycleTestKit", package: "swift-service-lifecycle"),
+            ]
+        ),
         tests("DNSWireTests", ["DNSWire", "MeshCore", nioCore]),
         tests(
             "EdgeDNSTests",
@@ -175,6 +180,7 @@ let package = Package(
                 nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )

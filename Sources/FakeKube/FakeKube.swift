@@ -7,9 +7,9 @@ public import NIOPosix
 import NIOSSL
 import Synchronization
 
-/// A fake Kubernetes API server with the behaviour that list-watch clients depend on: paged lists from one snapshot with
-/// tokens that expire, watches that resume from a bounded history or answer 410, bookmarks, gzip, Status objects. What can
-/// go wrong with a real one can be made to go wrong here.
+/// A fake Kubernetes API server with the behaviour that list-watch clients depend on: paged lists from one snapshot
+/// with tokens that expire, watches that resume from a bounded history or answer 410, bookmarks, gzip, Status objects.
+/// What can go wrong with a real one can be made to go wrong here.
 ///
 /// All methods may be called from any task.
 public final class FakeKube: Sendable {

@@ -18,8 +18,8 @@ struct KubeRequest: Sendable {
     var totalLimit: Duration
 }
 
-/// Opens HTTP/1.1 connections to one API server. A connection serves one caller, request after request, so a reflector's
-/// lists and its watch share one, and a slow list holds up nobody else.
+/// Opens HTTP/1.1 connections to one API server. A connection serves one caller, request after request, so a
+/// reflector's lists and its watch share one, and a slow list holds up nobody else.
 struct KubeTransport: Sendable {
     let endpoint: KubeEndpoint
     let credentials: CredentialStore
@@ -62,8 +62,7 @@ struct KubeTransport: Sendable {
                         if let context {
                             try pipeline.addHandler(NIOSSLClientHandler(context: context, serverHostname: serverName))
                         }
-                        try pipeline.addHandler(HTTPRequestEncoder())
-                        try pipeline.addHandler(ByteToMessageHandler(HTTPResponseDecoder()))
+                        try pipeline.addHTTPClientHandlers()
                         // Unbounded here: the scanners bound each item of what comes out.
                         try pipeline.addHandler(NIOHTTPResponseDecompressor(limit: .none))
                         try pipeline.addHandler(RequestDeadlineHandler(url: endpoint.url))
@@ -102,7 +101,7 @@ private enum TCPOption {
     static let keepCount: CInt = 6
 }
 
-/// A connection in use by one task.
+/// A connection in use by one task. Its functions are `@concurrent` because NIO's async channel leaves the caller's actor.
 struct KubeConnection {
     /// A request head with its limits, for the handler that watches over them.
     struct Message: Sendable {
@@ -169,15 +168,12 @@ struct KubeConnection {
             while try await self.nextPart() != nil {}
             throw KubeError(.disconnected, "\(endpoint.url) closed the connection", cause: error)
         }
-        while let part = try await self.nextPart() {
-            guard case .head(let response) = part else { break }
-            // 100 Continue and its kin precede the answer.
-            guard response.status.code >= 200 else { continue }
-            self.bodyIsPending = true
-            self.keepsAlive = response.isKeepAlive
-            return response
+        guard case .head(let response) = try await self.nextPart() else {
+            throw KubeError(.disconnected, "\(endpoint.url) closed the connection without an answer")
         }
-        throw KubeError(.disconnected, "\(endpoint.url) closed the connection without an answer")
+        self.bodyIsPending = true
+        self.keepsAlive = response.isKeepAlive
+        return response
     }
 
     /// The next bytes of the body; nil at its end.

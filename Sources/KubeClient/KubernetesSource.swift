@@ -3,9 +3,11 @@ public import Logging
 import MeshCore
 public import NIOCore
 
-/// Follows Services, EndpointSlices (or Endpoints), Nodes, Namespaces and DestinationRules of an API server or MetaServer.
+/// Follows Services, EndpointSlices (or Endpoints), Nodes, Namespaces and DestinationRules of an API server or
+/// MetaServer.
 ///
 /// One reflector with one connection per resource; JSON; events of one kind arrive in order, in batches of at most 256.
+/// The sink is called by the reflectors' tasks, so by several at a time.
 /// No label selector is sent: DNS needs the services that the proxy filters out.
 public struct KubernetesSource: ClusterObjectSource {
     public struct Options: Sendable {

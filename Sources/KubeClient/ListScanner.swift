@@ -2,8 +2,8 @@ import NIOCore
 
 /// Cuts the body of a Kubernetes list into its items while it arrives, so that no list is ever held whole.
 ///
-/// It looks only at the structure of the JSON; each item is parsed by the caller. All but the contents of `items` is kept,
-/// and is a small valid JSON object at the end.
+/// It looks only at the structure of the JSON; each item is parsed by the caller. All but the contents of `items` is
+/// kept, and is a small valid JSON object at the end.
 struct ListScanner {
     /// A longer item is skipped and reported by its first bytes.
     static let itemLimit = 4 << 20

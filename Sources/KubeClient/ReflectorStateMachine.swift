@@ -6,7 +6,8 @@ import MeshCore
 struct ReflectorStateMachine {
     struct Configuration: Sendable {
         var pageSize = 500
-        /// The server is asked to end a watch after a random time in this range, so that a fleet does not renew in step.
+        /// The server is asked to end a watch after a random time in this range, so that a fleet does not renew in
+        /// step.
         var watchSeconds = 300...600
         var backoff = Backoff(base: .milliseconds(500), cap: .seconds(30))
         /// Between tries while a permission is missing.
@@ -15,7 +16,8 @@ struct ReflectorStateMachine {
         var absentRetry: Duration = .seconds(300)
         /// No `Retry-After` is believed beyond this.
         var longestRetryAfter: Duration = .seconds(300)
-        /// An empty list is believed only when it stays empty for this long, if objects were known before. Nil: at once.
+        /// An empty list is believed only when it stays empty for this long, if objects were known before. Nil: at
+        /// once.
         var emptyListDoubt: Duration?
         /// So many unreadable answers to a watch in a row make it list anew.
         var malformedLimit = 3

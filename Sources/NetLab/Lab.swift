@@ -51,6 +51,10 @@ public final class Lab: Sendable {
 
     private static func build(_ plan: LabPlan, in directory: String) async throws -> [String: NamespaceHandle] {
         let script = LabScript(plan)
+        if plan.hosts.contains(where: { !$0.bridges.isEmpty }), !Files.exists("/proc/sys/net/bridge") {
+            // Where this fails, setting the key below says so.
+            _ = try? await Command.runLocal(["modprobe", "br_netfilter"])
+        }
         try await Self.runIP([], script.machine)
         var namespaces: [String: NamespaceHandle] = [:]
         for section in script.sections {

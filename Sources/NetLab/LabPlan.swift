@@ -135,10 +135,13 @@ extension LabPlan {
 
     /// A pod: a host whose only interface is on the pod bridge of `node`, which is its default gateway.
     public mutating func addPod(
-        _ name: String, on node: String, address: InterfaceAddress, resolverConfiguration: String = ""
+        _ name: String, on node: String, address: InterfaceAddress, furtherAddresses: [InterfaceAddress] = [],
+        resolverConfiguration: String = ""
     ) {
         var pod = Host(name: name)
-        pod.interfaces = [Interface(name: "eth0", attachment: .bridge("cni0", on: node), addresses: [address])]
+        pod.interfaces = [
+            Interface(name: "eth0", attachment: .bridge("cni0", on: node), addresses: [address] + furtherAddresses)
+        ]
         let bridge = self.hosts.first { $0.name == node }?.bridges.first { $0.name == "cni0" }
         pod.routes = (bridge?.addresses ?? []).filter { $0.address.family == address.address.family }
             .compactMap { Route.defaultRoute(via: $0.address) }

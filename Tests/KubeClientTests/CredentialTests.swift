@@ -155,7 +155,8 @@ import Testing
             case "$KUBERNETES_EXEC_INFO" in *ExecCredential*) ;; *) exit 3;; esac
             [ "$EXTRA" = "yes" ] || exit 4
             [ -n "$PATH" ] || exit 5
-            printf '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"%s-%s"}}' "$1" "$n"
+            echo '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential",'
+            printf '"status":{"token":"%s-%s"}}' "$1" "$n"
             """
         var plugin = ExecPlugin(
             command: try folder.write(script, to: "plugin", mode: 0o700),
@@ -177,6 +178,25 @@ import Testing
                 }
                 try await synced(follower, fake)
             }
+        }
+    }
+
+    @Test func anExecPluginMayGiveAClientCertificate() async throws {
+        let certificates = try FakeKubeCertificates()
+        let identity = try certificates.client(named: "edge")
+        let answer: Document = [
+            "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+            "status": [
+                "clientCertificateData": .string(identity.certificatePEM), "clientKeyData": .string(identity.keyPEM),
+            ],
+        ]
+        let folder = try TestFolder()
+        var plugin = ExecPlugin(command: "cat", apiVersion: "client.authentication.k8s.io/v1")
+        plugin.arguments = [try folder.write(answer.jsonText(), to: "answer")]
+        try await withFake(self.tlsOptions(certificates, requiresClient: true)) { fake in
+            let endpoint = try KubeEndpoint(fake.url, tls: self.tls(certificates))
+            let probe = await self.probe(KubeConfiguration(endpoint: endpoint, credentials: .exec(plugin)))
+            #expect(probe.failure == nil && probe.serverVersion != nil)
         }
     }
 
@@ -292,6 +312,30 @@ import Testing
                 #expect(error?.code == .timeout)
             }
             #expect(MonotonicTime.now() - began < .seconds(20))
+        }
+    }
+
+    @Test func aReaderThatHoldsBackIsNoSilence() async throws {
+        try await withFake { fake in
+            let filler = Document.string(String(repeating: "x", count: 1 << 20))
+            for number in 0..<16 {
+                fake.apply(["kind": "Node", "metadata": ["name": .string("n\(number)")], "filler": filler])
+            }
+            let transport = KubeTransport(
+                endpoint: try KubeEndpoint(fake.url),
+                credentials: CredentialStore(try .master(fake.url)),
+                group: MultiThreadedEventLoopGroup.singleton,
+                userAgent: "test"
+            )
+            let size = try await transport.withConnection { connection in
+                _ = try await connection.send(
+                    KubeRequest(path: "/api/v1/nodes", idleLimit: .milliseconds(300), totalLimit: .seconds(60))
+                )
+                // The server cannot go on meanwhile, which must not count as its silence.
+                try await Task.sleep(for: .milliseconds(900))
+                return try await connection.collect(limit: 1 << 26).count
+            }
+            #expect(size > 16 << 20)
         }
     }
 

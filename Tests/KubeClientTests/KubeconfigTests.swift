@@ -109,6 +109,12 @@ final class TestFolder {
         #expect(plugin.environment == [.init(name: "N", value: "V")])
     }
 
+    @Test func secretsAreNotPrinted() throws {
+        let password = try self.load(cluster: "{server: 'http://h:1'}", user: "{username: u, password: hidden}")
+        let token = try self.load(cluster: "{server: 'http://h:1'}", user: "{token: hidden}")
+        #expect(!"\(password) \(token)".contains("hidden") && "\(password)".contains("password of u"))
+    }
+
     @Test(arguments: [
         ("{server: 'https://h:6443', proxy-url: 'http://p'}", "{}", "proxy-url"),
         ("{}", "{}", "server"),

@@ -54,6 +54,18 @@ import Testing
         }
     }
 
+    @Test func followsAFullCluster() async throws {
+        try await withFake { fake in
+            fake.fill(services: 600, endpoints: 10)
+            try await following(fake) { follower in
+                try await synced(follower, fake)
+                #expect(await follower.names(.service).count == 600)
+                #expect(await follower.names(.endpointSlice).count == 600)
+                #expect(await follower.rejected == [])
+            }
+        }
+    }
+
     @Test func anExpiredContinueTokenListsAnew() async throws {
         try await withFake { fake in
             for number in 0..<1234 { fake.apply(service("svc-\(number)")) }
@@ -289,7 +301,7 @@ import Testing
                 fake.apply(service("b"))
                 try await fake.start()
                 try await synced(follower, fake)
-                #expect(await follower.service("b") != nil)
+                try await eventually("b") { await follower.service("b") != nil }
             }
         }
     }

@@ -1,4 +1,5 @@
 import Documents
+import KubeModel
 import MeshCore
 import NIOCore
 import Testing
@@ -131,6 +132,42 @@ private func randomDocument(depth: Int, using generator: inout SeededGenerator) 
         }
         _ = try? scanner.finish()
         #expect(size <= 16)
+    }
+}
+
+@Suite struct WatchLineTests {
+    private static let lines = [
+        #"{"type":"ADDED","object":{"metadata":{"name":"a","namespace":"n","resourceVersion":"5"},"spec":{"ports":7}}}"#,
+        #"{"type":"DELETED","object":{"metadata":{"name":"a","namespace":"n","resourceVersion":"6"}}}"#,
+        #"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"7"}}}"#,
+        #"{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}"#,
+    ]
+
+    @Test(arguments: 0..<500 as Range<UInt64>)
+    func damagedEventsNeverTrap(seed: UInt64) {
+        var generator = SeededGenerator(seed: seed)
+        var bytes = Array(Self.lines.randomElement(using: &generator)?.utf8 ?? "".utf8)
+        for _ in 0..<Int.random(in: 1...5, using: &generator) {
+            bytes[Int.random(in: 0..<bytes.count, using: &generator)] = UInt8.random(in: 0...255, using: &generator)
+        }
+        let line: LineCutter.Line = seed % 8 == 0 ? .oversized(prefix: bytes) : .complete(bytes)
+        switch ObjectDecoding(kind: .service).watchEvent(line: line) {
+        case .changed(.upsert(let object), _): #expect(object.kind == .service)
+        case .changed(.rejected(let object), _): #expect(!object.reason.isEmpty)
+        case .malformed(let reason): #expect(!reason.isEmpty)
+        case .changed, .bookmark, .failed: break
+        }
+    }
+
+    @Test func eventsCarryTheirVersion() {
+        let events = Self.lines.map { ObjectDecoding(kind: .service).watchEvent(line: .complete(Array($0.utf8))) }
+        guard case .changed(.rejected, resourceVersion: "5") = events[0],
+            case .changed(.deleted(.service, ObjectName(namespace: "n", name: "a")), resourceVersion: "6") = events[1],
+            case .bookmark(resourceVersion: "7") = events[2], case .failed(.gone) = events[3]
+        else {
+            Issue.record("\(events)")
+            return
+        }
     }
 }
 

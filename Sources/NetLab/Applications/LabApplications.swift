@@ -27,11 +27,11 @@ public enum LabApplications {
         if name == "client" {
             let options = try await LoadOptions(arguments)
             let report = try await LoadClient.run(options)
-            write(options.printsJSON ? report.document.jsonText(pretty: true) + "\n" : report.text)
+            writeToStandardOutput(options.printsJSON ? report.document.jsonText(pretty: true) + "\n" : report.text)
             return
         }
         let channels = try await Self.startServer(name: name, arguments: arguments)
-        for channel in channels { write("\(name) listens on \(channel.localAddress?.description ?? "?")\n") }
+        for channel in channels { writeToStandardOutput("\(name) listens on \(channel.localAddress?.description ?? "?")\n") }
         try await withTaskCancellationHandler {
             for channel in channels { try await channel.closeFuture.get() }
         } onCancel: {
@@ -74,16 +74,6 @@ public enum LabApplications {
             return [try await BulkServer.start(on: options.address("listen", default: "0.0.0.0:5201"))]
         default:
             throw LabError(.usage, "there is no lab application '\(name)'; there are:\n\(Self.usage)")
-        }
-    }
-
-    /// Standard output without stdio's buffer, which a pipe would hold back.
-    private static func write(_ text: String) {
-        var bytes = Array(text.utf8)[...]
-        while !bytes.isEmpty {
-            let count = bytes.withUnsafeBytes { Glibc.write(1, $0.baseAddress, $0.count) }
-            guard count > 0 else { return }
-            bytes = bytes.dropFirst(count)
         }
     }
 }
