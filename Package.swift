@@ -141,6 +141,12 @@ let package = Package(
             "FakeKube",
             ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
         ),
+        .executableTarget(
+            name: "meshbench",
+            dependencies: ["CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", nioCore, nioPosix],
+            path: "Benchmarks/meshbench",
+            swiftSettings: strictSettings
+        ),
         // tests
         tests(
             "KubeClientTests",

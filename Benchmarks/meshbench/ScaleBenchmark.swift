@@ -38,14 +38,13 @@ struct ScaleBenchmark {
         report.add("\(name): resident memory", try figures.number("residentMB"), "MB", budget: budget(16, 18, 80))
         report.add("\(name): anonymous memory", try figures.number("anonymousMB"), "MB", budget: budget(6, 8, 60))
         report.add("\(name): start to everything served", try figures.number("startMilliseconds"), "ms")
-        if let first = try? figures.number("firstProgramMilliseconds") {
-            report.add(
-                "\(name): first program of the kernel",
-                first,
-                "ms",
-                budget: self.services == 500 ? .atMost(50) : nil
-            )
-        }
+        report.add("\(name): restart to names served", try figures.number("restartMilliseconds"), "ms")
+        report.add(
+            "\(name): first program of the kernel",
+            try figures.number("firstProgramMilliseconds"),
+            "ms",
+            budget: self.services == 500 ? .atMost(50) : nil
+        )
         report.add(
             "\(name): event to kernel, median",
             try figures.number("kernelMilliseconds"),
@@ -70,15 +69,18 @@ struct ScaleBenchmark {
             to: configuration
         )
         let started = MonotonicTime.now()
-        let agent = try startProcess(
-            program,
-            ["edgemesh-agent", "--config-file=\(configuration)"],
-            environment: ["NODE_NAME=node-0", "NAMESPACE=kubeedge", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-            log: "\(directory)/agent.log"
-        )
+        func start() throws -> pid_t {
+            try startProcess(
+                program,
+                ["edgemesh-agent", "--config-file=\(configuration)"],
+                environment: ["NODE_NAME=node-0", "NAMESPACE=kubeedge", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+                log: "\(directory)/agent.log"
+            )
+        }
+        var agent = try start()
         defer { kill(agent, SIGKILL) }
+        let last = "svc-\(services - 1)"
         do {
-            let last = "svc-\(services - 1)"
             try await within(.seconds(120)) {
                 DNSProbe.addresses(of: "\(last).default.svc.cluster.local").isEmpty == false && probe.answer() == 0
             }
@@ -106,21 +108,29 @@ struct ScaleBenchmark {
         // Idle: what was needed once has been given back.
         try await Task.sleep(for: .seconds(8))
         let usage = try ProcessUsage(of: agent)
-        var figures: [Document.Member] = [
+        // Killed and started again, it has every service at hand from the first moment: one program of all.
+        kill(agent, SIGKILL)
+        waitpid(agent, nil, 0)
+        agent = try start()
+        let restarted = MonotonicTime.now()
+        try await within(.seconds(60)) { !DNSProbe.addresses(of: "\(last).default.svc.cluster.local").isEmpty }
+        let restart = MonotonicTime.now() - restarted
+        try await Task.sleep(for: .seconds(3))
+        let first = try firstProgramMilliseconds(program: program, directory: directory)
+        let figures: [Document.Member] = [
             .init("residentMB", .init(.number(Double(usage.resident) / 1e6))),
             .init("anonymousMB", .init(.number(Double(usage.anonymous) / 1e6))),
             .init("startMilliseconds", .init(.number(startup.inSeconds * 1e3))),
+            .init("restartMilliseconds", .init(.number(restart.inSeconds * 1e3))),
+            .init("firstProgramMilliseconds", .init(.number(first))),
             .init("kernelMilliseconds", .init(.number(kernel.sorted()[kernel.count / 2]))),
             .init("dnsMilliseconds", .init(.number(dns.sorted()[dns.count / 2]))),
         ]
-        if let first = try firstProgramMilliseconds(program: program, directory: directory) {
-            figures.append(.init("firstProgramMilliseconds", .init(.number(first))))
-        }
         print(Document.object(figures).jsonText())
     }
 
-    /// What the agent says of its first program; nil if it does not say.
-    private static func firstProgramMilliseconds(program: String, directory: String) throws -> Double? {
+    /// The longest transaction of the agent so far: that of its first program.
+    private static func firstProgramMilliseconds(program: String, directory: String) throws -> Double {
         let path = "\(directory)/status.json"
         let status = try startProcess(
             program,
@@ -131,7 +141,7 @@ struct ScaleBenchmark {
         var code: Int32 = 0
         waitpid(status, &code, 0)
         let document = try Document.parseJSON(Array(try readText(path).utf8))
-        return try? document.number("edgeProxy", "kernel", "firstProgramMilliseconds")
+        return try document.number("edgeProxy", "kernel", "maximumLatencyMilliseconds")
     }
 }
 
