@@ -69,6 +69,7 @@ extension ClusterObject {
             case .namespace: return .namespace(NamespaceObject(name: decoded.name))
             case .pod: return .pod(try PodObject(reader, name: decoded))
             case .destinationRule: return .destinationRule(try DestinationRuleObject(reader, name: decoded))
+            case .manifest: return nil
             }
         } catch {
             var error = error
@@ -139,6 +140,8 @@ extension ObjectKind {
         case .endpointSlice: ["discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"]
         case .destinationRule:
             ["networking.istio.io/v1alpha3", "networking.istio.io/v1beta1", "networking.istio.io/v1"]
+        // No object of the API.
+        case .manifest: []
         }
     }
 

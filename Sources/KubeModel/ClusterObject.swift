@@ -9,6 +9,8 @@ public enum ObjectKind: String, Hashable, Sendable, CaseIterable {
     case namespace = "Namespace"
     case pod = "Pod"
     case destinationRule = "DestinationRule"
+    /// A file of manifests, or a document in it, that no object can be told from: only ever rejected or deleted.
+    case manifest = "Manifest"
 }
 
 /// A decoded cluster object, cut down to the fields that the mesh uses.

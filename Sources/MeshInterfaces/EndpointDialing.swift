@@ -5,7 +5,9 @@ public import ServiceCatalog
 public protocol EndpointDialing: Sendable {
     /// Connects on `loop`; `configure` runs on the channel before it reads. The future fails when `deadline` passes.
     func dial(
-        _ endpoint: ResolvedEndpoint, on loop: any EventLoop, deadline: NIODeadline,
+        _ endpoint: ResolvedEndpoint,
+        on loop: any EventLoop,
+        deadline: NIODeadline,
         configure: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
     ) -> EventLoopFuture<any Channel>
 }

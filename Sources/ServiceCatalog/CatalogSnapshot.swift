@@ -10,12 +10,18 @@ public struct CatalogSnapshot: Sendable {
     /// Namespaces that exist, by their objects or because a service or pod lies in them.
     public internal(set) var namespaces: TreeSet<String> = []
     public internal(set) var nodes: TreeDictionary<String, NodeObject> = [:]
-    /// Cluster IPs of services, for PTR answers.
+    /// DestinationRules whose policy is supported, whether or not a service matches.
+    public internal(set) var destinationRules: TreeDictionary<ObjectName, DestinationRuleObject> = [:]
+    /// Cluster IPs of services, for PTR answers. If several services claim an address, the first by name has it.
     public internal(set) var servicesByClusterIP: TreeDictionary<IPAddress, ObjectName> = [:]
-    /// Addresses of endpoints of headless services, for PTR answers: the services that hold them.
+    /// Addresses of endpoints of headless services, for PTR answers: the services that hold them, in order of name.
     public internal(set) var headlessServicesByEndpoint: TreeDictionary<IPAddress, [ObjectName]> = [:]
-    /// Objects that were refused, by kind and name.
+    /// Objects that were refused, by kind and name; at most `CatalogSettings.maximumRejected`.
     public internal(set) var rejected: TreeDictionary<RejectedKey, RejectedObject> = [:]
+    /// How many refusals were left out of `rejected` because it was full, since the start.
+    public internal(set) var rejectedOverflow: UInt64 = 0
+    /// Objects that are in force, but probably not as their author meant: what an operator should know.
+    public internal(set) var warnings: TreeDictionary<RejectedKey, String> = [:]
 
     public struct RejectedKey: Hashable, Sendable {
         public var kind: ObjectKind

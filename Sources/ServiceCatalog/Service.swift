@@ -2,6 +2,18 @@ public import KubeModel
 public import LoadBalancing
 public import MeshCore
 
+/// Where an object came from. If two sources have the same object, the one that is earlier here is in force.
+public enum ObjectSource: UInt8, Hashable, Sendable, Comparable, CaseIterable {
+    /// The Kubernetes API or MetaServer.
+    case api
+    /// A folder of manifests.
+    case manifests
+    /// The last good state on disk: in force until the API has listed.
+    case store
+
+    public static func < (lhs: ObjectSource, rhs: ObjectSource) -> Bool { lhs.rawValue < rhs.rawValue }
+}
+
 /// A service with everything that is known of it: its object, its endpoints, its policy. Immutable; a change makes a new one.
 public final class Service: Sendable {
     /// The service as the cluster has it (its `selector` is dropped).
@@ -14,18 +26,25 @@ public final class Service: Sendable {
     public let portPolicies: [UInt16: LoadBalancingPolicy]
     /// Whether the proxy serves it: the filter labels and `serviceFilterMode` decide. DNS answers for it either way.
     public let isProxied: Bool
+    /// Who defined the service object.
+    public let source: ObjectSource
 
     public var name: ObjectName { self.object.name }
 
     public init(
-        object: ServiceObject, groups: [EndpointGroup], policy: LoadBalancingPolicy?,
-        portPolicies: [UInt16: LoadBalancingPolicy], isProxied: Bool
+        object: ServiceObject,
+        groups: [EndpointGroup],
+        policy: LoadBalancingPolicy?,
+        portPolicies: [UInt16: LoadBalancingPolicy],
+        isProxied: Bool,
+        source: ObjectSource = .api
     ) {
         self.object = object
         self.groups = groups
         self.policy = policy
         self.portPolicies = portPolicies
         self.isProxied = isProxied
+        self.source = source
     }
 
     /// The policy set for a service port, or nil for the default.
@@ -33,19 +52,33 @@ public final class Service: Sendable {
         self.portPolicies[port.port] ?? self.policy
     }
 
-    /// The endpoints of one service port with the port number that they listen on, in a stable order. Endpoints that
-    /// are not ready are included: the caller decides by their conditions.
+    /// The endpoints of one service port with the port number that they listen on, in a stable order, each address and
+    /// number once. Endpoints that are not ready are included: the caller decides by their conditions.
     public func endpoints(for port: ServiceObject.Port) -> [ResolvedEndpoint] {
         var resolved: [ResolvedEndpoint] = []
+        var parts = 0
         for group in self.groups {
             for candidate in group.ports where candidate.name == port.name && candidate.transport == port.transport {
+                parts += 1
                 resolved.reserveCapacity(resolved.count + group.endpoints.count)
                 for endpoint in group.endpoints {
                     resolved.append(ResolvedEndpoint(endpoint: endpoint, port: candidate.port))
                 }
             }
         }
-        return resolved
+        // One group holds an address once; groups that share only this port may repeat each other.
+        guard parts > 1 else { return resolved }
+        var seen = Set<TransportAddress>(minimumCapacity: resolved.count)
+        return resolved.filter { seen.insert($0.transportAddress).inserted }
+    }
+}
+
+extension Service: Equatable {
+    /// Whether both serve alike; `source` does not count.
+    public static func == (lhs: Service, rhs: Service) -> Bool {
+        lhs === rhs
+            || lhs.object == rhs.object && lhs.groups == rhs.groups && lhs.policy == rhs.policy
+                && lhs.portPolicies == rhs.portPolicies && lhs.isProxied == rhs.isProxied
     }
 }
 

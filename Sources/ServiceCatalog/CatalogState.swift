@@ -1,0 +1,230 @@
+import HashTreeCollections
+import KubeModel
+import MeshCore
+
+typealias ObjectKey = CatalogSnapshot.RejectedKey
+
+extension ObjectKey {
+    init(_ object: ClusterObject) {
+        self.init(kind: object.kind, name: object.name)
+    }
+}
+
+/// The working state behind the snapshots: what each source has said, and what this batch has touched.
+///
+/// Every object in force has one owner. Objects of the API hide equal ones of manifests, which come back when the API
+/// deletes its own. Objects of the store give way to anything.
+struct CatalogState {
+    struct Ownership {
+        var source: ObjectSource
+        /// The number of the listing that named it last.
+        var listing: UInt32
+        /// EndpointSlices: the service that it belongs to.
+        var serviceName = ""
+    }
+
+    struct ServiceRecord {
+        /// In order of their names, so that a service looks the same in whichever order slices came.
+        var slices: [(name: String, groups: EndpointGroups)] = []
+        var endpoints: EndpointGroups?
+    }
+
+    private struct Listing: Hashable {
+        var source: ObjectSource
+        var kind: ObjectKind
+    }
+
+    var snapshot = CatalogSnapshot()
+    var settings: CatalogSettings
+    private var sourceBook = SourceBook()
+
+    private(set) var owners: [ObjectKey: Ownership] = [:]
+    /// Objects of manifests that the API has too.
+    private var hidden: [ObjectKey: (object: ClusterObject, listing: UInt32)] = [:]
+    private var rejectedOwners: [ObjectKey: Ownership] = [:]
+    private var listings: [Listing: UInt32] = [:]
+    private var openListings: Set<Listing> = []
+    private var hasStoreObjects = false
+
+    var records: [ObjectName: ServiceRecord] = [:]
+    /// Services with endpoints that name a node, but no zone.
+    var servicesNeedingZones: Set<ObjectName> = []
+    var rules: [ObjectName: ValidatedRule] = [:]
+    /// Rules in force whose policy is not supported: they set nothing.
+    var refusedRules: [ObjectName: DestinationRuleObject] = [:]
+    /// Names of rules by the one service that their host means, in order.
+    var rulesByHost: [ObjectName: [ObjectName]] = [:]
+    var wildcardRules: Set<ObjectName> = []
+    /// Cluster IPs that several services claim.
+    var contestedClusterIPs: [IPAddress: Set<ObjectName>] = [:]
+    private var namespaceReferences: [String: Int] = [:]
+    var interner = StringInterner()
+
+    // What this batch has touched; empty between batches.
+    /// Service objects that came (or went: nil).
+    var pendingObjects: [ObjectName: ServiceObject?] = [:]
+    var touchedServices: Set<ObjectName> = []
+    var touchedRules: Set<ObjectName> = []
+    var touchedZones: Set<String> = []
+    /// Whether anything but services is different.
+    var isChanged = false
+
+    init(settings: CatalogSettings) {
+        self.settings = settings
+    }
+
+    func freshness(now: MonotonicTime) -> CatalogFreshness {
+        self.sourceBook.freshness(now: now)
+    }
+
+    /// Returns the services that changed, or nil if the snapshot is as it was.
+    mutating func apply(_ events: [SourceEvent], from source: ObjectSource, now: MonotonicTime) -> Set<ObjectName>? {
+        for event in events {
+            switch event {
+            case .syncBegan(let kind):
+                let listing = Listing(source: source, kind: kind)
+                self.listings[listing, default: 0] &+= 1
+                self.openListings.insert(listing)
+            case .upsert(let object):
+                self.upsert(object, from: source, listing: self.listing(source, object.kind))
+            case .deleted(let kind, let name):
+                self.delete(ObjectKey(kind: kind, name: name), by: source)
+            case .rejected(let rejection):
+                self.reject(rejection, by: source)
+            case .syncEnded(let kind):
+                if self.openListings.remove(Listing(source: source, kind: kind)) != nil {
+                    self.sweep(kind, of: source)
+                }
+            case .status(let status):
+                self.sourceBook.record(status, of: source, now: now)
+                if source == .api, status.state == .synced { self.sweepStore() }
+            }
+        }
+        return self.commit()
+    }
+
+    private func listing(_ source: ObjectSource, _ kind: ObjectKind) -> UInt32 {
+        self.listings[Listing(source: source, kind: kind)] ?? 0
+    }
+
+    // MARK: Ownership
+
+    private mutating func upsert(_ object: ClusterObject, from source: ObjectSource, listing: UInt32) {
+        let key = ObjectKey(object)
+        let former = self.owners[key]
+        if let former, former.source < source {
+            if source == .manifests { self.hidden[key] = (object, listing) }
+            return
+        }
+        if let former, former.source == .manifests, source == .api, let object = self.objectInForce(key) {
+            self.hidden[key] = (object, former.listing)
+        }
+        if former == nil { self.countNamespace(of: key, by: 1) }
+        if source == .store { self.hasStoreObjects = true }
+        self.clearRejection(key)
+        self.owners[key] = Ownership(source: source, listing: listing, serviceName: former?.serviceName ?? "")
+        if let serviceName = self.put(object, formerServiceName: former?.serviceName) {
+            self.owners[key]?.serviceName = serviceName
+        }
+    }
+
+    private mutating func delete(_ key: ObjectKey, by source: ObjectSource) {
+        if let owner = self.rejectedOwners[key], owner.source == source || owner.source == .store {
+            self.clearRejection(key)
+        }
+        guard let owner = self.owners[key] else { return }
+        if owner.source == source || owner.source == .store && source == .api {
+            self.remove(key)
+        } else if source == .manifests {
+            self.hidden[key] = nil
+        }
+    }
+
+    private mutating func remove(_ key: ObjectKey) {
+        guard let owner = self.owners.removeValue(forKey: key) else { return }
+        self.countNamespace(of: key, by: -1)
+        self.clearRejection(key)
+        self.take(key, serviceName: owner.serviceName)
+        if let (object, listing) = self.hidden.removeValue(forKey: key) {
+            self.upsert(object, from: .manifests, listing: listing)
+        }
+    }
+
+    /// Ends a listing: what it did not name is gone, and what the store had of this kind is replaced.
+    private mutating func sweep(_ kind: ObjectKind, of source: ObjectSource) {
+        let listing = self.listing(source, kind)
+        func isGone(_ key: ObjectKey, _ owner: Ownership) -> Bool {
+            key.kind == kind
+                && (owner.source == source && owner.listing != listing || owner.source == .store && source == .api)
+        }
+        if source == .manifests {
+            self.hidden = self.hidden.filter { $0.key.kind != kind || $0.value.listing == listing }
+        }
+        for key in self.owners.filter({ isGone($0.key, $0.value) }).keys { self.remove(key) }
+        for key in self.rejectedOwners.filter({ isGone($0.key, $0.value) }).keys { self.clearRejection(key) }
+    }
+
+    /// Once the API is in step, nothing of the store counts any more, of kinds that it did not list included.
+    private mutating func sweepStore() {
+        guard self.hasStoreObjects else { return }
+        self.hasStoreObjects = false
+        for key in self.owners.filter({ $0.value.source == .store }).keys { self.remove(key) }
+        for key in self.rejectedOwners.filter({ $0.value.source == .store }).keys { self.clearRejection(key) }
+    }
+
+    // MARK: Rejected objects
+
+    private mutating func reject(_ rejection: RejectedObject, by source: ObjectSource) {
+        let key = ObjectKey(kind: rejection.kind, name: rejection.name)
+        let ownership = Ownership(source: source, listing: self.listing(source, rejection.kind))
+        // The object still exists: its last good version stays in force, also when the store had it.
+        if let owner = self.owners[key], owner.source == source || owner.source == .store && source == .api {
+            self.owners[key]?.source = source
+            self.owners[key]?.listing = ownership.listing
+            if rejection.kind == .service { self.touchedServices.insert(rejection.name) }
+        } else if source == .manifests {
+            self.hidden[key]?.listing = ownership.listing
+        }
+        self.setRejection(rejection, ownership)
+    }
+
+    mutating func setRejection(_ rejection: RejectedObject, _ ownership: Ownership) {
+        let key = ObjectKey(kind: rejection.kind, name: rejection.name)
+        guard self.snapshot.rejected[key] != nil || self.snapshot.rejected.count < self.settings.maximumRejected else {
+            self.snapshot.rejectedOverflow += 1
+            self.isChanged = true
+            return
+        }
+        self.rejectedOwners[key] = ownership
+        guard self.snapshot.rejected[key] != rejection else { return }
+        self.snapshot.rejected[key] = rejection
+        self.isChanged = true
+    }
+
+    private mutating func clearRejection(_ key: ObjectKey) {
+        guard self.rejectedOwners.removeValue(forKey: key) != nil else { return }
+        self.snapshot.rejected[key] = nil
+        self.isChanged = true
+    }
+
+    // MARK: Namespaces
+
+    private mutating func countNamespace(of key: ObjectKey, by change: Int) {
+        let namespace: String
+        switch key.kind {
+        case .service, .pod: namespace = key.name.namespace
+        case .namespace: namespace = key.name.name
+        default: return
+        }
+        guard !namespace.isEmpty else { return }
+        let count = (self.namespaceReferences[namespace] ?? 0) + change
+        if count > 0 {
+            self.namespaceReferences[namespace] = count
+            if self.snapshot.namespaces.insert(namespace).inserted { self.isChanged = true }
+        } else {
+            self.namespaceReferences[namespace] = nil
+            self.snapshot.namespaces.remove(namespace)
+            self.isChanged = true
+        }
+    }
+}
