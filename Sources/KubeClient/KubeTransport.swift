@@ -264,14 +264,14 @@ final class RequestDeadlineHandler: ChannelDuplexHandler {
         }
         context.write(self.wrapOutboundOut(.end(nil)), promise: promise)
         self.idleLimit = message.idleLimit
-        self.totalDeadline = .now() + message.totalLimit
-        self.waitingSince = .now()
+        self.totalDeadline = context.eventLoop.now + message.totalLimit
+        self.waitingSince = context.eventLoop.now
         self.timer?.cancel()
         self.schedule(context: context, in: min(message.idleLimit, message.totalLimit))
     }
 
     func read(context: ChannelHandlerContext) {
-        self.waitingSince = self.waitingSince ?? .now()
+        self.waitingSince = self.waitingSince ?? context.eventLoop.now
         context.read()
     }
 
@@ -298,7 +298,7 @@ final class RequestDeadlineHandler: ChannelDuplexHandler {
     }
 
     private func check(context: ChannelHandlerContext) {
-        let now = NIODeadline.now()
+        let now = context.eventLoop.now
         let silentUntil = self.waitingSince.map { $0 + self.idleLimit } ?? now + self.idleLimit
         let deadline = min(silentUntil, self.totalDeadline)
         guard now >= deadline else { return self.schedule(context: context, in: deadline - now) }
