@@ -46,7 +46,9 @@ func tests(_ name: String, _ dependencies: [Target.Dependency] = [], resources: 
 let package = Package(
     name: "edgemesh",
     products: [
-        .executable(name: "edgemesh", targets: ["edgemesh"])
+        .executable(name: "edgemesh", targets: ["edgemesh"]),
+        // What the targets of the package Fuzzing test.
+        .library(name: "FuzzedLibraries", targets: ["Documents", "KubeModel", "Configuration"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio.git", exact: "2.101.2"),
@@ -148,6 +150,7 @@ let package = Package(
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
+        tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )

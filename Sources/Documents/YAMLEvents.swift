@@ -135,10 +135,11 @@ final class YAMLEventParser {
 
     private func position(ofByte offset: Int) -> SourcePosition {
         let before = self.bytes.prefix(offset)
-        let newline = before.lastIndex(of: UInt8(ascii: "\n"))
+        let line = before.suffix(from: before.lastIndex(of: UInt8(ascii: "\n")).map { $0 + 1 } ?? 0)
+        // Bytes within a character do not count.
         return SourcePosition(
             line: 1 + before.count { $0 == UInt8(ascii: "\n") },
-            column: offset - (newline.map { $0 + 1 } ?? 0) + 1
+            column: 1 + line.count { $0 & 0xC0 != 0x80 }
         )
     }
 

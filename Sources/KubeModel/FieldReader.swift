@@ -191,15 +191,5 @@ public struct FieldReader: Sendable {
         return path.isEmpty ? Self.root : path
     }
 
-    private var found: String {
-        switch self.document?.content {
-        case nil, .null: "absent"
-        case .bool(let flag): "\(flag)"
-        case .integer(let number): "\(number)"
-        case .number(let number): "\(number)"
-        case .string(let text): "\"\(text.count > 60 ? text.prefix(60) + "..." : text)\""
-        case .array: "a list"
-        case .object: "an object"
-        }
-    }
+    private var found: String { self.document?.brief ?? "absent" }
 }

@@ -1,0 +1,246 @@
+import MeshCore
+
+extension AgentConfiguration {
+    /// Every key of the file: what it may hold, and when a change takes effect.
+    static var schema: [ConfigurationKey<AgentConfiguration>] {
+        [
+            Key("apiVersion", \.apiVersion, .text, .none),
+            Key("kind", \.kind, .text, .none),
+        ] + self.kubeAPIKeys + self.commonKeys + self.dnsKeys + self.proxyKeys + self.tunnelKeys + self.cniKeys
+    }
+
+    private typealias Key = ConfigurationKey<AgentConfiguration>
+
+    private static var kubeAPIKeys: [ConfigurationKey<AgentConfiguration>] {
+        let url = ValueForm<String>.text("a URL that starts with http:// or https://") {
+            $0.hasPrefix("http://") || $0.hasPrefix("https://")
+        }
+        return [
+            Key("kubeAPIConfig.master", \.kubeAPIConfig.master, .text, .restart),
+            Key("kubeAPIConfig.contentType", \.kubeAPIConfig.contentType, .text, .none),
+            Key("kubeAPIConfig.qps", \.kubeAPIConfig.qps, .integer(1...100_000), .restart),
+            Key("kubeAPIConfig.burst", \.kubeAPIConfig.burst, .integer(1...100_000), .restart),
+            Key("kubeAPIConfig.kubeConfig", \.kubeAPIConfig.kubeConfig, .optionalPath, .restart),
+            Key("kubeAPIConfig.mode", \.kubeAPIConfig.mode, .choice, .restart),
+            Key("kubeAPIConfig.metaServer.server", \.kubeAPIConfig.metaServer.server, url, .restart),
+            Key(
+                "kubeAPIConfig.metaServer.security.requireAuthorization",
+                \.kubeAPIConfig.metaServer.requireAuthorization,
+                .flag,
+                .restart
+            ),
+            Key(
+                "kubeAPIConfig.metaServer.security.insecureSkipTLSVerify",
+                \.kubeAPIConfig.metaServer.insecureSkipTLSVerify,
+                .flag,
+                .restart
+            ),
+            Key(
+                "kubeAPIConfig.metaServer.security.tlsCaFile",
+                \.kubeAPIConfig.metaServer.tlsCaFile,
+                .optionalPath,
+                .restart
+            ),
+            Key(
+                "kubeAPIConfig.metaServer.security.tlsCertFile",
+                \.kubeAPIConfig.metaServer.tlsCertFile,
+                .optionalPath,
+                .restart
+            ),
+            Key(
+                "kubeAPIConfig.metaServer.security.tlsPrivateKeyFile",
+                \.kubeAPIConfig.metaServer.tlsPrivateKeyFile,
+                .optionalPath,
+                .restart
+            ),
+            Key("kubeAPIConfig.deleteKubeConfig", \.kubeAPIConfig.deleteKubeConfig, .flag, .none),
+        ]
+    }
+
+    private static var commonKeys: [ConfigurationKey<AgentConfiguration>] {
+        [
+            Key("commonConfig.nodeName", \.commonConfig.nodeName, .text, .restart),
+            Key("commonConfig.bridgeDeviceName", \.commonConfig.bridgeDeviceName, .interfaceName, .restart),
+            Key("commonConfig.bridgeDeviceIP", \.commonConfig.bridgeDeviceIP, .ipv4, .restart),
+            Key("commonConfig.bridgeDeviceIPv6", \.commonConfig.bridgeDeviceIPv6, .optionalIPv6, .restart),
+            Key("commonConfig.stateDir", \.commonConfig.stateDir, .absolutePath, .restart),
+            Key(
+                "commonConfig.adminSocket",
+                \.commonConfig.adminSocket,
+                // The size of sun_path, with its closing NUL.
+                .text("an absolute path of at most 107 bytes") { $0.hasPrefix("/") && $0.utf8.count <= 107 },
+                .restart
+            ),
+            Key("commonConfig.manifestsDir", \.commonConfig.manifestsDir, .optionalPath, .restart),
+            Key("commonConfig.pprofConfig.enableProfiling", \.commonConfig.pprof.enableProfiling, .flag, .none),
+            Key("commonConfig.pprofConfig.profilingAddress", \.commonConfig.pprof.profilingAddress, .text, .none),
+            Key(
+                "commonConfig.pprofConfig.profilingPort",
+                \.commonConfig.pprof.profilingPort,
+                .integer(0...65535),
+                .none
+            ),
+        ]
+    }
+
+    private static var dnsKeys: [ConfigurationKey<AgentConfiguration>] {
+        let domain = ValueForm<String>.text("a domain name such as cluster.local, or \"\"") { name in
+            name.utf8.count <= 253 && name.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F } && !name.hasPrefix(".")
+                && !name.contains("..") && name.split(separator: ".").allSatisfy { $0.utf8.count <= 63 }
+        }
+        return [
+            Key("modules.edgeDNS.enable", \.modules.edgeDNS.enable, .flag, .restart),
+            Key(ignored: "modules.edgeDNS.kubeAPIConfig"),
+            Key(ignored: "modules.edgeDNS.listenInterface"),
+            Key("modules.edgeDNS.listenPort", \.modules.edgeDNS.listenPort, .port, .restart),
+            Key("modules.edgeDNS.cacheDNS.enable", \.modules.edgeDNS.cacheDNS.enable, .flag, .live),
+            Key("modules.edgeDNS.cacheDNS.autoDetect", \.modules.edgeDNS.cacheDNS.autoDetect, .flag, .live),
+            Key(
+                "modules.edgeDNS.cacheDNS.upstreamServers",
+                \.modules.edgeDNS.cacheDNS.upstreamServers,
+                .list(of: .dnsServer),
+                .live
+            ),
+            Key("modules.edgeDNS.cacheDNS.cacheTTL", \.modules.edgeDNS.cacheDNS.cacheTTL, .integer(0...86400), .live),
+            Key("modules.edgeDNS.clusterDomain", \.modules.edgeDNS.clusterDomain, domain, .restart),
+            Key("modules.edgeDNS.upstreamServers", \.modules.edgeDNS.upstreamServers, .list(of: .dnsServer), .live),
+            Key(
+                "modules.edgeDNS.queriesPerSecondPerSource",
+                \.modules.edgeDNS.queriesPerSecondPerSource,
+                .integer(0...10_000_000),
+                .live
+            ),
+            Key("modules.edgeDNS.cacheSize", \.modules.edgeDNS.cacheSize, .integer(0...10_000_000), .live),
+        ]
+    }
+
+    private static var proxyKeys: [ConfigurationKey<AgentConfiguration>] {
+        [
+            Key("modules.edgeProxy.enable", \.modules.edgeProxy.enable, .flag, .restart),
+            Key(ignored: "modules.edgeProxy.listenInterface"),
+            Key("modules.edgeProxy.socks5Proxy.enable", \.modules.edgeProxy.socks5Proxy.enable, .flag, .restart),
+            Key(
+                "modules.edgeProxy.socks5Proxy.listenPort",
+                \.modules.edgeProxy.socks5Proxy.listenPort,
+                .port,
+                .restart
+            ),
+            Key(ignored: "modules.edgeProxy.socks5Proxy.nodeName"),
+            Key("modules.edgeProxy.socks5Proxy.namespace", \.modules.edgeProxy.socks5Proxy.namespace, .text, .restart),
+            Key(ignored: "modules.edgeProxy.loadBalancer.caller"),
+            Key(ignored: "modules.edgeProxy.loadBalancer.nodeName"),
+            Key(
+                "modules.edgeProxy.loadBalancer.consistentHash.partitionCount",
+                \.modules.edgeProxy.loadBalancer.partitionCount,
+                .integer(1...1_000_000),
+                .live
+            ),
+            Key(
+                "modules.edgeProxy.loadBalancer.consistentHash.replicationFactor",
+                \.modules.edgeProxy.loadBalancer.replicationFactor,
+                .integer(1...10_000),
+                .live
+            ),
+            Key(
+                "modules.edgeProxy.loadBalancer.consistentHash.load",
+                \.modules.edgeProxy.loadBalancer.load,
+                .decimal(1...100),
+                .live
+            ),
+            Key("modules.edgeProxy.serviceFilterMode", \.modules.edgeProxy.serviceFilterMode, .choice, .live),
+            Key("modules.edgeProxy.routableCIDRs", \.modules.edgeProxy.routableCIDRs, .list(of: .block), .live),
+            Key("modules.edgeProxy.kernelBackend", \.modules.edgeProxy.kernelBackend, .choice, .restart),
+            Key("modules.edgeProxy.dialTimeout", \.modules.edgeProxy.dialTimeout, .seconds(0.05...300), .live),
+            Key("modules.edgeProxy.udpIdleTimeout", \.modules.edgeProxy.udpIdleTimeout, .seconds(1...86400), .live),
+            Key(
+                "modules.edgeProxy.maxConnections",
+                \.modules.edgeProxy.maxConnections,
+                .integer(1...10_000_000),
+                .live
+            ),
+            Key(
+                "modules.edgeProxy.maxUDPSessions",
+                \.modules.edgeProxy.maxUDPSessions,
+                .integer(1...10_000_000),
+                .live
+            ),
+        ]
+    }
+
+    private static var tunnelKeys: [ConfigurationKey<AgentConfiguration>] {
+        let relay = ValueForm<RelayNode>.object(
+            [
+                ConfigurationKey("nodeName", \.nodeName, .text("the name of a node") { !$0.isEmpty }, .live),
+                ConfigurationKey("advertiseAddress", \.advertiseAddress, .list(of: .ipv4), .live),
+            ],
+            empty: { RelayNode() }
+        )
+        let streams = ValueForm<Int>.integer(0...10_000_000)
+        let seconds = ValueForm<Int>.integer(1...86400)
+        return [
+            Key("modules.edgeTunnel.enable", \.modules.edgeTunnel.enable, .flag, .restart),
+            Key(ignored: "modules.edgeTunnel.mode"),
+            Key(ignored: "modules.edgeTunnel.nodeName"),
+            Key("modules.edgeTunnel.listenPort", \.modules.edgeTunnel.listenPort, .port, .restart),
+            Key("modules.edgeTunnel.transport", \.modules.edgeTunnel.transport, .choice, .restart),
+            Key("modules.edgeTunnel.rendezvous", \.modules.edgeTunnel.rendezvous, .text, .restart),
+            Key("modules.edgeTunnel.relayNodes", \.modules.edgeTunnel.relayNodes, .list(of: relay), .live),
+            Key(ignored: "modules.edgeTunnel.enableIpfsLog"),
+            Key("modules.edgeTunnel.maxCandidates", \.modules.edgeTunnel.maxCandidates, .integer(1...1000), .restart),
+            Key("modules.edgeTunnel.heartbeatPeriod", \.modules.edgeTunnel.heartbeatPeriod, seconds, .restart),
+            Key("modules.edgeTunnel.finderPeriod", \.modules.edgeTunnel.finderPeriod, seconds, .restart),
+            Key("modules.edgeTunnel.psk.enable", \.modules.edgeTunnel.psk.enable, .flag, .restart),
+            Key("modules.edgeTunnel.psk.path", \.modules.edgeTunnel.psk.path, .absolutePath, .restart),
+            Key(
+                "modules.edgeTunnel.tunnelLimitConfig.enable",
+                \.modules.edgeTunnel.tunnelLimitConfig.enable,
+                .flag,
+                .restart
+            ),
+            Key(
+                "modules.edgeTunnel.tunnelLimitConfig.tunnelBaseStreamIn",
+                \.modules.edgeTunnel.tunnelLimitConfig.tunnelBaseStreamIn,
+                streams,
+                .restart
+            ),
+            Key(
+                "modules.edgeTunnel.tunnelLimitConfig.tunnelBaseStreamOut",
+                \.modules.edgeTunnel.tunnelLimitConfig.tunnelBaseStreamOut,
+                streams,
+                .restart
+            ),
+            Key(
+                "modules.edgeTunnel.tunnelLimitConfig.tunnelPeerBaseStreamIn",
+                \.modules.edgeTunnel.tunnelLimitConfig.tunnelPeerBaseStreamIn,
+                streams,
+                .restart
+            ),
+            Key(
+                "modules.edgeTunnel.tunnelLimitConfig.tunnelPeerBaseStreamOut",
+                \.modules.edgeTunnel.tunnelLimitConfig.tunnelPeerBaseStreamOut,
+                streams,
+                .restart
+            ),
+            Key(ignored: "modules.edgeTunnel.configPath"),
+            Key("modules.edgeTunnel.listenInterfaces", \.modules.edgeTunnel.listenInterfaces, .text, .restart),
+            Key(
+                "modules.edgeTunnel.extraFilteredInterfaces",
+                \.modules.edgeTunnel.extraFilteredInterfaces,
+                .text,
+                .restart
+            ),
+            Key("modules.edgeTunnel.metricConfig.enable", \.modules.edgeTunnel.metricConfig.enable, .flag, .restart),
+            Key("modules.edgeTunnel.metricConfig.port", \.modules.edgeTunnel.metricConfig.port, .port, .restart),
+        ]
+    }
+
+    private static var cniKeys: [ConfigurationKey<AgentConfiguration>] {
+        [
+            Key("modules.edgeCNI.enable", \.modules.edgeCNI.enable, .flag, .restart),
+            Key(ignored: "modules.edgeCNI.encapsulationIP"),
+            Key(ignored: "modules.edgeCNI.tunMode"),
+            Key("modules.edgeCNI.meshCIDRConfig.cloudCIDR", \.modules.edgeCNI.cloudCIDR, .list(of: .block), .restart),
+            Key("modules.edgeCNI.meshCIDRConfig.edgeCIDR", \.modules.edgeCNI.edgeCIDR, .list(of: .block), .restart),
+        ]
+    }
+}

@@ -1,0 +1,191 @@
+public import MeshCore
+
+/// The configuration of the agent: the whole schema `agent.edgemesh.config.kubeedge.io/v1alpha1`, with our additions.
+///
+/// The properties are named as the keys; docs/configuration.md says what each means.
+public struct AgentConfiguration: Sendable, Hashable {
+    public static let apiVersion = "agent.edgemesh.config.kubeedge.io/v1alpha1"
+    public static let kind = "EdgeMeshAgent"
+
+    var apiVersion = Self.apiVersion
+    var kind = Self.kind
+    public var kubeAPIConfig = KubeAPI()
+    public var commonConfig = Common()
+    public var modules = Modules()
+
+    public init() {}
+
+    /// Where the Kubernetes API is found.
+    public enum RunningMode: String, Sendable, Hashable, CaseIterable {
+        /// In the cluster, by the service account.
+        case cloud = "CloudMode"
+        /// KubeEdge's MetaServer on this node.
+        case edge = "EdgeMode"
+        /// By `kubeAPIConfig.master` or `kubeAPIConfig.kubeConfig`.
+        case manual = "ManualMode"
+    }
+
+    public struct KubeAPI: Sendable, Hashable {
+        public var master = ""
+        public var contentType = "application/vnd.kubernetes.protobuf"
+        public var qps = 100
+        public var burst = 200
+        public var kubeConfig = ""
+        /// Settled by `load`: never `.cloud` or `.edge` if `master` or `kubeConfig` is set.
+        public var mode = RunningMode.cloud
+        public var metaServer = MetaServer()
+        public var deleteKubeConfig = false
+    }
+
+    public struct MetaServer: Sendable, Hashable {
+        /// As written; with `requireAuthorization` the scheme is to be https.
+        public var server = "http://127.0.0.1:10550"
+        public var requireAuthorization = false
+        public var insecureSkipTLSVerify = false
+        public var tlsCaFile = "/etc/edgemesh/metaserver/rootCA.crt"
+        public var tlsCertFile = "/etc/edgemesh/metaserver/server.crt"
+        public var tlsPrivateKeyFile = "/etc/edgemesh/metaserver/server.key"
+    }
+
+    public struct Common: Sendable, Hashable {
+        /// Settled by `load`: from here or from `NODE_NAME`; never empty in a usable configuration.
+        public var nodeName = ""
+        public var bridgeDeviceName = "edgemesh0"
+        public var bridgeDeviceIP = IPv4Address(169, 254, 96, 16)
+        public var bridgeDeviceIPv6: IPv6Address?
+        public var stateDir = "/var/lib/edgemesh"
+        public var adminSocket = "/run/edgemesh/admin.sock"
+        /// Empty: no manifests are read.
+        public var manifestsDir = ""
+        public var pprof = Profiling()
+    }
+
+    public struct Profiling: Sendable, Hashable {
+        public var enableProfiling = false
+        public var profilingAddress = ""
+        public var profilingPort = 0
+    }
+
+    public struct Modules: Sendable, Hashable {
+        public var edgeDNS = EdgeDNS()
+        public var edgeProxy = EdgeProxy()
+        public var edgeTunnel = EdgeTunnel()
+        public var edgeCNI = EdgeCNI()
+    }
+
+    public struct EdgeDNS: Sendable, Hashable {
+        public var enable = false
+        public var listenPort: UInt16 = 53
+        public var cacheDNS = CacheDNS()
+        /// Empty: found from the node's resolv.conf, else `cluster.local`.
+        public var clusterDomain = ""
+        /// For names outside of the cluster; empty: those of the node's resolv.conf.
+        public var upstreamServers: [TransportAddress] = []
+        /// 0: no bound.
+        public var queriesPerSecondPerSource = 5000
+        /// Entries; 0: no cache.
+        public var cacheSize = 4096
+    }
+
+    public struct CacheDNS: Sendable, Hashable {
+        public var enable = false
+        public var autoDetect = true
+        public var upstreamServers: [TransportAddress] = []
+        /// Seconds.
+        public var cacheTTL = 30
+    }
+
+    public enum ServiceFilterMode: String, Sendable, Hashable, CaseIterable {
+        case ifLabelExists = "FilterIfLabelExists"
+        case ifLabelDoesNotExist = "FilterIfLabelDoesNotExists"
+    }
+
+    public enum KernelBackend: String, Sendable, Hashable, CaseIterable {
+        case auto
+        case nftables
+        case iptables
+        case none
+    }
+
+    public struct EdgeProxy: Sendable, Hashable {
+        public var enable = false
+        public var socks5Proxy = Socks5Proxy()
+        public var loadBalancer = LoadBalancer()
+        public var serviceFilterMode = ServiceFilterMode.ifLabelExists
+        public var routableCIDRs: [CIDR] = []
+        public var kernelBackend = KernelBackend.auto
+        public var dialTimeout = Duration.seconds(5)
+        public var udpIdleTimeout = Duration.seconds(180)
+        public var maxConnections = 20_000
+        public var maxUDPSessions = 16_384
+    }
+
+    public struct Socks5Proxy: Sendable, Hashable {
+        public var enable = false
+        public var listenPort: UInt16 = 10800
+        /// Settled by `load`: from `NAMESPACE`, else from here, else `kubeedge`.
+        public var namespace = ""
+    }
+
+    public struct LoadBalancer: Sendable, Hashable {
+        public var partitionCount = 100
+        public var replicationFactor = 10
+        public var load = 1.25
+    }
+
+    public enum TunnelTransport: String, Sendable, Hashable, CaseIterable {
+        case tcp
+        case ws
+        case quic
+    }
+
+    public struct EdgeTunnel: Sendable, Hashable {
+        public var enable = false
+        public var listenPort: UInt16 = 20006
+        public var transport = TunnelTransport.tcp
+        public var rendezvous = "EDGEMESH_PLAYGOUND"
+        public var relayNodes: [RelayNode] = []
+        public var maxCandidates = 15
+        public var heartbeatPeriod = 120
+        public var finderPeriod = 60
+        public var psk = PSK()
+        public var tunnelLimitConfig = TunnelLimits()
+        public var listenInterfaces = "*"
+        public var extraFilteredInterfaces = ""
+        public var metricConfig = Metrics()
+    }
+
+    public struct RelayNode: Sendable, Hashable {
+        public var nodeName: String
+        public var advertiseAddress: [IPv4Address]
+
+        public init(nodeName: String = "", advertiseAddress: [IPv4Address] = []) {
+            self.nodeName = nodeName
+            self.advertiseAddress = advertiseAddress
+        }
+    }
+
+    public struct PSK: Sendable, Hashable {
+        public var enable = true
+        public var path = "/etc/edgemesh/psk"
+    }
+
+    public struct TunnelLimits: Sendable, Hashable {
+        public var enable = true
+        public var tunnelBaseStreamIn = 10240
+        public var tunnelBaseStreamOut = 10240
+        public var tunnelPeerBaseStreamIn = 1024
+        public var tunnelPeerBaseStreamOut = 1024
+    }
+
+    public struct Metrics: Sendable, Hashable {
+        public var enable = false
+        public var port: UInt16 = 9999
+    }
+
+    public struct EdgeCNI: Sendable, Hashable {
+        public var enable = false
+        public var cloudCIDR: [CIDR] = []
+        public var edgeCIDR: [CIDR] = []
+    }
+}

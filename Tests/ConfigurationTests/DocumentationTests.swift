@@ -1,0 +1,85 @@
+import Documents
+import Glibc
+import KubeModel
+import Testing
+
+@testable import Configuration
+
+@Suite("Documentation")
+struct DocumentationTests {
+    /// The root of the package.
+    private static let root = #filePath.split(separator: "/").dropLast(3).map { "/\($0)" }.joined()
+
+    private static func read(_ path: String) -> String? {
+        guard let file = fopen("\(self.root)/\(path)", "r") else { return nil }
+        defer { fclose(file) }
+        var bytes: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 65536)
+        while case let count = fread(&chunk, 1, chunk.count, file), count > 0 { bytes += chunk[..<count] }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    private static var pages: [String] {
+        var pages = ["README.md"]
+        if let folder = opendir("\(self.root)/docs") {
+            defer { closedir(folder) }
+            while let entry = readdir(folder) {
+                let name = withUnsafeBytes(of: entry.pointee.d_name) {
+                    String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+                }
+                if name.hasSuffix(".md") { pages.append("docs/\(name)") }
+            }
+        }
+        return pages.sorted()
+    }
+
+    @Test("every YAML example is a configuration without problems, or objects that decode", arguments: pages)
+    func examples(page: String) throws {
+        guard let text = Self.read(page) else { return }
+        for (index, block) in text.split(separator: "```yaml\n", omittingEmptySubsequences: false).dropFirst()
+            .enumerated()
+        {
+            let example = Array((block.firstRange(of: "\n```").map { block[..<$0.lowerBound] } ?? block).utf8)
+            let documents = try Document.parseYAML(example)
+            #expect(!documents.isEmpty, "\(page), example \(index + 1)")
+            for document in documents {
+                let isConfiguration = ["modules", "commonConfig", "kubeAPIConfig"].contains { document[$0] != nil }
+                if isConfiguration {
+                    let loaded = AgentConfiguration.load(Array(document.yamlText().utf8), environment: .edge)
+                    #expect(loaded.problems.isEmpty, "\(page), example \(index + 1)")
+                } else {
+                    for case .failure(let error) in ClusterObject.decodeEach(document)
+                    where error.code != .unsupportedKind {
+                        Issue.record("\(page), example \(index + 1): \(error)")
+                    }
+                }
+            }
+        }
+    }
+
+    @Test("the table of keys has exactly the keys of the schema, with their defaults and effects")
+    func table() throws {
+        let page = try #require(Self.read("docs/configuration.md"))
+        let section = try #require(page.firstRange(of: "## Every key").map { page[$0.upperBound...] })
+        let rows = section.split(separator: "\n").filter { $0.hasPrefix("| `") }.map { row in
+            row.split(separator: " | ").map { $0.drop { $0 == "|" || $0 == " " } }
+        }
+        let schema = AgentConfiguration.schema
+        #expect(rows.map { $0[0].dropFirst().dropLast() } == schema.map { $0.path[...] })
+        for (row, key) in zip(rows, schema) {
+            for environment in [ConfigurationEnvironment.edge, .cloud] {
+                let value = key.write(AgentConfiguration.defaults(environment))
+                #expect(row[1].contains(value.map { "`\($0.jsonText())`" } ?? "-"), "\(key.path)")
+            }
+            #expect(row[3] == "original" || row[3] == "ours")
+            #expect(row[4].hasPrefix(key.effect.rawValue), "\(key.path)")
+        }
+    }
+
+    @Test("no key hides another")
+    func schema() {
+        let paths = AgentConfiguration.schema.map { $0.path.lowercased() }
+        #expect(Set(paths).count == paths.count)
+        for path in paths { #expect(!paths.contains { $0.hasPrefix(path + ".") }, "\(path)") }
+    }
+}
