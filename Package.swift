@@ -30,6 +30,7 @@ let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "
 let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let x509: Target.Dependency = .product(name: "X509", package: "swift-certificates")
+let asn1: Target.Dependency = .product(name: "SwiftASN1", package: "swift-asn1")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
 
 /// A library target of ours. Its layer is declared in `scripts/layers.json`, which the layering test enforces.
@@ -57,6 +58,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-collections.git", exact: "1.6.0"),
         .package(url: "https://github.com/apple/swift-argument-parser.git", exact: "1.8.2"),
         .package(url: "https://github.com/apple/swift-certificates.git", exact: "1.21.1"),
+        .package(url: "https://github.com/apple/swift-asn1.git", exact: "1.7.4"),
         .package(url: "https://github.com/apple/swift-crypto.git", exact: "4.5.2"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", exact: "2.13.0"),
     ],
@@ -88,7 +90,8 @@ let package = Package(
         library(
             "EdgeDNS",
             [
-                "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
+                "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore,
+                nioPosix,
                 deques, logging, lifecycle,
             ]
         ),
@@ -132,8 +135,18 @@ let package = Package(
         ),
         // test support
         library("MeshTesting", ["MeshCore", "Documents", nioCore, nioPosix, logging]),
-        library("FakeKube", ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto]),
+        library(
+            "FakeKube",
+            ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
+        ),
         // tests
+        tests(
+            "KubeClientTests",
+            [
+                "KubeClient", "FakeKube", "KubeModel", "Documents", "MeshCore", "MeshTesting", nioCore, nioPosix,
+                nioHTTP1, nioEmbedded, logging,
+            ]
+        ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
         tests(

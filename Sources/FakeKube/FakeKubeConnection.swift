@@ -1,0 +1,377 @@
+import Documents
+import Glibc
+import MeshCore
+import NIOCore
+import NIOHTTP1
+import Synchronization
+
+/// Serves the requests of one client connection, one after the other.
+struct FakeKubeConnection {
+    typealias Client = NIOAsyncChannel<HTTPServerRequestPart, HTTPServerResponsePart>
+
+    /// The connection is to be closed as the fault or the test wants it.
+    private struct Disconnected: Error {}
+
+    private let fake: FakeKube
+    private let number: Int
+
+    init(_ fake: FakeKube, number: Int) {
+        self.fake = fake
+        self.number = number
+    }
+
+    @concurrent
+    func serve(_ client: Client) async throws {
+        try await client.executeThenClose { inbound, outbound in
+            for try await part in inbound {
+                guard case .head(let head) = part else { continue }
+                var answer = Answer(outbound: outbound)
+                try await self.answer(head, with: &answer, on: client.channel)
+                guard head.isKeepAlive else { return }
+            }
+        }
+    }
+
+    @concurrent
+    private func answer(_ head: HTTPRequestHead, with answer: inout Answer, on channel: any Channel) async throws {
+        var request = Self.parse(head, connection: self.number)
+        let place = Self.place(of: request.path)
+        request.plural = place?.plural ?? ""
+        let logged = request
+        let (effect, refusal): (FakeKubeFault.Effect?, (Int, String)?) = self.fake.state.withLock { state in
+            if state.requests.count < self.fake.options.logLimit { state.requests.append(logged) }
+            var effect: FakeKubeFault.Effect?
+            if let index = state.faults.firstIndex(where: { $0.hits(logged) }) {
+                effect = state.faults[index].effect
+                state.faults[index].times -= 1
+                if state.faults[index].times <= 0 { state.faults.remove(at: index) }
+            }
+            if let accepted = state.authorizations, !accepted.contains(logged.authorization ?? "") {
+                return (effect, (401, "Unauthorized"))
+            }
+            guard let place else { return (effect, nil) }
+            if state.absent.contains(place.plural) || state.absent.contains("\(place.version)/\(place.plural)") {
+                return (effect, (404, "the server could not find the requested resource"))
+            }
+            if state.forbidden.contains(place.plural) {
+                let verb = logged.isWatch ? "watch" : "list"
+                return (effect, (403, "\(place.plural) is forbidden: User \"fake\" cannot \(verb) resource"))
+            }
+            return (effect, nil)
+        }
+        switch effect {
+        case .disconnect:
+            throw Disconnected()
+        case .status(let code, let retryAfter):
+            return try await answer.fail(code, "made to fail", retryAfter: retryAfter)
+        case .body(let bytes):
+            return try await answer.send(bytes)
+        case .truncate(let bytes):
+            answer.bytesUntilCut = bytes
+        case .drip(let bytes, let pause):
+            answer.drip = (bytes, pause)
+        case nil:
+            break
+        }
+        if let (code, message) = refusal { return try await answer.fail(code, message) }
+        guard let place else { return try await self.answerOther(request, with: &answer) }
+        guard place.name == nil else { return try await self.get(place, with: &answer) }
+        if request.isWatch {
+            try await self.watch(request, place, with: &answer, on: channel)
+        } else {
+            try await self.list(request, place, with: &answer)
+        }
+    }
+
+    @concurrent
+    private func answerOther(_ request: FakeKubeRequest, with answer: inout Answer) async throws {
+        switch request.path {
+        case "/version":
+            let version: Document = [
+                "major": "1", "minor": "31", "gitVersion": .string(self.fake.options.gitVersion),
+                "platform": "linux/amd64",
+            ]
+            try await answer.send(version.jsonBytes())
+        case "/healthz", "/livez", "/readyz":
+            try await answer.send(Array("ok".utf8))
+        default:
+            try await answer.fail(404, "the server could not find the requested resource")
+        }
+    }
+
+    @concurrent
+    private func get(_ place: Place, with answer: inout Answer) async throws {
+        let key = "\(place.namespace ?? "")/\(place.name ?? "")"
+        guard let object = self.fake.state.withLock({ $0.store.object(place.plural, key: key) }) else {
+            return try await answer.fail(404, "\(place.plural) \"\(place.name ?? "")\" not found")
+        }
+        try await answer.send(object)
+    }
+
+    @concurrent
+    private func list(_ request: FakeKubeRequest, _ place: Place, with answer: inout Answer) async throws {
+        let limit = request.query["limit"].flatMap(Int.init).flatMap { $0 > 0 ? $0 : nil }
+        let token = request.query["continue"]
+        guard token == nil || request.query["resourceVersion"] == nil else {
+            return try await answer.fail(400, "specifying resource version is not allowed when using continue")
+        }
+        let page: FakeKubeStore.Page? = self.fake.state.withLock { state in
+            if state.hidden.contains(place.plural) {
+                return .init(items: [], version: state.store.version, continueToken: nil, remaining: 0)
+            }
+            if let token { return state.store.list(continueToken: token, limit: limit) }
+            return state.store.list(place.plural, namespace: place.namespace.map { "\($0)/" }, limit: limit)
+        }
+        guard let page else {
+            return try await answer.fail(410, "The provided continue parameter is too old", reason: "Expired")
+        }
+        var metadata: [Document.Member] = [.init("resourceVersion", .string("\(page.version)"))]
+        if let token = page.continueToken {
+            metadata.append(.init("continue", .string(token)))
+            metadata.append(.init("remainingItemCount", .integer(page.remaining)))
+        }
+        var body = Array(#"{"kind":"List","apiVersion":"v1","metadata":"#.utf8)
+        body += Document.object(metadata).jsonBytes() + Array(#","items":["#.utf8)
+        for (index, item) in page.items.enumerated() {
+            if index > 0 { body.append(UInt8(ascii: ",")) }
+            body += item
+        }
+        body += Array("]}\n".utf8)
+        try await answer.send(body)
+    }
+
+    @concurrent
+    private func watch(
+        _ request: FakeKubeRequest,
+        _ place: Place,
+        with answer: inout Answer,
+        on channel: any Channel
+    ) async throws {
+        let (wakes, wake) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
+        var cursor = request.query["resourceVersion"].flatMap(UInt64.init) ?? 0
+        let fromNow = cursor == 0
+        let (id, first, isTooOld): (Int, [FakeKubeStore.Event], Bool) = self.fake.state.withLock { state in
+            let id = state.nextWatch
+            state.nextWatch += 1
+            state.watches[id] = FakeKube.Watch(wake: wake, plural: place.plural)
+            guard fromNow else {
+                let isTooOld =
+                    if case .tooOld = state.store.events(of: place.plural, after: cursor) { true } else { false }
+                return (id, [], isTooOld)
+            }
+            cursor = state.store.version
+            return (id, state.store.asEvents(place.plural), false)
+        }
+        let lifetime = min(request.query["timeoutSeconds"].flatMap(Int64.init) ?? 300, 3600)
+        let deadline = MonotonicTime.now() + .seconds(lifetime)
+        let end = channel.eventLoop.scheduleTask(in: .seconds(lifetime)) { wake.yield() }
+        let interval = TimeAmount.nanoseconds(self.fake.options.bookmarkInterval.saturatedNanoseconds)
+        let fake = self.fake
+        let bookmarks = channel.eventLoop.scheduleRepeatedTask(initialDelay: interval, delay: interval) { _ in
+            fake.state.withLock { $0.watches[id]?.order = .sendBookmark }
+            wake.yield()
+        }
+        channel.closeFuture.whenComplete { _ in wake.finish() }
+        defer {
+            end.cancel()
+            bookmarks.cancel()
+            self.fake.state.withLock { $0.watches[id] = nil }
+        }
+        if isTooOld { return try await answer.fail(410, "too old resource version", reason: "Expired") }
+        try await answer.begin()
+        try await answer.events(first)
+        var iterator = wakes.makeAsyncIterator()
+        repeat {
+            let (events, order) = self.fake.state.withLock { state in
+                defer { state.watches[id]?.order = .goOn }
+                return (state.store.events(of: place.plural, after: cursor), state.watches[id]?.order)
+            }
+            switch events {
+            case .events(let events) where order != .disconnect:
+                try await answer.events(events)
+                cursor = events.last?.version ?? cursor
+            case .events: break
+            case .tooOld:
+                try await answer.gone()
+                return try await answer.end()
+            }
+            switch order {
+            case .disconnect:
+                throw Disconnected()
+            case .sendGone:
+                try await answer.gone()
+                return try await answer.end()
+            case .sendBookmark:
+                cursor = self.fake.state.withLock { max(cursor, $0.store.version(of: place.plural, seen: cursor)) }
+                try await answer.bookmark(version: cursor)
+            case .goOn, nil:
+                break
+            }
+            if MonotonicTime.now() >= deadline { return try await answer.end() }
+        } while await iterator.next() != nil
+    }
+}
+
+/// Where in the API a path leads.
+private struct Place {
+    var version: String
+    var namespace: String?
+    var plural: String
+    var name: String?
+}
+
+extension FakeKubeConnection {
+    private static func place(of path: String) -> Place? {
+        var words = path.split(separator: "/").map(String.init)
+        guard let root = words.first else { return nil }
+        let known: [String: Set<String>] = [
+            "v1": ["services", "endpoints", "nodes", "namespaces", "pods"],
+            "discovery.k8s.io": ["endpointslices"],
+            "networking.istio.io": ["destinationrules"],
+        ]
+        let group = words.count > 1 ? words[1] : ""
+        words.removeFirst(min(words.count, root == "api" ? 2 : 3))
+        let version = path.split(separator: "/").dropFirst(root == "api" ? 1 : 2).first
+        guard root == "api" || root == "apis", let plurals = known[group], let version else { return nil }
+        var place = Place(version: String(version), plural: "")
+        if words.count >= 3, words[0] == "namespaces" {
+            place.namespace = words[1]
+            words.removeFirst(2)
+        }
+        guard let plural = words.first, plurals.contains(plural), words.count <= 2 else { return nil }
+        place.plural = plural
+        place.name = words.count == 2 ? words[1] : nil
+        return place
+    }
+
+    private static func parse(_ head: HTTPRequestHead, connection: Int) -> FakeKubeRequest {
+        let halves = head.uri.split(separator: "?", maxSplits: 1)
+        var query: [String: String] = [:]
+        for pair in halves.count == 2 ? halves[1].split(separator: "&") : [] {
+            let sides = pair.split(separator: "=", maxSplits: 1)
+            query[String(sides[0])] = Self.percentDecode(sides.count == 2 ? sides[1] : "")
+        }
+        return FakeKubeRequest(
+            method: head.method.rawValue,
+            path: String(halves.first ?? ""),
+            query: query,
+            authorization: head.headers.first(name: "Authorization"),
+            userAgent: head.headers.first(name: "User-Agent"),
+            acceptEncoding: head.headers.first(name: "Accept-Encoding"),
+            connection: connection
+        )
+    }
+
+    private static func percentDecode(_ text: Substring) -> String {
+        var bytes: [UInt8] = []
+        var rest = Array(text.utf8)[...]
+        while let byte = rest.popFirst() {
+            if byte == UInt8(ascii: "%"), rest.count >= 2,
+                let value = UInt8(String(decoding: rest.prefix(2), as: UTF8.self), radix: 16)
+            {
+                bytes.append(value)
+                rest = rest.dropFirst(2)
+            } else {
+                bytes.append(byte)
+            }
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+}
+
+/// One answer being written, with the faults that befall it.
+private struct Answer {
+    /// Thrown to close the connection in the middle of a body.
+    struct Cut: Error {}
+
+    let outbound: NIOAsyncChannelOutboundWriter<HTTPServerResponsePart>
+    var bytesUntilCut: Int?
+    var drip: (bytes: Int, pause: Duration)?
+
+    init(outbound: NIOAsyncChannelOutboundWriter<HTTPServerResponsePart>) {
+        self.outbound = outbound
+    }
+
+    @concurrent
+    mutating func fail(_ code: Int, _ message: String, reason: String = "", retryAfter: Int? = nil) async throws {
+        let status: Document = [
+            "kind": "Status", "apiVersion": "v1", "metadata": [:], "status": "Failure", "message": .string(message),
+            "reason": .string(reason), "code": .integer(code),
+        ]
+        try await self.begin(code, retryAfter: retryAfter)
+        try await self.write(status.jsonBytes())
+        try await self.end()
+    }
+
+    @concurrent
+    mutating func send(_ body: [UInt8]) async throws {
+        try await self.begin()
+        try await self.write(body)
+        try await self.end()
+    }
+
+    @concurrent
+    func begin(_ code: Int = 200, retryAfter: Int? = nil) async throws {
+        var headers: HTTPHeaders = [
+            "Content-Type": "application/json", "Transfer-Encoding": "chunked", "Date": Self.date(),
+        ]
+        if let retryAfter { headers.add(name: "Retry-After", value: "\(retryAfter)") }
+        try await self.outbound.write(
+            .head(.init(version: .http1_1, status: .init(statusCode: code), headers: headers))
+        )
+    }
+
+    @concurrent
+    func end() async throws {
+        try await self.outbound.write(.end(nil))
+    }
+
+    @concurrent
+    mutating func events(_ events: [FakeKubeStore.Event]) async throws {
+        guard !events.isEmpty else { return }
+        var lines: [UInt8] = []
+        for event in events {
+            lines += Array(#"{"type":"\#(event.type)","object":"#.utf8) + event.json + Array("}\n".utf8)
+        }
+        try await self.write(lines)
+    }
+
+    @concurrent
+    mutating func gone() async throws {
+        let line =
+            #"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","#
+            + #""message":"too old resource version","reason":"Expired","code":410}}"# + "\n"
+        try await self.write(Array(line.utf8))
+    }
+
+    @concurrent
+    mutating func bookmark(version: UInt64) async throws {
+        let line = #"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"\#(version)"}}}"# + "\n"
+        try await self.write(Array(line.utf8))
+    }
+
+    @concurrent
+    private mutating func write(_ bytes: [UInt8]) async throws {
+        var rest = bytes[...]
+        if let left = self.bytesUntilCut {
+            rest = rest.prefix(left)
+            self.bytesUntilCut = left - rest.count
+        }
+        while !rest.isEmpty {
+            let piece = rest.prefix(self.drip?.bytes ?? 64 << 10)
+            rest = rest.dropFirst(piece.count)
+            try await self.outbound.write(.body(.byteBuffer(ByteBuffer(bytes: piece))))
+            if let pause = self.drip?.pause { try await Task.sleep(for: pause) }
+        }
+        if self.bytesUntilCut == 0 { throw Cut() }
+    }
+
+    private static func date() -> String {
+        var now = time(nil)
+        var parts = tm()
+        gmtime_r(&now, &parts)
+        var text = [CChar](repeating: 0, count: 40)
+        let length = strftime(&text, text.count, "%a, %d %b %Y %H:%M:%S GMT", &parts)
+        return String(decoding: text.prefix(length).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+}

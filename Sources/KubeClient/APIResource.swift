@@ -1,0 +1,59 @@
+public import KubeModel
+
+/// A collection of the API, such as `endpointslices.discovery.k8s.io` at version v1.
+public struct APIResource: Hashable, Sendable, CustomStringConvertible {
+    public var kind: ObjectKind
+    /// Empty for the core group.
+    public var group: String
+    public var version: String
+    public var plural: String
+
+    init(_ kind: ObjectKind, _ plural: String, group: String = "", version: String = "v1") {
+        self.kind = kind
+        self.plural = plural
+        self.group = group
+        self.version = version
+    }
+
+    var path: String {
+        self.group.isEmpty
+            ? "/api/\(self.version)/\(self.plural)" : "/apis/\(self.group)/\(self.version)/\(self.plural)"
+    }
+
+    /// The name that RBAC rules and people use.
+    public var description: String { self.group.isEmpty ? self.plural : "\(self.plural).\(self.group)" }
+}
+
+/// What one reflector follows: the first of its candidates that the server has.
+struct WatchedResource: Hashable, Sendable {
+    var candidates: [APIResource]
+    /// The mesh works without it: a server that has none of them counts as an empty list, one that forbids them is told
+    /// of in the status.
+    var isOptional = false
+
+    static let services = WatchedResource(candidates: [APIResource(.service, "services")])
+    static let nodes = WatchedResource(candidates: [APIResource(.node, "nodes")], isOptional: true)
+    static let namespaces = WatchedResource(
+        candidates: [APIResource(.namespace, "namespaces")],
+        isOptional: true
+    )
+    static let endpoints = WatchedResource(
+        candidates: [
+            APIResource(.endpointSlice, "endpointslices", group: "discovery.k8s.io"),
+            APIResource(.endpoints, "endpoints"),
+        ]
+    )
+    static let endpointsOnly = WatchedResource(candidates: [APIResource(.endpoints, "endpoints")])
+    static let destinationRules = WatchedResource(
+        candidates: ["v1", "v1beta1", "v1alpha3"].map {
+            APIResource(.destinationRule, "destinationrules", group: "networking.istio.io", version: $0)
+        },
+        isOptional: true
+    )
+
+    /// The MetaServer answers a kind that it does not hold with an empty list instead of 404, so there the Endpoints,
+    /// which KubeEdge has always carried to the edge, are the safe choice.
+    static func all(isMetaServer: Bool) -> [WatchedResource] {
+        [.services, isMetaServer ? .endpointsOnly : .endpoints, .nodes, .namespaces, .destinationRules]
+    }
+}

@@ -1,0 +1,109 @@
+import Documents
+import Glibc
+import MeshCore
+import NIOHTTP1
+
+/// What `edgemesh check` learns about an API server.
+public struct KubeProbe: Sendable {
+    public enum Permission: Hashable, Sendable {
+        case allowed
+        /// With the server's reason.
+        case denied(String)
+        /// The server does not have the resource.
+        case absent
+        case failed(String)
+    }
+
+    public struct ResourceCheck: Hashable, Sendable {
+        /// As in RBAC rules, such as `endpointslices.discovery.k8s.io`.
+        public var resource: String
+        public var version: String
+        public var permission: Permission
+        public var latency: Duration
+    }
+
+    /// The server's URL.
+    public var origin: String
+    /// `gitVersion`; nil if the server does not say (the MetaServer does not).
+    public var serverVersion: String?
+    /// From request to answer on a connection that stands.
+    public var latency: Duration?
+    /// The server's clock less this machine's, to within a second; nil without a `Date` header.
+    public var clockSkew: Duration?
+    public var resources: [ResourceCheck] = []
+    /// Why the server could not be asked, if it could not.
+    public var failure: KubeError?
+}
+
+extension KubernetesSource {
+    /// Asks the server for its version and for one object of each resource that the mesh follows. Takes at most about
+    /// 10 seconds per resource; never throws but reports what failed.
+    public func probe() async -> KubeProbe {
+        do {
+            return try await self.transport.withConnection { connection in
+                try await self.probe(on: &connection)
+            }
+        } catch {
+            var probe = KubeProbe(origin: self.configuration.endpoint.url)
+            probe.failure = error as? KubeError ?? KubeError(.disconnected, "the probe was broken off", cause: error)
+            return probe
+        }
+    }
+
+    @concurrent
+    private func probe(on connection: inout KubeConnection) async throws -> KubeProbe {
+        var probe = KubeProbe(origin: self.configuration.endpoint.url)
+        let limit = Duration.seconds(10)
+        let began = MonotonicTime.now()
+        let response = try await connection.send(KubeRequest(path: "/version", idleLimit: limit, totalLimit: limit))
+        probe.latency = .now() - began
+        probe.clockSkew = response.headers.first(name: "Date").flatMap(Timestamp.httpDate).map {
+            .seconds($0 - Int64(time(nil)))
+        }
+        let body = try await connection.collect(limit: Reflector.errorBodyLimit)
+        if response.status.code == 200 {
+            probe.serverVersion = (try? Document.parseJSON(body))?["gitVersion"]?.string
+        }
+        for resource in WatchedResource.all(isMetaServer: self.configuration.isMetaServer).flatMap(\.candidates) {
+            if connection.isReusable {
+                probe.resources.append(try await Self.check(resource, on: &connection))
+            } else {
+                let check = try await self.transport.withConnection { try await Self.check(resource, on: &$0) }
+                probe.resources.append(check)
+            }
+        }
+        return probe
+    }
+
+    @concurrent
+    private static func check(
+        _ resource: APIResource,
+        on connection: inout KubeConnection
+    ) async throws -> KubeProbe.ResourceCheck {
+        let limit = Duration.seconds(10)
+        let began = MonotonicTime.now()
+        let request = ReflectorStateMachine.ListRequest(resource: resource, limit: 1, resourceVersion: "")
+        let response = try await connection.send(
+            KubeRequest(path: request.path, acceptsGzip: true, idleLimit: limit, totalLimit: limit)
+        )
+        let permission: KubeProbe.Permission
+        if response.status.code == 200 {
+            // Servers that ignore the limit send all of it; what is not needed is read and dropped.
+            while try await connection.nextChunk() != nil {}
+            permission = .allowed
+        } else {
+            let status = ServerStatus(body: try await connection.collect(limit: Reflector.errorBodyLimit))
+            switch response.status.code {
+            case 401, 403: permission = .denied(status.message)
+            case 404: permission = .absent
+            default: permission = .failed("\(response.status.code): \(status.message)")
+            }
+        }
+        return KubeProbe.ResourceCheck(
+            resource: resource.description,
+            version: resource.version,
+            permission: permission,
+            latency: .now() - began
+        )
+    }
+}
