@@ -101,7 +101,8 @@ private enum TCPOption {
     static let keepCount: CInt = 6
 }
 
-/// A connection in use by one task. Its functions are `@concurrent` because NIO's async channel leaves the caller's actor.
+/// A connection in use by one task. Its functions are `@concurrent` because NIO's async channel leaves the caller's
+/// actor.
 struct KubeConnection {
     /// A request head with its limits, for the handler that watches over them.
     struct Message: Sendable {

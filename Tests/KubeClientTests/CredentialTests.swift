@@ -322,7 +322,10 @@ import Testing
         try channel.connect(to: SocketAddress(unixDomainSocketPath: "x")).wait()
         let head = HTTPRequestHead(version: .http1_1, method: .GET, uri: "/")
         let message = KubeConnection.Message(
-            head: head, body: [], idleLimit: .seconds(10), totalLimit: .seconds(100)
+            head: head,
+            body: [],
+            idleLimit: .seconds(10),
+            totalLimit: .seconds(100)
         )
         channel.write(message, promise: nil)
         channel.embeddedEventLoop.advanceTime(by: .seconds(9))
