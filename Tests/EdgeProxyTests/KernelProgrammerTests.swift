@@ -207,6 +207,21 @@ struct KernelProgrammerTests {
         #expect(recorder.stale.withLock { $0 }.allSatisfy { $0.frontend.transport == .udp })
     }
 
+    @Test("flows to the proxy stay when its endpoints change: it ends the sessions that must")
+    func proxiedFlowsStay() async throws {
+        let recorder = Recorder()
+        let programming = RecordingProgramming()
+        let catalog = FakeCatalog([
+            try makeService(transportProtocol: .udp, endpoints: [endpoint("10.1.0.1")], policy: .leastRequest)
+        ])
+        try await self.withProgrammer(catalog, programming, recorder) { programmer in
+            await programming.wait { $0.rules.count == 1 }
+            _ = await programmer.plans()
+        }
+        let flows = recorder.stale.withLock { $0 }
+        #expect(flows.map(\.remainingBackends) == [[try transport("169.254.96.16:1")]])
+    }
+
     @Test("10,000 services are planned at once, and one change among them touches one frontend")
     func scale() throws {
         let planner = ServicePlanner(nodeName: "a")
