@@ -98,8 +98,8 @@ let package = Package(
         library(
             "EdgeProxy",
             [
-                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
-                "MeshInterfaces", nioCore, nioPosix, deques, logging, lifecycle,
+                "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -156,6 +156,15 @@ let package = Package(
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
+        tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
+        tests(
+            "EdgeProxyTests",
+            [
+                "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
+                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
+                .product(name: "ServiceLifecycleTestKit", package: "swift-service-lifecycle"),
+            ]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -1,0 +1,49 @@
+public import NIOCore
+
+/// The open connections of one event loop, so that a drain can wait for them and then close the rest. Confined to the loop.
+public final class ConnectionTracker {
+    private let loop: any EventLoop
+    private var channels: [ObjectIdentifier: any Channel] = [:]
+    private var drained: EventLoopPromise<Int>?
+    private var deadline: Scheduled<Void>?
+
+    public init(loop: any EventLoop) {
+        self.loop = loop
+    }
+
+    public var count: Int { self.channels.count }
+
+    public func add(_ channel: any Channel) {
+        self.channels[ObjectIdentifier(channel)] = channel
+    }
+
+    public func remove(_ channel: any Channel) {
+        self.channels[ObjectIdentifier(channel)] = nil
+        if self.channels.isEmpty { self.finish(closed: 0) }
+    }
+
+    /// Completes when no connection is left, or at `deadline` after closing those that are; the value is how many were
+    /// closed so. One drain in the life of a tracker.
+    public func drain(until deadline: NIODeadline) -> EventLoopFuture<Int> {
+        if let drained { return drained.futureResult }
+        guard !self.channels.isEmpty else { return self.loop.makeSucceededFuture(0) }
+        let promise = self.loop.makePromise(of: Int.self)
+        self.drained = promise
+        let tracker = NIOLoopBound(self, eventLoop: self.loop)
+        self.deadline = self.loop.scheduleTask(deadline: deadline) { tracker.value.closeAll() }
+        return promise.futureResult
+    }
+
+    private func closeAll() {
+        let channels = self.channels
+        self.channels = [:]
+        for channel in channels.values { channel.closeWithReset() }
+        self.finish(closed: channels.count)
+    }
+
+    private func finish(closed: Int) {
+        self.deadline?.cancel()
+        self.deadline = nil
+        self.drained?.succeed(closed)
+    }
+}

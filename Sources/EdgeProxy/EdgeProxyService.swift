@@ -1,0 +1,212 @@
+import ByteStreams
+public import LinuxNetwork
+public import Logging
+public import MeshCore
+public import MeshInterfaces
+public import NIOCore
+public import ServiceLifecycle
+import Synchronization
+
+/// The service proxy of a node: programs the kernel for what it can balance itself, and carries the rest in user space.
+///
+/// It runs until it is shut down gracefully: then the kernel's rules go first, so that no new flow comes, open connections
+/// may end within `ProxyLimits.drainTimeout`, and the rest is reset. If its task is cancelled, the rules stay: the kernel goes
+/// on balancing and the next start adopts them.
+public struct EdgeProxyService: Service, Sendable {
+    public struct Configuration: Sendable {
+        public var planner: ServicePlanner
+        public var limits: ProxyLimits
+        /// Addresses of the bridge; a port of zero lets the kernel choose.
+        public var tcpV4: TransportAddress
+        public var udpV4: TransportAddress
+        /// Nil where the node has no IPv6.
+        public var tcpV6: TransportAddress?
+        public var udpV6: TransportAddress?
+
+        public init(
+            planner: ServicePlanner,
+            limits: ProxyLimits = ProxyLimits(),
+            tcpV4: TransportAddress,
+            udpV4: TransportAddress,
+            tcpV6: TransportAddress? = nil,
+            udpV6: TransportAddress? = nil
+        ) {
+            self.planner = planner
+            self.limits = limits
+            self.tcpV4 = tcpV4
+            self.udpV4 = udpV4
+            self.tcpV6 = tcpV6
+            self.udpV6 = udpV6
+        }
+    }
+
+    private let configuration: Configuration
+    private let catalog: any CatalogReading
+    private let programming: any ServiceProgramming
+    private let environment: ProxyWorker.Environment
+    private let loops: [any EventLoop]
+    private let logger: Logger
+    private let programmer: KernelProgrammer
+    private let shared: Shared
+
+    private struct Workers: Sendable {
+        var handles: [WorkerHandle] = []
+        var listeners: ProxyListeners?
+    }
+
+    private final class Shared: Sendable {
+        let workers = Mutex(Workers())
+    }
+
+    /// - Parameters:
+    ///   - loops: the data loops; each gets its own listeners.
+    ///   - tcpOriginalDestination: nil to ask the kernel, as only tests do not.
+    ///   - udpOriginalDestination: the conntrack lookup.
+    ///   - clearStaleFlows: deletes conntrack entries of UDP flows whose endpoint is gone.
+    public init(
+        configuration: Configuration,
+        catalog: any CatalogReading,
+        programming: any ServiceProgramming,
+        loops: [any EventLoop],
+        dialer: any EndpointDialing = SocketDialer(),
+        tcpOriginalDestination: TCPOriginalDestination? = nil,
+        udpOriginalDestination: @escaping UDPOriginalDestination,
+        clearStaleFlows: @escaping @Sendable ([StaleUDPFlows]) async -> Void = { _ in },
+        logger: Logger
+    ) {
+        var limits = configuration.limits
+        // Two descriptors a connection, and some for everything else of the process.
+        let descriptors = FileDescriptorLimit.raise(to: UInt64(max(limits.maximumConnections, 0)) * 2 + 2_048)
+        limits.maximumConnections = min(limits.maximumConnections, max(64, (Int(clamping: descriptors) - 1_024) / 2))
+        self.configuration = configuration
+        self.catalog = catalog
+        self.programming = programming
+        self.loops = loops
+        self.logger = logger
+        self.environment = ProxyWorker.Environment(
+            limits: limits,
+            dialer: dialer,
+            tcpOriginalDestination: tcpOriginalDestination ?? { OriginalDestination.read($0) },
+            udpOriginalDestination: udpOriginalDestination,
+            gauges: ProxyWorker.Gauges(),
+            logger: logger
+        )
+        let shared = Shared()
+        self.shared = shared
+        self.programmer = KernelProgrammer(
+            programming: programming,
+            planner: configuration.planner,
+            logger: logger,
+            publish: { table, changed in
+                for handle in shared.workers.withLock({ $0.handles }) { handle.post(table, changed: changed) }
+            },
+            clearStaleFlows: clearStaleFlows
+        )
+    }
+
+    /// The addresses that the proxy listens on; nil before it does.
+    public var listeners: ProxyListeners? { self.shared.workers.withLock { $0.listeners } }
+
+    public func run() async throws {
+        let listeners = try await self.listen()
+        self.logger.info(
+            "the proxy listens",
+            metadata: [
+                "tcp": "\(listeners.tcpV4)", "udp": "\(listeners.udpV4)", "loops": "\(self.loops.count)",
+                "connections-max": "\(self.environment.limits.maximumConnections)",
+            ]
+        )
+        let programming = Task { [programmer, catalog] in
+            await programmer.run(catalog: catalog, listeners: listeners)
+        }
+        let isGraceful: Bool
+        do {
+            try await gracefulShutdown()
+            isGraceful = true
+        } catch {
+            isGraceful = false
+        }
+        programming.cancel()
+        await programming.value
+        if isGraceful {
+            do {
+                try await self.programmer.remove()
+            } catch {
+                self.logger.error(
+                    "the service rules could not be removed: run `edgemesh cleanup`",
+                    metadata: ["error": "\(error)"]
+                )
+            }
+        }
+        await self.drain(isGraceful ? self.environment.limits.drainTimeout : .zero)
+    }
+
+    private func listen() async throws -> ProxyListeners {
+        guard !self.loops.isEmpty else {
+            throw EdgeProxyError(code: .listenFailed, message: "the proxy has no event loop to run on")
+        }
+        var handles: [WorkerHandle] = []
+        for loop in self.loops { handles.append(try await WorkerHandle.make(on: loop, self.environment).get()) }
+        self.shared.workers.withLock { $0.handles = handles }
+        func bindAll(
+            _ address: TransportAddress,
+            _ bind: (WorkerHandle, TransportAddress) -> EventLoopFuture<TransportAddress>
+        ) async throws -> TransportAddress {
+            do {
+                var bound = address
+                // The first socket settles the port, the others join it.
+                for handle in handles { bound = try await bind(handle, bound).get() }
+                return bound
+            } catch {
+                throw EdgeProxyError(
+                    code: .listenFailed,
+                    message:
+                        "cannot listen on \(address): check that the bridge device has the address and the port is free",
+                    cause: error
+                )
+            }
+        }
+        do {
+            var listeners = ProxyListeners(
+                tcpV4: try await bindAll(self.configuration.tcpV4) { $0.listenTCP($1) },
+                udpV4: try await bindAll(self.configuration.udpV4) { $0.listenUDP($1) }
+            )
+            if let tcpV6 = self.configuration.tcpV6 {
+                listeners.tcpV6 = try await bindAll(tcpV6) { $0.listenTCP($1) }
+            }
+            if let udpV6 = self.configuration.udpV6 {
+                listeners.udpV6 = try await bindAll(udpV6) { $0.listenUDP($1) }
+            }
+            let settled = listeners
+            self.shared.workers.withLock { $0.listeners = settled }
+            return settled
+        } catch {
+            await self.drain(.zero)
+            throw error
+        }
+    }
+
+    private func drain(_ timeout: TimeAmount) async {
+        let deadline = NIODeadline.now() + timeout
+        let handles = self.shared.workers.withLock { $0.handles }
+        let drains = handles.map { $0.drain(until: deadline) }
+        var cut = 0
+        for drain in drains { cut += (try? await drain.get()) ?? 0 }
+        if cut > 0 {
+            self.logger.notice("connections were cut at the end of the drain", metadata: ["connections": "\(cut)"])
+        }
+    }
+
+    /// What all loops counted.
+    func counters() async -> [ProxyCounters] {
+        let handles = self.shared.workers.withLock { $0.handles }
+        let reports = handles.map { $0.report() }
+        var counters: [ProxyCounters] = []
+        for report in reports {
+            if let counted = try? await report.get() { counters.append(counted) }
+        }
+        return counters
+    }
+
+    var parts: (programmer: KernelProgrammer, backendName: String) { (self.programmer, self.programming.backendName) }
+}

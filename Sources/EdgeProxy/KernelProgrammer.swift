@@ -1,0 +1,271 @@
+import HashTreeCollections
+public import LinuxNetwork
+import Logging
+public import MeshCore
+import MeshInterfaces
+import NIOCore
+import ServiceCatalog
+import Synchronization
+
+/// UDP flows whose backend may be gone: conntrack would keep sending them there.
+public struct StaleUDPFlows: Sendable, Hashable {
+    public var frontend: KernelFrontend
+    /// Flows to these go on: backends, or the proxy's listeners. Empty if nothing serves the frontend any more.
+    public var remainingBackends: Set<TransportAddress>
+
+    public init(frontend: KernelFrontend, remainingBackends: Set<TransportAddress>) {
+        self.frontend = frontend
+        self.remainingBackends = remainingBackends
+    }
+}
+
+/// Keeps the kernel's rules and the routes of the user-space proxy equal to the catalog.
+///
+/// Updates that come while the kernel is being programmed are merged into the next transaction.
+actor KernelProgrammer {
+    struct Statistics: Sendable {
+        var transactions: UInt64 = 0
+        var installs: UInt64 = 0
+        var failures: UInt64 = 0
+        var lastError: String?
+        /// From the moment the catalog told us of the oldest change in the last transaction to its commit.
+        var lastLatency: Duration = .zero
+        var maximumLatency: Duration = .zero
+    }
+
+    /// What the data path is told: the table, and the frontends whose route is different in it.
+    typealias Publish = @Sendable (RouteTable, Set<KernelFrontend>) -> Void
+
+    private let programming: any ServiceProgramming
+    private let planner: ServicePlanner
+    private let publish: Publish
+    private let clearStaleFlows: @Sendable ([StaleUDPFlows]) async -> Void
+    private let sleep: @Sendable (Duration) async throws -> Void
+    private let logger: Logger
+    private let inbox = Inbox()
+
+    private var ledger = FrontendLedger()
+    private var snapshot = CatalogSnapshot()
+    private var table = RouteTable()
+    private var balancers: [ProxyRoute.Key: (balancer: RouteBalancer, uses: Int)] = [:]
+    private var reported: Set<FrontendLedger.Conflict> = []
+    private(set) var statistics = Statistics()
+    private(set) var isInstalled = false
+    private var generator = SystemRandomNumberGenerator()
+    private var proxyAddresses: Set<TransportAddress> = []
+
+    init(
+        programming: any ServiceProgramming,
+        planner: ServicePlanner,
+        logger: Logger,
+        publish: @escaping Publish,
+        clearStaleFlows: @escaping @Sendable ([StaleUDPFlows]) async -> Void = { _ in },
+        sleep: @escaping @Sendable (Duration) async throws -> Void = { try await Task.sleep(for: $0) }
+    ) {
+        self.programming = programming
+        self.planner = planner
+        self.logger = logger
+        self.publish = publish
+        self.clearStaleFlows = clearStaleFlows
+        self.sleep = sleep
+    }
+
+    /// Follows the catalog until the task is cancelled. The rules stay in the kernel then.
+    func run(catalog: any CatalogReading, listeners: ProxyListeners) async {
+        self.proxyAddresses = [listeners.udpV4]
+        if let udpV6 = listeners.udpV6 { self.proxyAddresses.insert(udpV6) }
+        let inbox = self.inbox
+        let subscription = catalog.subscribe { inbox.put($0, at: .now()) }
+        defer { subscription.cancel() }
+        var backoff = Backoff(base: .milliseconds(250), cap: .seconds(30))
+        var needsInstall = true
+        for await _ in inbox.signal {
+            while !Task.isCancelled {
+                do {
+                    if needsInstall {
+                        try await self.install(listeners)
+                        needsInstall = false
+                    } else {
+                        try await self.applyPending()
+                    }
+                    if self.statistics.lastError != nil {
+                        self.logger.notice("service rules are programmed again")
+                        self.statistics.lastError = nil
+                    }
+                    backoff.reset()
+                    break
+                } catch {
+                    needsInstall = true
+                    self.noteFailure(error)
+                    do { try await self.sleep(backoff.next()) } catch { return }
+                }
+            }
+        }
+    }
+
+    /// Removes what is in the kernel. Called after `run` has ended.
+    func remove() async throws {
+        self.isInstalled = false
+        try await self.programming.remove()
+    }
+
+    /// The plan in force for each service, for status.
+    func plans() -> (services: [ServicePlan], conflicts: [FrontendLedger.Conflict]) {
+        let plans = self.snapshot.services.keys.sorted().compactMap { name in
+            self.snapshot.services[name].flatMap { self.planner.plan($0) }
+        }
+        return (plans, self.ledger.conflicts)
+    }
+
+    func balancer(for key: ProxyRoute.Key) -> RouteBalancer? { self.balancers[key]?.balancer }
+
+    // MARK: Transactions
+
+    private func install(_ listeners: ProxyListeners) async throws {
+        guard let (update, since) = self.inbox.take() ?? self.lastState() else { return }
+        self.snapshot = update.snapshot
+        self.isInstalled = false
+        // A fresh ledger yields every frontend there is.
+        self.ledger = FrontendLedger()
+        let changes = self.ledger.update(self.snapshot.services.keys) { self.plan($0) }
+        let former = self.table
+        var rebuilt = RouteTable()
+        self.balancers = self.balancers.mapValues { ($0.balancer, 0) }
+        self.route(changes, into: &rebuilt)
+        self.balancers = self.balancers.filter { $0.value.uses > 0 }
+        var merged = rebuilt
+        for (frontend, balancer) in former.routes where merged.routes[frontend] == nil {
+            merged.routes[frontend] = balancer
+        }
+        self.publish(merged, [])
+        self.table = merged
+        try await self.programming.install(
+            listeners: listeners,
+            rules: changes.compactMapValues { $0.planned?.rule }
+        )
+        self.isInstalled = true
+        self.statistics.installs += 1
+        self.table = rebuilt
+        self.publish(rebuilt, Set(former.routes.keys).union(rebuilt.routes.keys))
+        await self.finish(changes, since: since)
+    }
+
+    private func applyPending() async throws {
+        guard let (update, since) = self.inbox.take() else { return }
+        self.snapshot = update.snapshot
+        let changes = self.ledger.update(update.changedServices) { self.plan($0) }
+        guard !changes.isEmpty else { return }
+        // Flows that the kernel begins to hand over find their route; those that it no longer will keep theirs until then.
+        var final = self.table
+        self.route(changes, into: &final)
+        self.balancers = self.balancers.filter { $0.value.uses > 0 }
+        var merged = final
+        for frontend in changes.keys where merged.routes[frontend] == nil {
+            merged.routes[frontend] = self.table.routes[frontend]
+        }
+        self.publish(merged, [])
+        self.table = merged
+        try await self.programming.update(changes.mapValues { $0.planned?.rule })
+        self.table = final
+        self.publish(final, Set(changes.keys))
+        await self.finish(changes, since: since)
+    }
+
+    private func finish(_ changes: [KernelFrontend: FrontendLedger.Change], since: MonotonicTime) async {
+        self.statistics.transactions += 1
+        self.statistics.lastLatency = .now() - since
+        self.statistics.maximumLatency = max(self.statistics.maximumLatency, self.statistics.lastLatency)
+        let conflicts = Set(self.ledger.conflicts)
+        for conflict in conflicts.subtracting(self.reported) {
+            self.logger.warning(
+                "two services claim one frontend: the first by name is served, give the other another address or port",
+                metadata: [
+                    "frontend": "\(conflict.frontend)", "served": "\(conflict.owner)", "ignored": "\(conflict.loser)",
+                ]
+            )
+        }
+        self.reported = conflicts
+        let stale = changes.compactMap { frontend, change -> StaleUDPFlows? in
+            guard frontend.transport == .udp else { return nil }
+            var remaining: Set<TransportAddress> = []
+            switch change.planned?.rule.action {
+            case .balance(let balancing): remaining = Set(balancing.backends)
+            // Its own sessions end those whose endpoint is gone.
+            case .proxy: remaining = self.proxyAddresses
+            case .reject, .drop, nil: break
+            }
+            return StaleUDPFlows(frontend: frontend, remainingBackends: remaining)
+        }
+        if !stale.isEmpty { await self.clearStaleFlows(stale) }
+    }
+
+    private func route(_ changes: [KernelFrontend: FrontendLedger.Change], into table: inout RouteTable) {
+        for (frontend, change) in changes {
+            if let former = table.routes.removeValue(forKey: frontend) {
+                self.balancers[former.key]?.uses -= 1
+            }
+            guard let route = change.planned?.route else { continue }
+            let balancer: RouteBalancer
+            if let known = self.balancers[route.key] {
+                balancer = known.balancer
+                balancer.update(route)
+                self.balancers[route.key] = (balancer, known.uses + 1)
+            } else {
+                balancer = RouteBalancer(route, seed: self.generator.next())
+                self.balancers[route.key] = (balancer, 1)
+            }
+            table.routes[frontend] = balancer
+        }
+    }
+
+    private func plan(_ service: ObjectName) -> ServicePlan? {
+        self.snapshot.services[service].flatMap { self.planner.plan($0) }
+    }
+
+    /// After a failed transaction with nothing new: what was taken then.
+    private func lastState() -> (CatalogUpdate, MonotonicTime)? {
+        guard self.statistics.failures > 0 else { return nil }
+        return (CatalogUpdate(snapshot: self.snapshot, changedServices: []), .now())
+    }
+
+    private func noteFailure(_ error: any Error) {
+        self.statistics.failures += 1
+        if self.statistics.lastError == nil {
+            self.logger.error(
+                "the kernel refused the service rules; the last good ones stay, trying again",
+                metadata: ["backend": "\(self.programming.backendName)", "error": "\(error)"]
+            )
+        }
+        self.statistics.lastError = "\(error)"
+    }
+}
+
+/// What the catalog said since it was last asked, merged: one entry however many updates come.
+private final class Inbox: Sendable {
+    private let pending = Mutex<(update: CatalogUpdate, since: MonotonicTime)?>(nil)
+    let signal: AsyncStream<Void>
+    private let continuation: AsyncStream<Void>.Continuation
+
+    init() {
+        (self.signal, self.continuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+    }
+
+    func put(_ update: CatalogUpdate, at now: MonotonicTime) {
+        self.pending.withLock { pending in
+            if let former = pending {
+                let changed = former.update.changedServices.union(update.changedServices)
+                pending = (CatalogUpdate(snapshot: update.snapshot, changedServices: changed), former.since)
+            } else {
+                pending = (update, now)
+            }
+        }
+        self.continuation.yield()
+    }
+
+    func take() -> (CatalogUpdate, MonotonicTime)? {
+        self.pending.withLock { pending in
+            defer { pending = nil }
+            return pending.map { ($0.update, $0.since) }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+import ByteStreams
+import LinuxNetwork
+import LoadBalancing
+import MeshCore
+import MeshInterfaces
+import NIOCore
+import NIOPosix
+import ServiceCatalog
+
+/// One accepted connection, from its accept until it is closed: finds its route, chooses an endpoint, dials, glues.
+///
+/// It sits behind the glue in the client's pipeline, so once the bytes flow it sees none of them. Confined to its worker's
+/// loop; nothing here waits for another connection.
+final class ProxyConnection: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+
+    private enum State {
+        case opening
+        case sniffing(HTTPKeySniffer, timeout: Scheduled<Void>)
+        case dialling
+        case glued
+        case ended
+    }
+
+    private let worker: ProxyWorker
+    private let isRefused: Bool
+    private var state = State.opening
+    private var context: ChannelHandlerContext?
+    private var client: IPAddress = .v4(.any)
+    private var balancer: RouteBalancer?
+    private var pick: RouteBalancer.Pick?
+    /// What the client sent before there was a server: at most the head that is sniffed, and what its socket held at its end.
+    private var received: ByteBuffer?
+    private var inputEnded = false
+    private var tried: [Int] = []
+    private var keyHash: UInt64?
+
+    init(worker: ProxyWorker, isRefused: Bool) {
+        self.worker = worker
+        self.isRefused = isRefused
+    }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) {
+        self.end()
+        self.worker.connectionEnded(context.channel)
+        self.context = nil
+    }
+
+    func channelActive(context: ChannelHandlerContext) {
+        context.fireChannelActive()
+        guard !self.isRefused, let client = context.remoteAddress.flatMap({ TransportAddress($0) }) else {
+            return context.channel.closeWithReset()
+        }
+        self.client = client.address
+        self.worker.connections.add(context.channel)
+        self.worker.environment.tcpOriginalDestination(context.channel).assumeIsolated().whenComplete { result in
+            self.open((try? result.get()) ?? nil)
+        }
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        self.end()
+        context.fireChannelInactive()
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        self.end()
+        context.channel.closeWithReset()
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case .inputClosed? = event as? ChannelEvent, !self.inputEnded {
+            self.inputEnded = true
+            if case .sniffing = self.state {
+                self.worker.counters.hashKeyNotHTTP += 1
+                self.sniffed(nil)
+            }
+        }
+        context.fireUserInboundEventTriggered(event)
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        var bytes = self.unwrapInboundIn(data)
+        if self.received == nil { self.received = bytes } else { self.received?.writeBuffer(&bytes) }
+    }
+
+    func channelReadComplete(context: ChannelHandlerContext) {
+        guard case .sniffing(var sniffer, let timeout) = self.state, let received = self.received else { return }
+        switch sniffer.examine(received) {
+        case .needsMore:
+            self.state = .sniffing(sniffer, timeout: timeout)
+            context.read()
+        case .key(let key):
+            self.sniffed(XXHash64.hash(key))
+        case .absent:
+            self.worker.counters.hashKeyAbsent += 1
+            self.sniffed(nil)
+        case .notHTTP:
+            self.worker.counters.hashKeyNotHTTP += 1
+            self.sniffed(nil)
+        }
+    }
+
+    // MARK: Steps
+
+    private func open(_ destination: TransportAddress?) {
+        guard case .opening = self.state, let context = self.context else { return }
+        // A connection to the listener itself would be proxied to the proxy.
+        guard let destination, destination != context.localAddress.flatMap({ TransportAddress($0) }),
+            let (_, balancer) = self.worker.routes.route(destination, .tcp)
+        else {
+            self.worker.counters.connectionsWithoutRoute += 1
+            return context.channel.closeWithReset()
+        }
+        self.balancer = balancer
+        guard let key = balancer.httpKey else { return self.dial() }
+        let timeout = context.eventLoop.assumeIsolated().scheduleTask(in: self.worker.environment.limits.sniffTimeout) {
+            self.worker.counters.hashKeyTimeouts += 1
+            self.sniffed(nil)
+        }
+        self.state = .sniffing(HTTPKeySniffer(key), timeout: timeout)
+        context.read()
+    }
+
+    /// The key's hash is known, or there is none and the client's address serves.
+    private func sniffed(_ hash: UInt64?) {
+        guard case .sniffing(_, let timeout) = self.state else { return }
+        timeout.cancel()
+        self.keyHash = hash
+        self.dial()
+    }
+
+    private func dial() {
+        guard let context = self.context, let balancer = self.balancer else { return }
+        self.state = .dialling
+        let choice = PickContext(client: self.client, now: .now(), keyHash: self.keyHash, excluded: self.tried)
+        guard self.tried.count < self.worker.environment.limits.maximumDials, let pick = balancer.begin(choice) else {
+            self.worker.counters.connectionsUnserved += 1
+            return context.channel.closeWithReset()
+        }
+        self.pick = pick
+        self.worker.environment.dialer.dial(
+            pick.endpoint,
+            on: context.eventLoop,
+            deadline: .now() + self.worker.environment.limits.dialTimeout
+        ) { $0.eventLoop.makeSucceededVoidFuture() }
+        .assumeIsolated()
+        .whenComplete { result in
+            switch result {
+            case .success(let server): self.connected(server)
+            case .failure: self.dialFailed()
+            }
+        }
+    }
+
+    private func dialFailed() {
+        self.worker.counters.dialsFailed += 1
+        guard case .dialling = self.state, let pick = self.pick else { return }
+        self.pick = nil
+        self.balancer?.end(pick, failed: true)
+        self.tried.append(pick.slot)
+        self.dial()
+    }
+
+    private func connected(_ server: any Channel) {
+        guard case .dialling = self.state, let context = self.context else {
+            return server.close(promise: nil)
+        }
+        let pair = GlueHandler.matchedPair(
+            counters: self.worker.glueCounters,
+            idleTimeout: self.worker.environment.limits.idleTimeout
+        )
+        do {
+            try server.pipeline.syncOperations.addHandler(pair.server)
+            try context.pipeline.syncOperations.addHandler(pair.client, position: .before(self))
+        } catch {
+            server.close(promise: nil)
+            return context.channel.closeWithReset()
+        }
+        self.state = .glued
+        self.tried = []
+        let received = self.received
+        self.received = nil
+        pair.client.start(received: received, inputEnded: self.inputEnded)
+    }
+
+    /// Gives back what is held. Runs once, however the connection ends.
+    private func end() {
+        if case .sniffing(_, let timeout) = self.state { timeout.cancel() }
+        self.state = .ended
+        self.received = nil
+        if let pick = self.pick {
+            self.pick = nil
+            self.balancer?.end(pick)
+        }
+    }
+}

@@ -1,0 +1,208 @@
+import ByteStreams
+import LinuxNetwork
+import Logging
+public import MeshCore
+import MeshInterfaces
+public import NIOCore
+import NIOPosix
+import Synchronization
+
+/// Where a redirected TCP connection was going; nil if it was not redirected. Runs on the channel's loop.
+public typealias TCPOriginalDestination = @Sendable (any Channel) -> EventLoopFuture<TransportAddress?>
+
+/// The user-space proxy of one event loop: its listeners, routes, connections and sessions. Everything in it is confined to
+/// the loop; other threads talk to it through `WorkerHandle`.
+final class ProxyWorker {
+    /// Shared by the workers of one proxy.
+    struct Environment: Sendable {
+        var limits: ProxyLimits
+        var dialer: any EndpointDialing
+        var tcpOriginalDestination: TCPOriginalDestination
+        var udpOriginalDestination: UDPOriginalDestination
+        /// Open connections and sessions of all loops together.
+        var gauges: Gauges
+        var logger: Logger
+    }
+
+    final class Gauges: Sendable {
+        let connections = Atomic<Int>(0)
+        let sessions = Atomic<Int>(0)
+    }
+
+    let loop: any EventLoop
+    let environment: Environment
+    let glueCounters = GlueCounters()
+    let connections: ConnectionTracker
+    var counters = ProxyCounters()
+    private(set) var routes = RouteTable()
+    private(set) var isStopping = false
+    private var listeners: [any Channel] = []
+    private var datagramProxies: [DatagramProxy] = []
+
+    init(loop: any EventLoop, environment: Environment) {
+        self.loop = loop
+        self.environment = environment
+        self.connections = ConnectionTracker(loop: loop)
+    }
+
+    // MARK: Listeners
+
+    /// Listens for redirected TCP connections; the future is the address, whose port is known then.
+    func listenTCP(_ address: TransportAddress) -> EventLoopFuture<TransportAddress> {
+        let worker = NIOLoopBound(self, eventLoop: self.loop)
+        return ServerBootstrap(group: self.loop)
+            .serverChannelOption(.backlog, value: 1024)
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .serverChannelOption(SocketOption.reusePort, value: 1)
+            // Accepted sockets inherit keep-alive.
+            .serverChannelOption(SocketOption.keepAlive, value: 1)
+            .serverChannelOption(SocketOption.keepAliveIdleSeconds, value: 60)
+            .serverChannelOption(.maxMessagesPerRead, value: 16)
+            .childChannelInitializer { channel in worker.value.admit(channel) }
+            .bind(to: SocketAddress(address))
+            .flatMapThrowing { channel in try worker.value.adopt(channel, for: address, isDatagram: false) }
+    }
+
+    /// Listens for redirected UDP datagrams.
+    func listenUDP(_ address: TransportAddress) -> EventLoopFuture<TransportAddress> {
+        let worker = NIOLoopBound(self, eventLoop: self.loop)
+        return DatagramBootstrap(group: self.loop)
+            .channelOption(SocketOption.reusePort, value: 1)
+            .channelOption(SocketOption.receiveBufferBytes, value: 4 << 20)
+            .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 65_536))
+            .channelOption(
+                .writeBufferWaterMark,
+                value: ChannelOptions.Types.WriteBufferWaterMark(low: 256 << 10, high: 1 << 20)
+            )
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    let proxy = DatagramProxy(worker: worker.value, listener: channel)
+                    worker.value.datagramProxies.append(proxy)
+                    try channel.pipeline.syncOperations.addHandler(DatagramListenerHandler(proxy))
+                }
+            }
+            .bind(to: SocketAddress(address))
+            .flatMapThrowing { channel in try worker.value.adopt(channel, for: address, isDatagram: true) }
+    }
+
+    private func adopt(
+        _ channel: any Channel,
+        for address: TransportAddress,
+        isDatagram: Bool
+    ) throws -> TransportAddress {
+        guard let bound = channel.localAddress.flatMap({ TransportAddress($0) }) else {
+            throw EdgeProxyError(code: .listenFailed, message: "the listener on \(address) has no address")
+        }
+        self.listeners.append(channel)
+        channel.closeFuture.assumeIsolated().whenComplete { _ in
+            self.listeners.removeAll { $0 === channel }
+            self.datagramProxies.removeAll { $0.listener === channel }
+            if !self.isStopping { self.relisten(bound, isDatagram: isDatagram) }
+        }
+        return bound
+    }
+
+    /// An error closed a listener. A service proxy does not end by that.
+    private func relisten(_ address: TransportAddress, isDatagram: Bool) {
+        self.counters.listenersRestarted += 1
+        self.environment.logger.warning(
+            "a listener of the proxy failed and is opened again",
+            metadata: ["address": "\(address)/\(isDatagram ? "udp" : "tcp")"]
+        )
+        self.loop.assumeIsolated().scheduleTask(in: .milliseconds(200)) {
+            guard !self.isStopping else { return }
+            let opened = isDatagram ? self.listenUDP(address) : self.listenTCP(address)
+            opened.assumeIsolated().whenFailure { _ in self.relisten(address, isDatagram: isDatagram) }
+        }
+    }
+
+    private func admit(_ channel: any Channel) -> EventLoopFuture<Void> {
+        self.counters.connectionsAccepted += 1
+        let open = self.environment.gauges.connections.wrappingAdd(1, ordering: .relaxed).newValue
+        self.counters.connectionsOpen += 1
+        let isOverLimit = open > self.environment.limits.maximumConnections || self.isStopping
+        if isOverLimit { self.counters.connectionsOverLimit += 1 }
+        return channel.eventLoop.makeCompletedFuture {
+            // From here on the handler's removal counts the connection out.
+            try channel.pipeline.syncOperations.addHandler(ProxyConnection(worker: self, isRefused: isOverLimit))
+            try StreamOptions.apply(to: channel)
+        }
+    }
+
+    func connectionEnded(_ channel: any Channel) {
+        self.counters.connectionsOpen -= 1
+        self.environment.gauges.connections.wrappingSubtract(1, ordering: .relaxed)
+        self.connections.remove(channel)
+    }
+
+    // MARK: From other threads, by way of the loop
+
+    func replaceRoutes(_ table: RouteTable, changed: Set<KernelFrontend>) {
+        self.routes = table
+        guard changed.contains(where: { $0.transport == .udp }) else { return }
+        for proxy in self.datagramProxies { proxy.routesChanged(changed) }
+    }
+
+    func stopListening() {
+        self.isStopping = true
+        for listener in self.listeners where !self.datagramProxies.contains(where: { $0.listener === listener }) {
+            listener.close(promise: nil)
+        }
+    }
+
+    /// Waits for connections to end, closes the rest at the deadline, and UDP with them. The value is how many were cut.
+    func drain(until deadline: NIODeadline) -> EventLoopFuture<Int> {
+        self.stopListening()
+        let worker = NIOLoopBound(self, eventLoop: self.loop)
+        return self.connections.drain(until: deadline).map { cut in
+            for proxy in worker.value.datagramProxies { proxy.close() }
+            for listener in worker.value.listeners { listener.close(promise: nil) }
+            return cut
+        }
+    }
+
+    func report() -> ProxyCounters {
+        var counters = self.counters
+        counters.clientToServerBytes = self.glueCounters.clientToServerBytes
+        counters.serverToClientBytes = self.glueCounters.serverToClientBytes
+        return counters
+    }
+}
+
+/// Talks to a worker from any thread.
+struct WorkerHandle: Sendable {
+    let loop: any EventLoop
+    private let worker: NIOLoopBound<ProxyWorker>
+
+    private init(loop: any EventLoop, worker: NIOLoopBound<ProxyWorker>) {
+        self.loop = loop
+        self.worker = worker
+    }
+
+    static func make(on loop: any EventLoop, _ environment: ProxyWorker.Environment) -> EventLoopFuture<WorkerHandle> {
+        loop.submit {
+            let worker = ProxyWorker(loop: loop, environment: environment)
+            return WorkerHandle(loop: loop, worker: NIOLoopBound(worker, eventLoop: loop))
+        }
+    }
+
+    func listenTCP(_ address: TransportAddress) -> EventLoopFuture<TransportAddress> {
+        self.loop.flatSubmit { self.worker.value.listenTCP(address) }
+    }
+
+    func listenUDP(_ address: TransportAddress) -> EventLoopFuture<TransportAddress> {
+        self.loop.flatSubmit { self.worker.value.listenUDP(address) }
+    }
+
+    func post(_ table: RouteTable, changed: Set<KernelFrontend>) {
+        self.loop.execute { self.worker.value.replaceRoutes(table, changed: changed) }
+    }
+
+    func drain(until deadline: NIODeadline) -> EventLoopFuture<Int> {
+        self.loop.flatSubmit { self.worker.value.drain(until: deadline) }
+    }
+
+    func report() -> EventLoopFuture<ProxyCounters> {
+        self.loop.submit { self.worker.value.report() }
+    }
+}

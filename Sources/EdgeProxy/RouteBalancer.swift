@@ -1,0 +1,115 @@
+import KubeModel
+import LoadBalancing
+import MeshCore
+import NIOCore
+import ServiceCatalog
+import Synchronization
+
+/// The balancer of one user-space route, shared by all loops so that turns, affinity and connection counts hold for the
+/// whole node. Its lock is held for a pick only.
+final class RouteBalancer: Sendable {
+    struct Pick: Sendable {
+        var slot: Int
+        var endpoint: ResolvedEndpoint
+    }
+
+    struct EndpointStatus: Sendable {
+        var address: TransportAddress
+        var node: String?
+        var active: Int
+        var failures: UInt64
+    }
+
+    private struct State {
+        var balancer: EndpointBalancer
+        var generator: SeededGenerator
+        var endpoints: [TransportAddress: ResolvedEndpoint]
+        var failures: [TransportAddress: UInt64] = [:]
+    }
+
+    let key: ProxyRoute.Key
+    private let state: Mutex<State>
+
+    init(_ route: ProxyRoute, seed: UInt64) {
+        self.key = route.key
+        var generator = SeededGenerator(seed: seed)
+        let balancer = EndpointBalancer(
+            policy: route.policy,
+            endpoints: route.endpoints.map { BalancedEndpoint($0.transportAddress) },
+            affinityTimeout: route.affinitySeconds.map { .seconds($0) },
+            using: &generator
+        )
+        self.state = Mutex(State(balancer: balancer, generator: generator, endpoints: Self.index(route.endpoints)))
+    }
+
+    func update(_ route: ProxyRoute) {
+        self.state.withLock { state in
+            state.balancer.update(policy: route.policy, affinityTimeout: route.affinitySeconds.map { .seconds($0) })
+            state.balancer.update(
+                endpoints: route.endpoints.map { BalancedEndpoint($0.transportAddress) },
+                using: &state.generator
+            )
+            let endpoints = Self.index(route.endpoints)
+            state.endpoints = endpoints
+            state.failures = state.failures.filter { endpoints[$0.key] != nil }
+        }
+    }
+
+    /// What a connection must show before an endpoint can be chosen; nil if its address is enough.
+    var httpKey: ConsistentHashPolicy.Key? {
+        self.state.withLock { state in
+            guard case .consistentHash(let policy) = state.balancer.policy, policy.needsHTTP else { return nil }
+            return policy.key
+        }
+    }
+
+    /// Chooses an endpoint and counts a connection to it; `end` takes it back.
+    func begin(_ context: PickContext) -> Pick? {
+        self.state.withLock { state in
+            guard let slot = state.balancer.pick(context, using: &state.generator),
+                let address = state.balancer.endpoint(in: slot)?.address, let endpoint = state.endpoints[address]
+            else { return nil }
+            state.balancer.begin(slot)
+            return Pick(slot: slot, endpoint: endpoint)
+        }
+    }
+
+    func end(_ pick: Pick, failed: Bool = false) {
+        self.state.withLock { state in
+            state.balancer.end(pick.slot)
+            if failed, state.endpoints[pick.endpoint.transportAddress] != nil {
+                state.failures[pick.endpoint.transportAddress, default: 0] += 1
+            }
+        }
+    }
+
+    func contains(_ address: TransportAddress) -> Bool {
+        self.state.withLock { $0.endpoints[address] != nil }
+    }
+
+    var endpointCount: Int { self.state.withLock { $0.endpoints.count } }
+
+    /// At most `limit` endpoints, in the order of their addresses.
+    func status(limit: Int) -> [EndpointStatus] {
+        self.state.withLock { state in
+            var actives: [TransportAddress: Int] = [:]
+            for slot in 0..<state.endpoints.count * 2 {
+                if let endpoint = state.balancer.endpoint(in: slot) {
+                    actives[endpoint.address] = state.balancer.active(in: slot)
+                }
+            }
+            return state.endpoints.keys.sorted().prefix(limit).map { address in
+                EndpointStatus(
+                    address: address,
+                    node: state.endpoints[address]?.endpoint.nodeName,
+                    active: actives[address] ?? 0,
+                    failures: state.failures[address] ?? 0
+                )
+            }
+        }
+    }
+
+    private static func index(_ endpoints: [ResolvedEndpoint]) -> [TransportAddress: ResolvedEndpoint] {
+        Dictionary(endpoints.map { ($0.transportAddress, $0) }, uniquingKeysWith: { first, _ in first })
+    }
+}
