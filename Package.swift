@@ -93,6 +93,8 @@ let package = Package(
                 "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore,
                 nioPosix,
                 deques, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
+                hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -163,6 +165,12 @@ let package = Package(
                 "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
                 "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
                 .product(name: "ServiceLifecycleTestKit", package: "swift-service-lifecycle"),
+        tests("DNSWireTests", ["DNSWire", "MeshCore", nioCore]),
+        tests(
+            "EdgeDNSTests",
+            [
+                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore,
+                nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
     ],
