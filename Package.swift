@@ -162,6 +162,8 @@ let package = Package(
                 "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
                 "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
                 .product(name: "ServiceLifecycleTestKit", package: "swift-service-lifecycle"),
+            ]
+        ),
         tests("DNSWireTests", ["DNSWire", "MeshCore", nioCore]),
         tests(
             "EdgeDNSTests",
