@@ -28,7 +28,9 @@ public final class Conntrack {
 
     /// Where the client sent the flow that reached `proxy`, before destination translation; nil if the kernel has no such flow.
     public func originalDestination(
-        transport: TransportProtocol, client: TransportAddress, proxy: TransportAddress
+        transport: TransportProtocol,
+        client: TransportAddress,
+        proxy: TransportAddress
     ) throws -> TransportAddress? {
         guard client.address.family == proxy.address.family else { return nil }
         do {
@@ -59,7 +61,11 @@ public final class Conntrack {
         var count = 0
         for flow in doomed {
             do {
-                try self.socket.request(type: Self.delete, flags: .ack, what: "deleting the flow to \(flow.destination)") {
+                try self.socket.request(
+                    type: Self.delete,
+                    flags: .ack,
+                    what: "deleting the flow to \(flow.destination)"
+                ) {
                     $0.netfilterHeader(family: family.number)
                     $0.attribute(1 | 0x8000, flow.original)
                 }
@@ -82,7 +88,9 @@ public final class Conntrack {
     }
 
     private static func write(
-        _ transport: UInt8, from source: TransportAddress, to destination: TransportAddress,
+        _ transport: UInt8,
+        from source: TransportAddress,
+        to destination: TransportAddress,
         into writer: inout NetlinkWriter
     ) {
         let isV4 = source.address.family == .v4
@@ -103,13 +111,17 @@ public final class Conntrack {
             let reply = try Self.tuple(attributes, 2)
         else { return nil }
         return Flow(
-            transport: original.transport, source: original.source, destination: original.destination,
-            replySource: reply.source, original: Array(bytes)
+            transport: original.transport,
+            source: original.source,
+            destination: original.destination,
+            replySource: reply.source,
+            original: Array(bytes)
         )
     }
 
     private static func tuple(
-        _ attributes: NetlinkAttributes, _ type: UInt16
+        _ attributes: NetlinkAttributes,
+        _ type: UInt16
     ) throws(LinuxNetworkError) -> (transport: UInt8, source: TransportAddress, destination: TransportAddress)? {
         guard let tuple = try attributes.nested(type), let addresses = try tuple.nested(1),
             let transport = try tuple.nested(2), let number = transport.native(1, UInt8.self),

@@ -35,8 +35,10 @@ public enum RouteNetlink {
             guard message.type == self.newLink, message.payload.count >= 16 else { return nil }
             let attributes = try NetlinkAttributes(message.payload.dropFirst(16))
             return NetworkLink(
-                index: message.payload.native(Int32.self, at: 4), name: attributes.text(3) ?? "",
-                isUp: message.payload.native(UInt32.self, at: 8) & 1 != 0, kind: try attributes.nested(18)?.text(1)
+                index: message.payload.native(Int32.self, at: 4),
+                name: attributes.text(3) ?? "",
+                isUp: message.payload.native(UInt32.self, at: 8) & 1 != 0,
+                kind: try attributes.nested(18)?.text(1)
             )
         }
     }
@@ -53,7 +55,8 @@ public enum RouteNetlink {
                 return nil
             }
             return LinkAddress(
-                linkIndex: Int32(bitPattern: message.payload.native(UInt32.self, at: 4)), address: address,
+                linkIndex: Int32(bitPattern: message.payload.native(UInt32.self, at: 4)),
+                address: address,
                 prefixLength: message.payload[message.payload.startIndex + 1]
             )
         }
@@ -67,7 +70,8 @@ public enum RouteNetlink {
         }
         let socket = try NetlinkSocket(.route)
         do {
-            try socket.request(type: self.newLink, flags: [.create, .exclusive, .ack], what: "creating bridge \(name)") {
+            try socket.request(type: self.newLink, flags: [.create, .exclusive, .ack], what: "creating bridge \(name)")
+            {
                 $0.bytes(linkHeader(index: 0, up: true))
                 $0.attribute(3, text: name)
                 $0.nested(18) { $0.attribute(1, text: "bridge") }
@@ -87,7 +91,9 @@ public enum RouteNetlink {
         for address in addresses {
             do {
                 try socket.request(
-                    type: self.newAddress, flags: [.create, .exclusive, .ack], what: "adding \(address) to \(name)"
+                    type: self.newAddress,
+                    flags: [.create, .exclusive, .ack],
+                    what: "adding \(address) to \(name)"
                 ) {
                     // family, prefix length, flags (IFA_F_NODAD for IPv6: usable at once), scope, index
                     $0.bytes([

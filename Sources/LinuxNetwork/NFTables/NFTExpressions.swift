@@ -76,7 +76,9 @@ struct NFTExpressions {
 
     mutating func destinationAddress(_ register: NFTRegister) {
         self.payload(
-            register, base: 1, offset: self.family.sourceOffset + self.family.addressLength,
+            register,
+            base: 1,
+            offset: self.family.sourceOffset + self.family.addressLength,
             length: self.family.addressLength
         )
     }
@@ -220,7 +222,11 @@ struct NFTExpressions {
     }
 
     mutating func dynamic(
-        _ operation: DynamicOperation, _ set: NFTSet, key: NFTRegister, data: NFTRegister? = nil, seconds: Int = 0
+        _ operation: DynamicOperation,
+        _ set: NFTSet,
+        key: NFTRegister,
+        data: NFTRegister? = nil,
+        seconds: Int = 0
     ) {
         self.expression("dynset") { writer in
             writer.attribute(1, text: set.rawValue)

@@ -71,7 +71,9 @@ public actor NFTablesProgram: ServiceProgramming {
         for family in self.families {
             do {
                 try self.socket.request(
-                    type: NFTBatch.Message.getTable.type, flags: [], what: "reading table \(NFTBatch.tableName)"
+                    type: NFTBatch.Message.getTable.type,
+                    flags: [],
+                    what: "reading table \(NFTBatch.tableName)"
                 ) {
                     $0.netfilterHeader(family: family.number)
                     $0.attribute(1, text: NFTBatch.tableName)
@@ -120,7 +122,9 @@ public actor NFTablesProgram: ServiceProgramming {
         for family in self.families {
             for set in [NFTSet.services, .nodePorts] {
                 let messages = try self.socket.request(
-                    type: NFTBatch.Message.getElement.type, flags: .dump, what: "reading map \(set.rawValue)"
+                    type: NFTBatch.Message.getElement.type,
+                    flags: .dump,
+                    what: "reading map \(set.rawValue)"
                 ) {
                     $0.netfilterHeader(family: family.number)
                     $0.attribute(1, text: NFTBatch.tableName)
@@ -134,7 +138,8 @@ public actor NFTablesProgram: ServiceProgramming {
                             let counter = try element.nested(7)?.nested(2)
                         else { continue }
                         counters[frontend] = FlowCounter(
-                            flows: counter.network(2, UInt64.self) ?? 0, bytes: counter.network(1, UInt64.self) ?? 0
+                            flows: counter.network(2, UInt64.self) ?? 0,
+                            bytes: counter.network(1, UInt64.self) ?? 0
                         )
                     }
                 }
@@ -151,7 +156,9 @@ public actor NFTablesProgram: ServiceProgramming {
 
         /// The difference as a batch: new chains, old elements, new elements, then chains that nobody names any more.
         mutating func apply(
-            _ changes: [KernelFrontend: KernelRule?], families: [NFTFamily], into start: NFTBatch? = nil
+            _ changes: [KernelFrontend: KernelRule?],
+            families: [NFTFamily],
+            into start: NFTBatch? = nil
         ) -> NFTBatch {
             var batch = start ?? NFTBatch()
             for family in families {

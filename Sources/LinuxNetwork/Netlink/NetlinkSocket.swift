@@ -52,7 +52,10 @@ final class NetlinkSocket {
     /// Sends the bytes as one datagram, growing the socket's buffer to fit (the kernel takes a batch only whole).
     func send(_ bytes: [UInt8]) throws(LinuxNetworkError) {
         guard bytes.count <= Self.maximumRequest else {
-            throw LinuxNetworkError(.tooLarge, "netlink request of \(bytes.count) bytes, at most \(Self.maximumRequest)")
+            throw LinuxNetworkError(
+                .tooLarge,
+                "netlink request of \(bytes.count) bytes, at most \(Self.maximumRequest)"
+            )
         }
         if bytes.count + 4096 > self.sendBuffer {
             self.sendBuffer = max(bytes.count + 4096, 256 << 10)
@@ -77,7 +80,10 @@ final class NetlinkSocket {
                 throw systemError("cannot receive from netlink")
             }
             guard count <= self.chunk.count else {
-                throw LinuxNetworkError(.malformed, "netlink datagram of \(count) bytes, expected at most \(self.chunk.count)")
+                throw LinuxNetworkError(
+                    .malformed,
+                    "netlink datagram of \(count) bytes, expected at most \(self.chunk.count)"
+                )
             }
             return try NetlinkMessage.parse(self.chunk[..<count])
         }
@@ -86,7 +92,10 @@ final class NetlinkSocket {
     /// One request that is answered by an acknowledgement, by a message, or (a dump) by many.
     @discardableResult
     func request(
-        type: UInt16, flags: NetlinkWriter.Flags, what: String, _ body: (inout NetlinkWriter) -> Void
+        type: UInt16,
+        flags: NetlinkWriter.Flags,
+        what: String,
+        _ body: (inout NetlinkWriter) -> Void
     ) throws(LinuxNetworkError) -> [NetlinkMessage] {
         let sequence = self.reserveSequences(1)
         var writer = NetlinkWriter()
