@@ -115,8 +115,8 @@ final class NetlinkSocket {
                     throw LinuxNetworkError(.system(number), text.map { "\(what) (\($0))" } ?? what)
                 default:
                     answers.append(message)
-                    // Neither a dump nor acknowledged: the one answer is all there is.
-                    if message.flags & 0x2 == 0, flags.isDisjoint(with: [.ack, .dump]) { return answers }
+                    // Neither a dump nor acknowledged: the one answer is all there is (ctnetlink marks even that as one of many).
+                    if flags.isDisjoint(with: [.ack, .dump]) { return answers }
                 }
             }
         }
