@@ -172,6 +172,7 @@ let package = Package(
                 nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )
