@@ -147,8 +147,9 @@ private func traces(of lab: String) -> [String] {
         #expect(output == CommandOutput(status: .exited(3), standardOutput: "words", standardError: "problem\n"))
 
         let clock = MonotonicTime.now()
-        await #expect { try await lab.run(on: "pod", ["sh", "-c", "echo begun; sleep 60"], deadline: .milliseconds(200)) }
-            throws: { "\($0)".contains("begun") && ($0 as? LabError)?.code == .deadlineExceeded }
+        await #expect {
+            try await lab.run(on: "pod", ["sh", "-c", "echo begun; sleep 60"], deadline: .milliseconds(200))
+        } throws: { "\($0)".contains("begun") && ($0 as? LabError)?.code == .deadlineExceeded }
         #expect(MonotonicTime.now() - clock < .seconds(5))
 
         await #expect { try await lab.run(on: "pod", ["no-such-program"]) } throws: { error in
@@ -156,7 +157,11 @@ private func traces(of lab: String) -> [String] {
         }
         await #expect { try await lab.run(on: "nobody", ["true"]) } throws: { "\($0)".contains("router, client") }
 
-        let stubborn = try lab.start(on: "pod", ["sh", "-c", "trap '' TERM; echo armed; sleep 60; sleep 60"], log: "stubborn")
+        let stubborn = try lab.start(
+            on: "pod",
+            ["sh", "-c", "trap '' TERM; echo armed; sleep 60; sleep 60"],
+            log: "stubborn"
+        )
         try await lab.wait(for: "the trap") { stubborn.logTail() == "armed" }
         #expect(try await stubborn.stop(grace: .milliseconds(100)) == .signalled(SIGKILL))
 
