@@ -46,7 +46,9 @@ func tests(_ name: String, _ dependencies: [Target.Dependency] = [], resources: 
 let package = Package(
     name: "edgemesh",
     products: [
-        .executable(name: "edgemesh", targets: ["edgemesh"])
+        .executable(name: "edgemesh", targets: ["edgemesh"]),
+        // What the targets of the package Fuzzing test.
+        .library(name: "FuzzedLibraries", targets: ["Documents", "KubeModel", "Configuration"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio.git", exact: "2.101.2"),
@@ -90,6 +92,9 @@ let package = Package(
             [
                 "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
                 hashTrees, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore,
+                nioPosix,
+                deques, logging, lifecycle,
             ]
         ),
         library(
@@ -112,7 +117,7 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "ServiceCatalog", "LoadBalancing", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration",
+                "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration", hashTrees,
                 nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
@@ -137,6 +142,13 @@ let package = Package(
             ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
         ),
         // tests
+        tests(
+            "KubeClientTests",
+            [
+                "KubeClient", "FakeKube", "KubeModel", "Documents", "MeshCore", "MeshTesting", nioCore, nioPosix,
+                nioHTTP1, logging,
+            ]
+        ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests("AdminTests", ["Admin", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]),
         tests("MeshAppTests", ["MeshApp", "MeshCore", "Documents", logging]),
@@ -157,7 +169,10 @@ let package = Package(
             "EdgeProxyTests",
             [
                 "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
-                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
+                .product(name: "ServiceLifecycleTestKit", package: "swift-service-lifecycle"),
+            ]
+        ),
         tests("DNSWireTests", ["DNSWire", "MeshCore", nioCore]),
         tests(
             "EdgeDNSTests",
@@ -166,6 +181,7 @@ let package = Package(
                 nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -1,5 +1,6 @@
 import Glibc
 public import MeshCore
+import NIOCore
 
 /// What the checks read of the machine. A protocol, so that each check has a table test without the machine.
 public protocol HostReading: Sendable {
@@ -80,32 +81,13 @@ public struct LiveHost: HostReading {
         return String(answer[blank.upperBound...])
     }
 
-    private static func withSocketAddress<Result>(
-        _ address: TransportAddress, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Result
-    ) -> Result {
-        let bytes = address.address.networkBytes
-        switch address.address.family {
-        case .v4:
-            var storage = sockaddr_in()
-            storage.sin_family = sa_family_t(AF_INET)
-            storage.sin_port = address.port.bigEndian
-            withUnsafeMutableBytes(of: &storage.sin_addr) { $0.copyBytes(from: bytes) }
-            return withUnsafePointer(to: storage) { pointer in
-                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
-                }
-            }
-        case .v6:
-            var storage = sockaddr_in6()
-            storage.sin6_family = sa_family_t(AF_INET6)
-            storage.sin6_port = address.port.bigEndian
-            withUnsafeMutableBytes(of: &storage.sin6_addr) { $0.copyBytes(from: bytes) }
-            return withUnsafePointer(to: storage) { pointer in
-                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    body($0, socklen_t(MemoryLayout<sockaddr_in6>.size))
-                }
-            }
+    private static func withSocketAddress(
+        _ address: TransportAddress, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
+    ) -> Int32 {
+        guard let address = try? SocketAddress(ipAddress: address.address.description, port: Int(address.port)) else {
+            return -1
         }
+        return address.withSockAddr { body($0, socklen_t($1)) }
     }
 
     public var fileLimit: UInt64 {

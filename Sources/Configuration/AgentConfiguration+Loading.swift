@@ -45,7 +45,9 @@ extension AgentConfiguration {
         var configuration = Self.defaults(environment)
         var report = ConfigurationReport()
         do throws(DocumentError) {
-            let documents = try Document.parseYAML(bytes, limits: DocumentLimits(bytes: 1 << 20))
+            // The original's Helm chart writes serviceFilterMode twice.
+            let limits = DocumentLimits(bytes: 1 << 20, allowsEqualRepeats: true)
+            let documents = try Document.parseYAML(bytes, limits: limits)
             if let second = documents.dropFirst().first {
                 report.add(.error, "", at: second.position, "the file has several documents; a configuration is one")
             }
@@ -69,7 +71,7 @@ extension AgentConfiguration {
     private mutating func settle(_ environment: ConfigurationEnvironment, report: inout ConfigurationReport) {
         if !self.kubeAPIConfig.master.isEmpty || !self.kubeAPIConfig.kubeConfig.isEmpty {
             self.kubeAPIConfig.mode = .manual
-        } else if self.kubeAPIConfig.mode == .manual, self.commonConfig.manifestsDir.isEmpty {
+        } else if self.kubeAPIConfig.mode == .manual {
             report.add(
                 .error,
                 "kubeAPIConfig.mode",

@@ -55,7 +55,7 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var bridgeDeviceIPv6: IPv6Address?
         public var stateDir = "/var/lib/edgemesh"
         public var adminSocket = "/run/edgemesh/admin.sock"
-        /// Empty: objects come from the Kubernetes API.
+        /// Empty: no manifests are read.
         public var manifestsDir = ""
         public var pprof = Profiling()
     }

@@ -61,12 +61,12 @@ struct ConfigurationReader<Root> {
         report: inout ConfigurationReport
     ) {
         let place = Self.join(base, section)
+        let name = place.isEmpty ? "the file" : place
         if document.isNull {
-            report.add(.warning, place, at: document.position, "\(place) is empty; its defaults hold")
+            report.add(.warning, place, at: document.position, "\(name) is empty; its defaults hold")
             return
         }
         guard let members = document.members else {
-            let name = place.isEmpty ? "the file" : place
             report.add(
                 .error,
                 place,

@@ -59,7 +59,9 @@ public struct Document: Sendable, Hashable {
     /// The member `key` of an object; nil if this is no object or has no such key.
     public subscript(key: String) -> Document? {
         guard case .object(let members) = self.content else { return nil }
-        return members.first { $0.key == key }?.value
+        // By index: a member that is not the one must not be copied.
+        for index in members.indices where members[index].key == key { return members[index].value }
+        return nil
     }
 
     public var isNull: Bool { self.content == .null }
@@ -128,17 +130,26 @@ extension Document {
 }
 
 extension Document {
-    /// The value in a few words, for error messages: a scalar as written (text in quotes, cut at 60 characters), else
-    /// its kind.
+    /// The value in a few words, for error messages: a scalar as JSON has it (text cut at 60 characters, control
+    /// characters escaped), else its kind.
     public var brief: String {
         switch self.content {
         case .null: "null"
         case .bool(let flag): "\(flag)"
         case .integer(let number): "\(number)"
         case .number(let number): "\(number)"
-        case .string(let text): "\"\(text.count > 60 ? text.prefix(60) + "..." : text)\""
+        case .string(let text): Document.string(text.count > 60 ? text.prefix(60) + "..." : text).jsonText()
         case .array: "a list"
         case .object: "an object"
+        }
+    }
+
+    /// This document without its places, to compare documents by what they say.
+    public var withoutPositions: Document {
+        switch self.content {
+        case .array(let elements): .array(elements.map(\.withoutPositions))
+        case .object(let members): .object(members.map { Member($0.key, $0.value.withoutPositions) })
+        default: Document(self.content)
         }
     }
 }

@@ -8,14 +8,23 @@ public struct DocumentLimits: Hashable, Sendable {
     public var values: Int
     /// What YAML aliases may add: one for each value repeated, and one for each byte of its text.
     public var aliasExpansion: Int
+    /// Whether an object of YAML may repeat a key with the same value, as the output of some templates does.
+    public var allowsEqualRepeats: Bool
 
     public static let `default` = DocumentLimits()
 
-    public init(bytes: Int = 16 << 20, depth: Int = 64, values: Int = 2 << 20, aliasExpansion: Int = 1 << 20) {
+    public init(
+        bytes: Int = 16 << 20,
+        depth: Int = 64,
+        values: Int = 2 << 20,
+        aliasExpansion: Int = 1 << 20,
+        allowsEqualRepeats: Bool = false
+    ) {
         self.bytes = bytes
         self.depth = depth
         self.values = values
         self.aliasExpansion = aliasExpansion
+        self.allowsEqualRepeats = allowsEqualRepeats
     }
 }
 
@@ -64,10 +73,11 @@ struct ObjectBuilder {
         if let first = self.index(of: member.key) {
             throw DocumentError(
                 .duplicateKey,
-                "the key \"\(member.key)\" is already used at \(self.members[first].keyPosition); remove one of the two",
+                "the key \(Document.string(member.key).brief) is already used at \(self.members[first].keyPosition); remove one of the two",
                 at: member.keyPosition
             )
         }
+        if self.members.isEmpty { self.members.reserveCapacity(4) }
         self.members.append(member)
         if self.members.count > Self.scannedMembers {
             if self.indexByKey.isEmpty {
@@ -79,6 +89,7 @@ struct ObjectBuilder {
     }
 
     func index(of key: String) -> Int? {
-        self.indexByKey.isEmpty ? self.members.firstIndex { $0.key == key } : self.indexByKey[key]
+        guard self.indexByKey.isEmpty else { return self.indexByKey[key] }
+        return self.members.indices.first { self.members[$0].key == key }
     }
 }

@@ -138,7 +138,8 @@ final class YAMLEventParser {
         let line = before.suffix(from: before.lastIndex(of: UInt8(ascii: "\n")).map { $0 + 1 } ?? 0)
         // Bytes within a character do not count.
         return SourcePosition(
-            line: 1 + before.count { $0 == UInt8(ascii: "\n") }, column: 1 + line.count { $0 & 0xC0 != 0x80 }
+            line: 1 + before.count { $0 == UInt8(ascii: "\n") },
+            column: 1 + line.count { $0 & 0xC0 != 0x80 }
         )
     }
 

@@ -126,6 +126,11 @@ private struct YAMLComposer {
             }
             let key = try self.key(event, depth: depth)
             let value = try self.compose(self.events.next(), depth: depth)
+            if self.limits.allowsEqualRepeats, let first = builder.index(of: key),
+                builder.members[first].value.withoutPositions == value.withoutPositions
+            {
+                continue
+            }
             try builder.append(Document.Member(key, value, keyPosition: event.position))
         }
         // What the object says itself wins over what it merges, earlier merges win over later ones.

@@ -10,7 +10,7 @@ import Synchronization
 /// UDP flows whose backend may be gone: conntrack would keep sending them there.
 public struct StaleUDPFlows: Sendable, Hashable {
     public var frontend: KernelFrontend
-    /// Flows to these go on; empty if the frontend itself is gone or is now served in user space.
+    /// Flows to these go on: backends, or the proxy's listeners. Empty if nothing serves the frontend any more.
     public var remainingBackends: Set<TransportAddress>
 
     public init(frontend: KernelFrontend, remainingBackends: Set<TransportAddress>) {
@@ -52,6 +52,7 @@ actor KernelProgrammer {
     private(set) var statistics = Statistics()
     private(set) var isInstalled = false
     private var generator = SystemRandomNumberGenerator()
+    private var proxyAddresses: Set<TransportAddress> = []
 
     init(
         programming: any ServiceProgramming,
@@ -71,6 +72,8 @@ actor KernelProgrammer {
 
     /// Follows the catalog until the task is cancelled. The rules stay in the kernel then.
     func run(catalog: any CatalogReading, listeners: ProxyListeners) async {
+        self.proxyAddresses = [listeners.udpV4]
+        if let udpV6 = listeners.udpV6 { self.proxyAddresses.insert(udpV6) }
         let inbox = self.inbox
         let subscription = catalog.subscribe { inbox.put($0, at: .now()) }
         defer { subscription.cancel() }
@@ -185,7 +188,12 @@ actor KernelProgrammer {
         let stale = changes.compactMap { frontend, change -> StaleUDPFlows? in
             guard frontend.transport == .udp else { return nil }
             var remaining: Set<TransportAddress> = []
-            if case .balance(let balancing)? = change.planned?.rule.action { remaining = Set(balancing.backends) }
+            switch change.planned?.rule.action {
+            case .balance(let balancing): remaining = Set(balancing.backends)
+            // Its own sessions end those whose endpoint is gone.
+            case .proxy: remaining = self.proxyAddresses
+            case .reject, .drop, nil: break
+            }
             return StaleUDPFlows(frontend: frontend, remainingBackends: remaining)
         }
         if !stale.isEmpty { await self.clearStaleFlows(stale) }

@@ -1,15 +1,15 @@
 public import Documents
 import MeshCore
-import NIOCore
+public import NIOCore
 import NIOHTTP1
 import NIOHTTPCompression
-import NIOPosix
+public import NIOPosix
 import NIOSSL
 import Synchronization
 
-/// A fake Kubernetes API server with the behaviour that list-watch clients depend on: paged lists from one snapshot with
-/// tokens that expire, watches that resume from a bounded history or answer 410, bookmarks, gzip, Status objects. What can
-/// go wrong with a real one can be made to go wrong here.
+/// A fake Kubernetes API server with the behaviour that list-watch clients depend on: paged lists from one snapshot
+/// with tokens that expire, watches that resume from a bounded history or answer 410, bookmarks, gzip, Status objects.
+/// What can go wrong with a real one can be made to go wrong here.
 ///
 /// All methods may be called from any task.
 public final class FakeKube: Sendable {
@@ -34,7 +34,9 @@ public final class FakeKube: Sendable {
         var store: FakeKubeStore
         var faults: [FakeKubeFault] = []
         var requests: [FakeKubeRequest] = []
+        var listener: (any Channel)?
         var connections = 0
+        var clients: [Int: any Channel] = [:]
         var absent: Set<String> = []
         var forbidden: Set<String> = []
         /// Collections that are served as if they were empty, as a cold MetaServer does.
@@ -62,7 +64,6 @@ public final class FakeKube: Sendable {
     public let options: Options
     let state: Mutex<State>
     private let group: any EventLoopGroup
-    private let serving = Mutex<Task<Void, Never>?>(nil)
 
     public init(options: Options = Options(), group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton) {
         self.options = options
@@ -72,44 +73,49 @@ public final class FakeKube: Sendable {
 
     /// Listens; returns when connections are accepted.
     public func start() async throws {
-        let context = try self.options.tls?.serverContext(requiresClientCertificate: self.options.requiresClientCertificate)
+        let context = try self.options.tls?.serverContext(
+            requiresClientCertificate: self.options.requiresClientCertificate
+        )
         let port = self.state.withLock { $0.port }
         let server = try await ServerBootstrap(group: self.group)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
-            .bind(host: self.options.host, port: port) { channel in
+            .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     let pipeline = channel.pipeline.syncOperations
                     if let context { try pipeline.addHandler(NIOSSLServerHandler(context: context)) }
-                    try pipeline.configureHTTPServerPipeline(withErrorHandling: true)
+                    try pipeline.configureHTTPServerPipeline(withPipeliningAssistance: false)
                     try pipeline.addHandler(HTTPResponseCompressor())
-                    return try FakeKubeConnection.Client(wrappingChannelSynchronously: channel)
+                    self.serve(try FakeKubeConnection.Client(wrappingChannelSynchronously: channel))
                 }
             }
-        self.state.withLock { $0.port = server.channel.localAddress?.port ?? port }
-        let task = Task {
-            try? await server.executeThenClose { clients in
-                try await withThrowingDiscardingTaskGroup { tasks in
-                    for try await client in clients {
-                        let number = self.state.withLock { state in
-                            state.connections += 1
-                            return state.connections
-                        }
-                        tasks.addTask { try? await FakeKubeConnection(self, number: number).serve(client) }
-                    }
-                }
-            }
+            .bind(host: self.options.host, port: port).get()
+        self.state.withLock { state in
+            state.port = server.localAddress?.port ?? port
+            state.listener = server
         }
-        self.serving.withLock { $0 = task }
+    }
+
+    private func serve(_ client: FakeKubeConnection.Client) {
+        let number = self.state.withLock { state in
+            state.connections += 1
+            state.clients[state.connections] = client.channel
+            return state.connections
+        }
+        // Ends with its channel, which `stop` closes.
+        Task {
+            try? await FakeKubeConnection(self, number: number).serve(client)
+            self.state.withLock { $0.clients[number] = nil }
+        }
     }
 
     /// Closes every connection and the listener; objects and port stay for the next `start`.
     public func stop() async {
-        let task = self.serving.withLock { serving in
-            defer { serving = nil }
-            return serving
+        let listener = self.state.withLock { state in
+            defer { state.listener = nil }
+            return state.listener
         }
-        task?.cancel()
-        await task?.value
+        try? await listener?.close()
+        for client in self.state.withLock({ Array($0.clients.values) }) { try? await client.close() }
     }
 
     public var port: Int { self.state.withLock { $0.port } }
@@ -144,6 +150,11 @@ public final class FakeKube: Sendable {
     /// `namespace/name` of all objects of a collection, sorted; the namespace is empty for cluster-scoped ones.
     public func keys(of plural: String) -> [String] { self.state.withLock { $0.store.keys(of: plural) } }
 
+    /// An object as it is stored.
+    public func json(_ plural: String, namespace: String = "", name: String) -> [UInt8]? {
+        self.state.withLock { $0.store.object(plural, key: "\(namespace)/\(name)") }
+    }
+
     // MARK: Behaviour
 
     public func inject(_ fault: FakeKubeFault) { self.state.withLock { $0.faults.append(fault) } }
@@ -156,6 +167,9 @@ public final class FakeKube: Sendable {
 
     /// Sends a bookmark into open watches now.
     public func sendBookmarks() { self.order(.sendBookmark, nil) }
+
+    /// Whether an open watch has yet to do what it was told.
+    public var hasPendingOrders: Bool { self.state.withLock { $0.watches.values.contains { $0.order != .goOn } } }
 
     /// Forgets the history, so that watches from any older version get 410.
     public func compactHistory() { self.change { $0.store.compact() } }

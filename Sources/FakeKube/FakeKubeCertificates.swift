@@ -24,7 +24,10 @@ public struct FakeKubeCertificates: Sendable {
         let key = P256.Signing.PrivateKey()
         let name = try DistinguishedName { CommonName("fake kube authority") }
         let authority = try Self.issue(
-            name, key: key.publicKey, issuer: name, issuerKey: key,
+            name,
+            key: key.publicKey,
+            issuer: name,
+            issuerKey: key,
             extensions: try Certificate.Extensions {
                 Critical(BasicConstraints.isCertificateAuthority(maxPathLength: nil))
                 Critical(KeyUsage(keyCertSign: true))
@@ -33,7 +36,8 @@ public struct FakeKubeCertificates: Sendable {
         self.authorityPEM = try authority.serializeAsPEM().pemString
         self.authorityKey = key
         self.authorityName = name
-        let alternatives = names.map { GeneralName.dnsName($0) }
+        let alternatives =
+            names.map { GeneralName.dnsName($0) }
             + addresses.map { GeneralName.ipAddress(ASN1OctetString(contentBytes: $0[...])) }
         self.server = try Self.identity("kube-apiserver", alternatives: alternatives, issuer: name, issuerKey: key)
     }
@@ -45,7 +49,9 @@ public struct FakeKubeCertificates: Sendable {
 
     func serverContext(requiresClientCertificate: Bool) throws -> NIOSSLContext {
         var tls = TLSConfiguration.makeServerConfiguration(
-            certificateChain: try NIOSSLCertificate.fromPEMBytes(Array(self.server.certificatePEM.utf8)).map { .certificate($0) },
+            certificateChain: try NIOSSLCertificate.fromPEMBytes(Array(self.server.certificatePEM.utf8)).map {
+                .certificate($0)
+            },
             privateKey: .privateKey(try NIOSSLPrivateKey(bytes: Array(self.server.keyPEM.utf8), format: .pem))
         )
         if requiresClientCertificate {
@@ -56,28 +62,46 @@ public struct FakeKubeCertificates: Sendable {
     }
 
     private static func identity(
-        _ name: String, alternatives: [GeneralName], issuer: DistinguishedName, issuerKey: P256.Signing.PrivateKey
+        _ name: String,
+        alternatives: [GeneralName],
+        issuer: DistinguishedName,
+        issuerKey: P256.Signing.PrivateKey
     ) throws -> Identity {
         let key = P256.Signing.PrivateKey()
         var extensions = try Certificate.Extensions { Critical(BasicConstraints.notCertificateAuthority) }
-        if !alternatives.isEmpty { try extensions.append(.init(SubjectAlternativeNames(alternatives), critical: false)) }
+        if !alternatives.isEmpty {
+            try extensions.append(.init(SubjectAlternativeNames(alternatives), critical: false))
+        }
         let certificate = try Self.issue(
-            try DistinguishedName { CommonName(name) }, key: key.publicKey, issuer: issuer, issuerKey: issuerKey,
+            try DistinguishedName { CommonName(name) },
+            key: key.publicKey,
+            issuer: issuer,
+            issuerKey: issuerKey,
             extensions: extensions
         )
         return Identity(
-            certificatePEM: try certificate.serializeAsPEM().pemString, keyPEM: key.pemRepresentation
+            certificatePEM: try certificate.serializeAsPEM().pemString,
+            keyPEM: key.pemRepresentation
         )
     }
 
     private static func issue(
-        _ subject: DistinguishedName, key: P256.Signing.PublicKey, issuer: DistinguishedName,
-        issuerKey: P256.Signing.PrivateKey, extensions: Certificate.Extensions
+        _ subject: DistinguishedName,
+        key: P256.Signing.PublicKey,
+        issuer: DistinguishedName,
+        issuerKey: P256.Signing.PrivateKey,
+        extensions: Certificate.Extensions
     ) throws -> Certificate {
         try Certificate(
-            version: .v3, serialNumber: .init(), publicKey: .init(key),
-            notValidBefore: Date.now.addingTimeInterval(-3600), notValidAfter: Date.now.addingTimeInterval(86_400),
-            issuer: issuer, subject: subject, signatureAlgorithm: .ecdsaWithSHA256, extensions: extensions,
+            version: .v3,
+            serialNumber: .init(),
+            publicKey: .init(key),
+            notValidBefore: Date.now.addingTimeInterval(-3600),
+            notValidAfter: Date.now.addingTimeInterval(86_400),
+            issuer: issuer,
+            subject: subject,
+            signatureAlgorithm: .ecdsaWithSHA256,
+            extensions: extensions,
             issuerPrivateKey: .init(issuerKey)
         )
     }

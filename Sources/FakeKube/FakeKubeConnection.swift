@@ -3,6 +3,7 @@ import Glibc
 import MeshCore
 import NIOCore
 import NIOHTTP1
+import Synchronization
 
 /// Serves the requests of one client connection, one after the other.
 struct FakeKubeConnection {
@@ -87,7 +88,8 @@ struct FakeKubeConnection {
         switch request.path {
         case "/version":
             let version: Document = [
-                "major": "1", "minor": "31", "gitVersion": .string(self.fake.options.gitVersion), "platform": "linux/amd64",
+                "major": "1", "minor": "31", "gitVersion": .string(self.fake.options.gitVersion),
+                "platform": "linux/amd64",
             ]
             try await answer.send(version.jsonBytes())
         case "/healthz", "/livez", "/readyz":
@@ -140,17 +142,21 @@ struct FakeKubeConnection {
 
     @concurrent
     private func watch(
-        _ request: FakeKubeRequest, _ place: Place, with answer: inout Answer, on channel: any Channel
+        _ request: FakeKubeRequest,
+        _ place: Place,
+        with answer: inout Answer,
+        on channel: any Channel
     ) async throws {
         let (wakes, wake) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         var cursor = request.query["resourceVersion"].flatMap(UInt64.init) ?? 0
         let fromNow = cursor == 0
-        let (id, first, isTooOld) = self.fake.state.withLock { state in
+        let (id, first, isTooOld): (Int, [FakeKubeStore.Event], Bool) = self.fake.state.withLock { state in
             let id = state.nextWatch
             state.nextWatch += 1
             state.watches[id] = FakeKube.Watch(wake: wake, plural: place.plural)
             guard fromNow else {
-                let isTooOld = if case .tooOld = state.store.events(of: place.plural, after: cursor) { true } else { false }
+                let isTooOld =
+                    if case .tooOld = state.store.events(of: place.plural, after: cursor) { true } else { false }
                 return (id, [], isTooOld)
             }
             cursor = state.store.version
@@ -225,8 +231,8 @@ extension FakeKubeConnection {
         ]
         let group = words.count > 1 ? words[1] : ""
         words.removeFirst(min(words.count, root == "api" ? 2 : 3))
-        guard root == "api" || root == "apis", let plurals = known[group], let version = path.split(separator: "/").dropFirst(root == "api" ? 1 : 2).first
-        else { return nil }
+        let version = path.split(separator: "/").dropFirst(root == "api" ? 1 : 2).first
+        guard root == "api" || root == "apis", let plurals = known[group], let version else { return nil }
         var place = Place(version: String(version), plural: "")
         if words.count >= 3, words[0] == "namespaces" {
             place.namespace = words[1]
@@ -246,10 +252,13 @@ extension FakeKubeConnection {
             query[String(sides[0])] = Self.percentDecode(sides.count == 2 ? sides[1] : "")
         }
         return FakeKubeRequest(
-            method: head.method.rawValue, path: String(halves.first ?? ""), query: query,
+            method: head.method.rawValue,
+            path: String(halves.first ?? ""),
+            query: query,
             authorization: head.headers.first(name: "Authorization"),
             userAgent: head.headers.first(name: "User-Agent"),
-            acceptEncoding: head.headers.first(name: "Accept-Encoding"), connection: connection
+            acceptEncoding: head.headers.first(name: "Accept-Encoding"),
+            connection: connection
         )
     }
 
@@ -307,7 +316,9 @@ private struct Answer {
             "Content-Type": "application/json", "Transfer-Encoding": "chunked", "Date": Self.date(),
         ]
         if let retryAfter { headers.add(name: "Retry-After", value: "\(retryAfter)") }
-        try await self.outbound.write(.head(.init(version: .http1_1, status: .init(statusCode: code), headers: headers)))
+        try await self.outbound.write(
+            .head(.init(version: .http1_1, status: .init(statusCode: code), headers: headers))
+        )
     }
 
     @concurrent

@@ -3,7 +3,11 @@ public import Documents
 /// Cluster objects as an API server would hold them, for tests and benchmarks.
 public enum FakeObjects {
     public static func service(
-        namespace: String = "default", name: String, clusterIP: String, port: Int = 80, targetPort: Int = 8080
+        namespace: String = "default",
+        name: String,
+        clusterIP: String,
+        port: Int = 80,
+        targetPort: Int = 8080
     ) -> Document {
         [
             "apiVersion": "v1", "kind": "Service",
@@ -21,7 +25,11 @@ public enum FakeObjects {
     }
 
     public static func endpointSlice(
-        namespace: String = "default", service: String, suffix: String = "abcde", addresses: [String], port: Int = 8080,
+        namespace: String = "default",
+        service: String,
+        suffix: String = "abcde",
+        addresses: [String],
+        port: Int = 8080,
         node: String = "node-0"
     ) -> Document {
         [
@@ -43,7 +51,10 @@ public enum FakeObjects {
     }
 
     public static func endpoints(
-        namespace: String = "default", name: String, addresses: [String], port: Int = 8080
+        namespace: String = "default",
+        name: String,
+        addresses: [String],
+        port: Int = 8080
     ) -> Document {
         [
             "apiVersion": "v1", "kind": "Endpoints",
@@ -90,7 +101,9 @@ extension FakeKube {
         for number in 0..<services {
             let name = "svc-\(number)"
             self.apply(FakeObjects.service(name: name, clusterIP: FakeObjects.address(number + 1, offset: 0x0A60_0000)))
-            let addresses = (0..<endpoints).map { FakeObjects.address(number * endpoints + $0 + 1, offset: 0x0AC8_0000) }
+            let addresses = (0..<endpoints).map {
+                FakeObjects.address(number * endpoints + $0 + 1, offset: 0x0AC8_0000)
+            }
             self.apply(FakeObjects.endpointSlice(service: name, addresses: addresses))
         }
     }

@@ -27,12 +27,16 @@ public struct APIResource: Hashable, Sendable, CustomStringConvertible {
 /// What one reflector follows: the first of its candidates that the server has.
 struct WatchedResource: Hashable, Sendable {
     var candidates: [APIResource]
-    /// A server that has none of them is fine: it counts as an empty list.
+    /// The mesh works without it: a server that has none of them counts as an empty list, one that forbids them is told
+    /// of in the status.
     var isOptional = false
 
     static let services = WatchedResource(candidates: [APIResource(.service, "services")])
-    static let nodes = WatchedResource(candidates: [APIResource(.node, "nodes")])
-    static let namespaces = WatchedResource(candidates: [APIResource(.namespace, "namespaces")])
+    static let nodes = WatchedResource(candidates: [APIResource(.node, "nodes")], isOptional: true)
+    static let namespaces = WatchedResource(
+        candidates: [APIResource(.namespace, "namespaces")],
+        isOptional: true
+    )
     static let endpoints = WatchedResource(
         candidates: [
             APIResource(.endpointSlice, "endpointslices", group: "discovery.k8s.io"),

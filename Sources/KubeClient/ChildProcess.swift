@@ -78,7 +78,10 @@ struct ChildProcess: Sendable {
     }
 
     private func collect(
-        _ output: borrowing Pipe, into printed: inout [UInt8], _ errors: borrowing Pipe, into complaint: inout [UInt8],
+        _ output: borrowing Pipe,
+        into printed: inout [UInt8],
+        _ errors: borrowing Pipe,
+        into complaint: inout [UInt8],
         until deadline: MonotonicTime
     ) throws(KubeError) {
         var polls = [

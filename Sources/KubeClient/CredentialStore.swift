@@ -60,7 +60,11 @@ actor CredentialStore {
             material.key = credential.key ?? material.key
         }
         if let context = self.context, material == self.contextKey { return context }
-        let context = try Self.makeContext(material, skipsVerification: endpoint.tls.skipsVerification, endpoint: endpoint)
+        let context = try Self.makeContext(
+            material,
+            skipsVerification: endpoint.tls.skipsVerification,
+            endpoint: endpoint
+        )
         self.context = context
         self.contextKey = material
         return context
@@ -68,7 +72,9 @@ actor CredentialStore {
 
     private func credential(of plugin: ExecPlugin) async throws -> ExecCredential {
         // A little early, so that no request leaves with a token that expires on its way.
-        if let known = self.execCredential, known.expiration.map({ $0 > Int64(time(nil)) + 10 }) ?? true { return known }
+        if let known = self.execCredential, known.expiration.map({ $0 > Int64(time(nil)) + 10 }) ?? true {
+            return known
+        }
         let endpoint = self.configuration.endpoint
         let run = self.execRun ?? Task { try await plugin.run(for: endpoint) }
         self.execRun = run
@@ -79,7 +85,9 @@ actor CredentialStore {
     }
 
     private static func makeContext(
-        _ material: TLSMaterial, skipsVerification: Bool, endpoint: KubeEndpoint
+        _ material: TLSMaterial,
+        skipsVerification: Bool,
+        endpoint: KubeEndpoint
     ) throws(KubeError) -> NIOSSLContext {
         var tls = TLSConfiguration.makeClientConfiguration()
         tls.minimumTLSVersion = .tlsv12

@@ -37,7 +37,10 @@ public struct ExecPlugin: Hashable, Sendable {
         let request = self.execInfo(endpoint).jsonText(pretty: false)
         let variables = self.environment.map { "\($0.name)=\($0.value)" } + ["KUBERNETES_EXEC_INFO=\(request)"]
         let process = ChildProcess(
-            command: self.command, arguments: self.arguments, variables: variables, timeLimit: self.timeLimit
+            command: self.command,
+            arguments: self.arguments,
+            variables: variables,
+            timeLimit: self.timeLimit
         )
         do {
             let output = try await NIOThreadPool.singleton.runIfActive { try process.run() }

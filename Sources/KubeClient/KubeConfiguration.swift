@@ -96,8 +96,8 @@ public enum KubeCredentials: Hashable, Sendable {
 public struct KubeConfiguration: Hashable, Sendable {
     public var endpoint: KubeEndpoint
     public var credentials: KubeCredentials
-    /// KubeEdge's MetaServer on an edge node: it lists objects out of a local cache, which is empty for a while after its
-    /// start, and it answers a list of a kind it does not hold with an empty one, so absence cannot be told.
+    /// KubeEdge's MetaServer on an edge node: it lists objects out of a local cache, which is empty for a while after
+    /// its start, and it answers a list of a kind it does not hold with an empty one, so absence cannot be told.
     public var isMetaServer = false
 
     public init(endpoint: KubeEndpoint, credentials: KubeCredentials = .none) {
@@ -111,7 +111,8 @@ public struct KubeConfiguration: Hashable, Sendable {
     /// The server and account of the pod that this process runs in.
     /// - Parameter environment: looks a variable up, normally the process's.
     public static func inCluster(
-        folder: String = Self.serviceAccountFolder, environment: (String) -> String?
+        folder: String = Self.serviceAccountFolder,
+        environment: (String) -> String?
     ) throws(KubeError) -> KubeConfiguration {
         guard let host = environment("KUBERNETES_SERVICE_HOST"), !host.isEmpty,
             let port = environment("KUBERNETES_SERVICE_PORT"), !port.isEmpty
@@ -148,7 +149,8 @@ public struct KubeConfiguration: Hashable, Sendable {
         public init() {}
     }
 
-    public static func metaServer(_ server: String, security: MetaServerSecurity) throws(KubeError) -> KubeConfiguration {
+    public static func metaServer(_ server: String, security: MetaServerSecurity) throws(KubeError) -> KubeConfiguration
+    {
         var address = server
         var tls = KubeTLS()
         var credentials = KubeCredentials.none
@@ -166,5 +168,28 @@ public struct KubeConfiguration: Hashable, Sendable {
         var configuration = KubeConfiguration(endpoint: try KubeEndpoint(address, tls: tls), credentials: credentials)
         configuration.isMetaServer = true
         return configuration
+    }
+}
+
+// Secrets stay out of logs, whoever prints a configuration.
+
+extension KubeCredentials: CustomStringConvertible {
+    public var description: String {
+        switch self {
+        case .none: "none"
+        case .token: "token"
+        case .tokenFile(let path): "token file \(path)"
+        case .basic(let user, _): "password of \(user)"
+        case .exec(let plugin): "exec plugin \(plugin.command)"
+        }
+    }
+}
+
+extension PEMSource: CustomStringConvertible {
+    public var description: String {
+        switch self {
+        case .inline: "inline"
+        case .file(let path): path
+        }
     }
 }

@@ -1,4 +1,5 @@
-/// A failure to reach, to trust or to understand an API server. The message names the file, key or server and what to mend.
+/// A failure to reach, to trust or to understand an API server. The message names the file, key or server and what to
+/// mend.
 public struct KubeError: Error, Sendable, CustomStringConvertible {
     public enum Code: Hashable, Sendable {
         /// A kubeconfig, URL or key that cannot be used as written.

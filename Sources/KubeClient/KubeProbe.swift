@@ -77,7 +77,8 @@ extension KubernetesSource {
 
     @concurrent
     private static func check(
-        _ resource: APIResource, on connection: inout KubeConnection
+        _ resource: APIResource,
+        on connection: inout KubeConnection
     ) async throws -> KubeProbe.ResourceCheck {
         let limit = Duration.seconds(10)
         let began = MonotonicTime.now()
@@ -99,7 +100,9 @@ extension KubernetesSource {
             }
         }
         return KubeProbe.ResourceCheck(
-            resource: resource.description, version: resource.version, permission: permission,
+            resource: resource.description,
+            version: resource.version,
+            permission: permission,
             latency: .now() - began
         )
     }

@@ -18,8 +18,8 @@ struct KubeRequest: Sendable {
     var totalLimit: Duration
 }
 
-/// Opens HTTP/1.1 connections to one API server. A connection serves one caller, request after request, so a reflector's
-/// lists and its watch share one, and a slow list holds up nobody else.
+/// Opens HTTP/1.1 connections to one API server. A connection serves one caller, request after request, so a
+/// reflector's lists and its watch share one, and a slow list holds up nobody else.
 struct KubeTransport: Sendable {
     let endpoint: KubeEndpoint
     let credentials: CredentialStore
@@ -35,7 +35,9 @@ struct KubeTransport: Sendable {
         let channel = try await self.connect()
         return try await channel.executeThenClose { inbound, outbound in
             var connection = KubeConnection(
-                transport: self, inbound: inbound.makeAsyncIterator(), outbound: outbound
+                transport: self,
+                inbound: inbound.makeAsyncIterator(),
+                outbound: outbound
             )
             return try await body(&connection)
         }
@@ -60,8 +62,7 @@ struct KubeTransport: Sendable {
                         if let context {
                             try pipeline.addHandler(NIOSSLClientHandler(context: context, serverHostname: serverName))
                         }
-                        try pipeline.addHandler(HTTPRequestEncoder())
-                        try pipeline.addHandler(ByteToMessageHandler(HTTPResponseDecoder()))
+                        try pipeline.addHTTPClientHandlers()
                         // Unbounded here: the scanners bound each item of what comes out.
                         try pipeline.addHandler(NIOHTTPResponseDecompressor(limit: .none))
                         try pipeline.addHandler(RequestDeadlineHandler(url: endpoint.url))
@@ -72,7 +73,9 @@ struct KubeTransport: Sendable {
             throw error
         } catch {
             throw KubeError(
-                .connect, "cannot connect to \(endpoint.url); is the server up and the way open?", cause: error
+                .connect,
+                "cannot connect to \(endpoint.url); is the server up and the way open?",
+                cause: error
             )
         }
     }
@@ -98,7 +101,7 @@ private enum TCPOption {
     static let keepCount: CInt = 6
 }
 
-/// A connection in use by one task.
+/// A connection in use by one task. Its functions are `@concurrent` because NIO's async channel leaves the caller's actor.
 struct KubeConnection {
     /// A request head with its limits, for the handler that watches over them.
     struct Message: Sendable {
@@ -114,9 +117,11 @@ struct KubeConnection {
     /// False once the server, or an answer left unread, makes another request impossible.
     private(set) var isReusable = true
     private var bodyIsPending = false
+    private var keepsAlive = true
 
     init(
-        transport: KubeTransport, inbound: NIOAsyncChannelInboundStream<HTTPClientResponsePart>.AsyncIterator,
+        transport: KubeTransport,
+        inbound: NIOAsyncChannelInboundStream<HTTPClientResponsePart>.AsyncIterator,
         outbound: NIOAsyncChannelOutboundWriter<Message>
     ) {
         self.transport = transport
@@ -143,30 +148,33 @@ struct KubeConnection {
             headers.add(name: "Content-Length", value: "\(body.count)")
         }
         let head = HTTPRequestHead(
-            version: .http1_1, method: request.body == nil ? .GET : .POST, uri: endpoint.pathPrefix + request.path,
+            version: .http1_1,
+            method: request.body == nil ? .GET : .POST,
+            uri: endpoint.pathPrefix + request.path,
             headers: headers
         )
         // Until the answer was read to its end, nothing else can be asked on this connection.
         self.isReusable = false
-        try await self.outbound.write(
-            Message(
-                head: head, body: request.body ?? [],
-                idleLimit: .nanoseconds(request.idleLimit.saturatedNanoseconds),
-                totalLimit: .nanoseconds(request.totalLimit.saturatedNanoseconds)
-            )
+        let message = Message(
+            head: head,
+            body: request.body ?? [],
+            idleLimit: .nanoseconds(request.idleLimit.saturatedNanoseconds),
+            totalLimit: .nanoseconds(request.totalLimit.saturatedNanoseconds)
         )
-        while let part = try await self.nextPart() {
-            guard case .head(let response) = part else { break }
-            // 100 Continue and its kin precede the answer.
-            guard response.status.code >= 200 else { continue }
-            self.bodyIsPending = true
-            self.keepsAlive = response.isKeepAlive
-            return response
+        do {
+            try await self.outbound.write(message)
+        } catch {
+            // The reading side knows why the connection is gone; the writing side only that it is.
+            while try await self.nextPart() != nil {}
+            throw KubeError(.disconnected, "\(endpoint.url) closed the connection", cause: error)
         }
-        throw KubeError(.disconnected, "\(endpoint.url) closed the connection without an answer")
+        guard case .head(let response) = try await self.nextPart() else {
+            throw KubeError(.disconnected, "\(endpoint.url) closed the connection without an answer")
+        }
+        self.bodyIsPending = true
+        self.keepsAlive = response.isKeepAlive
+        return response
     }
-
-    private var keepsAlive = true
 
     /// The next bytes of the body; nil at its end.
     @concurrent
@@ -184,7 +192,15 @@ struct KubeConnection {
                 continue
             }
         }
-        throw KubeError(.disconnected, "\(self.transport.endpoint.url) broke the connection off in the middle of an answer")
+        throw KubeError(
+            .disconnected,
+            "\(self.transport.endpoint.url) broke the connection off in the middle of an answer"
+        )
+    }
+
+    /// Allows no further request.
+    mutating func retire() {
+        self.isReusable = false
     }
 
     /// The whole rest of the body, of at most `limit` bytes.
@@ -206,14 +222,17 @@ struct KubeConnection {
             return try await self.inbound.next()
         } catch let error as KubeError {
             throw error
-        } catch let error as NIOSSLError {
-            throw KubeError(
-                .tls, "the TLS connection to \(self.transport.endpoint.url) failed; check its CA, name and client certificate",
-                cause: error
-            )
         } catch {
-            guard !(error is CancellationError) else { throw error }
-            throw KubeError(.disconnected, "the connection to \(self.transport.endpoint.url) broke", cause: error)
+            let url = self.transport.endpoint.url
+            switch error {
+            case is CancellationError:
+                throw error
+            case is NIOSSLError, is NIOSSLExtraError, is BoringSSLError:
+                let message = "the TLS connection to \(url) failed; check its CA, name and client certificate"
+                throw KubeError(.tls, message, cause: error)
+            default:
+                throw KubeError(.disconnected, "the connection to \(url) broke", cause: error)
+            }
         }
     }
 }
@@ -248,7 +267,7 @@ final class RequestDeadlineHandler: ChannelDuplexHandler {
         self.totalDeadline = .now() + message.totalLimit
         self.waitingSince = .now()
         self.timer?.cancel()
-        self.schedule(context: context, in: message.idleLimit)
+        self.schedule(context: context, in: min(message.idleLimit, message.totalLimit))
     }
 
     func read(context: ChannelHandlerContext) {

@@ -6,7 +6,9 @@ extension KubeConfiguration {
     ///   - context: nil means the file's `current-context`.
     ///   - server: replaces the cluster's `server`, as `kubeAPIConfig.master` does.
     public static func kubeconfig(
-        path: String, context: String? = nil, server: String? = nil
+        path: String,
+        context: String? = nil,
+        server: String? = nil
     ) throws(KubeError) -> KubeConfiguration {
         let bytes = try SmallFile.read(path)
         let documents: [Document]
@@ -74,7 +76,11 @@ private struct KubeconfigReader {
             tls.skipsVerification = value
         }
         if let proxy = try self.string("proxy-url", of: cluster) {
-            throw self.invalid("proxy-url", "(\(proxy)) is not supported; remove it and reach the server directly", at: cluster)
+            throw self.invalid(
+                "proxy-url",
+                "(\(proxy)) is not supported; remove it and reach the server directly",
+                at: cluster
+            )
         }
         return tls
     }

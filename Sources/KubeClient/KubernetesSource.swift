@@ -3,9 +3,11 @@ public import Logging
 import MeshCore
 public import NIOCore
 
-/// Follows Services, EndpointSlices (or Endpoints), Nodes, Namespaces and DestinationRules of an API server or MetaServer.
+/// Follows Services, EndpointSlices (or Endpoints), Nodes, Namespaces and DestinationRules of an API server or
+/// MetaServer.
 ///
 /// One reflector with one connection per resource; JSON; events of one kind arrive in order, in batches of at most 256.
+/// The sink is called by the reflectors' tasks, so by several at a time.
 /// No label selector is sent: DNS needs the services that the proxy filters out.
 public struct KubernetesSource: ClusterObjectSource {
     public struct Options: Sendable {
@@ -38,13 +40,18 @@ public struct KubernetesSource: ClusterObjectSource {
 
     /// - Parameter group: the loops on which connections run; decoding runs in the tasks of `run`.
     public init(
-        _ configuration: KubeConfiguration, options: Options = Options(), group: any EventLoopGroup, logger: Logger
+        _ configuration: KubeConfiguration,
+        options: Options = Options(),
+        group: any EventLoopGroup,
+        logger: Logger
     ) {
         self.configuration = configuration
         self.options = options
         self.logger = logger
         self.transport = KubeTransport(
-            endpoint: configuration.endpoint, credentials: CredentialStore(configuration), group: group,
+            endpoint: configuration.endpoint,
+            credentials: CredentialStore(configuration),
+            group: group,
             userAgent: "edgemesh/\(options.version)"
         )
     }
@@ -53,16 +60,22 @@ public struct KubernetesSource: ClusterObjectSource {
         let resources = WatchedResource.all(isMetaServer: self.configuration.isMetaServer)
         let gate = RequestGate(rate: self.options.requestsPerSecond, burst: self.options.burst)
         let board = StatusBoard(
-            origin: self.configuration.endpoint.url, reflectors: resources.count,
-            hasState: self.options.knownObjects.values.contains { $0 > 0 }, sink: sink
+            origin: self.configuration.endpoint.url,
+            reflectors: resources.count,
+            hasState: self.options.knownObjects.values.contains { $0 > 0 },
+            sink: sink
         )
         await board.tell()
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             for (index, resource) in resources.enumerated() {
                 tasks.addTask {
                     let reflector = Reflector(
-                        transport: self.transport, gate: gate, machine: self.machine(for: resource), logger: self.logger,
-                        sink: sink, report: { await board.report($0, of: index) }
+                        transport: self.transport,
+                        gate: gate,
+                        machine: self.machine(for: resource),
+                        logger: self.logger,
+                        sink: sink,
+                        report: { await board.report($0, of: index) }
                     )
                     try await reflector.run()
                 }
@@ -75,13 +88,19 @@ public struct KubernetesSource: ClusterObjectSource {
         var configuration = ReflectorStateMachine.Configuration()
         configuration.pageSize = self.options.pageSize
         configuration.watchSeconds = self.options.watchSeconds
-        configuration.backoff = Backoff(base: self.options.retryDelays.lowerBound, cap: self.options.retryDelays.upperBound)
+        configuration.backoff = Backoff(
+            base: self.options.retryDelays.lowerBound,
+            cap: self.options.retryDelays.upperBound
+        )
         configuration.forbiddenRetry = self.options.forbiddenRetry
         configuration.absentRetry = self.options.absentRetry
         configuration.emptyListDoubt = self.configuration.isMetaServer ? self.options.emptyListDoubt : nil
         let known = Set(resource.candidates.map(\.kind)).compactMap { self.options.knownObjects[$0] }.reduce(0, +)
         return ReflectorStateMachine(
-            resource: resource, configuration: configuration, knownItems: known, seed: .random(in: .min ... .max)
+            resource: resource,
+            configuration: configuration,
+            knownItems: known,
+            seed: .random(in: .min ... .max)
         )
     }
 }

@@ -2,8 +2,8 @@ import NIOCore
 
 /// Cuts the body of a Kubernetes list into its items while it arrives, so that no list is ever held whole.
 ///
-/// It looks only at the structure of the JSON; each item is parsed by the caller. All but the contents of `items` is kept,
-/// and is a small valid JSON object at the end.
+/// It looks only at the structure of the JSON; each item is parsed by the caller. All but the contents of `items` is
+/// kept, and is a small valid JSON object at the end.
 struct ListScanner {
     /// A longer item is skipped and reported by its first bytes.
     static let itemLimit = 4 << 20
@@ -43,12 +43,14 @@ struct ListScanner {
     }
 
     /// Takes the next bytes and hands each item that they complete to `body`.
-    mutating func feed(_ buffer: ByteBuffer, _ body: (Item) -> Void) throws(KubeError) {
-        for byte in buffer.readableBytesView {
-            switch self.place {
-            case .envelope: try self.scanEnvelope(byte)
-            case .betweenItems: try self.scanBetween(byte)
-            case .insideItem: try self.scanItem(byte, body)
+    mutating func feed(_ buffer: ByteBuffer, _ body: (Item) -> Void) throws {
+        try buffer.withUnsafeReadableBytes { bytes in
+            for byte in bytes {
+                switch self.place {
+                case .envelope: try self.scanEnvelope(byte)
+                case .betweenItems: try self.scanBetween(byte)
+                case .insideItem: try self.scanItem(byte, body)
+                }
             }
         }
     }

@@ -76,13 +76,19 @@ struct ObjectDecoding {
     }
 
     private func oversized(_ prefix: [UInt8]) -> SourceEvent {
-        self.rejected(Self.sniffName(prefix), "the object is longer than \(ListScanner.itemLimit) bytes; make it smaller")
+        self.rejected(
+            Self.sniffName(prefix),
+            "the object is longer than \(ListScanner.itemLimit) bytes; make it smaller"
+        )
     }
 
     private func rejected(_ name: ObjectName?, _ reason: String) -> SourceEvent {
         .rejected(
             RejectedObject(
-                kind: self.kind, name: name ?? ObjectName(namespace: "", name: "(unnamed)"), field: "", reason: reason
+                kind: self.kind,
+                name: name ?? ObjectName(namespace: "", name: "(unnamed)"),
+                field: "",
+                reason: reason
             )
         )
     }

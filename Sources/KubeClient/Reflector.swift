@@ -24,7 +24,10 @@ final class Reflector {
     private var lastLogged = ""
 
     init(
-        transport: KubeTransport, gate: RequestGate, machine: ReflectorStateMachine, logger: Logger,
+        transport: KubeTransport,
+        gate: RequestGate,
+        machine: ReflectorStateMachine,
+        logger: Logger,
         sink: @escaping @Sendable ([SourceEvent]) async -> Void,
         report: @escaping @Sendable (ReflectorStateMachine.Health) async -> Void
     ) {
@@ -64,7 +67,8 @@ final class Reflector {
     /// Does step after step on one connection, as long as it lasts, and returns the step for which it is of no use.
     @concurrent
     private func use(
-        _ connection: inout KubeConnection, from first: ReflectorStateMachine.Step
+        _ connection: inout KubeConnection,
+        from first: ReflectorStateMachine.Step
     ) async throws -> ReflectorStateMachine.Step {
         var step = first
         repeat {
@@ -84,12 +88,16 @@ final class Reflector {
 
     @concurrent
     private func list(
-        _ request: ReflectorStateMachine.ListRequest, on connection: inout KubeConnection
+        _ request: ReflectorStateMachine.ListRequest,
+        on connection: inout KubeConnection
     ) async throws {
         try await self.gate.pass()
         let response = try await connection.send(
             KubeRequest(
-                path: request.path, acceptsGzip: true, idleLimit: .seconds(60), totalLimit: .seconds(300)
+                path: request.path,
+                acceptsGzip: true,
+                idleLimit: .seconds(60),
+                totalLimit: .seconds(300)
             )
         )
         guard try await self.accepts(response, on: &connection) else { return }
@@ -107,14 +115,18 @@ final class Reflector {
         let envelope = try ListEnvelope(try scanner.finish())
         await self.flush(atLeast: 1)
         let effects = self.machine.pageEnded(
-            items: count, continueToken: envelope.continueToken, resourceVersion: envelope.resourceVersion, now: .now()
+            items: count,
+            continueToken: envelope.continueToken,
+            resourceVersion: envelope.resourceVersion,
+            now: .now()
         )
         await self.perform(effects)
     }
 
     @concurrent
     private func watch(
-        _ request: ReflectorStateMachine.WatchRequest, on connection: inout KubeConnection
+        _ request: ReflectorStateMachine.WatchRequest,
+        on connection: inout KubeConnection
     ) async throws {
         try await self.gate.pass()
         let limit = Duration.seconds(request.timeoutSeconds + 30)
@@ -162,6 +174,8 @@ final class Reflector {
         guard response.status.code != 200 else { return true }
         let body = try await connection.collect(limit: Self.errorBodyLimit)
         let retryAfter = response.headers.first(name: "Retry-After").flatMap { UInt32($0) }.map { Duration.seconds($0) }
+        // The next try may show another client certificate, which takes a new handshake.
+        if response.status == .unauthorized { connection.retire() }
         let failure = ServerStatus(body: body).failure(code: Int(response.status.code), retryAfter: retryAfter)
         await self.perform(self.machine.failed(failure))
         return false
@@ -192,14 +206,16 @@ final class Reflector {
     }
 
     private func log(_ health: ReflectorStateMachine.Health) -> ReflectorStateMachine.Health {
-        if case .failing(let message) = health, message != self.lastLogged {
+        switch health {
+        case .connecting: break
+        case .synced: self.lastLogged = ""
+        case .failing(let message), .limited(let message):
+            guard message != self.lastLogged else { break }
+            self.lastLogged = message
             self.logger.warning(
-                "API server is not followed",
+                "API server is not followed as it should be",
                 metadata: ["server": "\(self.transport.endpoint.url)", "reason": "\(message)"]
             )
-            self.lastLogged = message
-        } else if case .synced = health {
-            self.lastLogged = ""
         }
         return health
     }

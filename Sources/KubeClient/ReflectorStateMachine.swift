@@ -6,7 +6,8 @@ import MeshCore
 struct ReflectorStateMachine {
     struct Configuration: Sendable {
         var pageSize = 500
-        /// The server is asked to end a watch after a random time in this range, so that a fleet does not renew in step.
+        /// The server is asked to end a watch after a random time in this range, so that a fleet does not renew in
+        /// step.
         var watchSeconds = 300...600
         var backoff = Backoff(base: .milliseconds(500), cap: .seconds(30))
         /// Between tries while a permission is missing.
@@ -15,7 +16,8 @@ struct ReflectorStateMachine {
         var absentRetry: Duration = .seconds(300)
         /// No `Retry-After` is believed beyond this.
         var longestRetryAfter: Duration = .seconds(300)
-        /// An empty list is believed only when it stays empty for this long, if objects were known before. Nil: at once.
+        /// An empty list is believed only when it stays empty for this long, if objects were known before. Nil: at
+        /// once.
         var emptyListDoubt: Duration?
         /// So many unreadable answers to a watch in a row make it list anew.
         var malformedLimit = 3
@@ -57,6 +59,8 @@ struct ReflectorStateMachine {
     enum Health: Equatable, Sendable {
         case connecting
         case synced
+        /// Followed as far as the server permits; the mesh works without the rest.
+        case limited(String)
         case failing(String)
     }
 
@@ -86,6 +90,9 @@ struct ReflectorStateMachine {
     private var knownItems: Int
     private var doubtedSince: MonotonicTime?
     private var watchIsEstablished = false
+    private var hasListed = false
+    /// Why a later candidate is in use though the server has an earlier one.
+    private var limitation: String?
     private var unauthorizedInARow = 0
     private var malformedInARow = 0
 
@@ -97,6 +104,8 @@ struct ReflectorStateMachine {
         self.backoff = configuration.backoff
         self.generator = SeededGenerator(seed: seed)
     }
+
+    private var healthy: Health { self.limitation.map { .limited($0) } ?? .synced }
 
     /// The collection in use now.
     var current: APIResource { self.resource.candidates[self.candidate] }
@@ -110,7 +119,9 @@ struct ReflectorStateMachine {
         case .listing(let token, let version, let isPaged):
             return .list(
                 ListRequest(
-                    resource: self.current, limit: isPaged ? self.configuration.pageSize : nil, continueToken: token,
+                    resource: self.current,
+                    limit: isPaged ? self.configuration.pageSize : nil,
+                    continueToken: token,
                     resourceVersion: version
                 )
             )
@@ -131,7 +142,10 @@ struct ReflectorStateMachine {
 
     /// A page arrived whole.
     mutating func pageEnded(
-        items: Int, continueToken: String?, resourceVersion: String?, now: MonotonicTime
+        items: Int,
+        continueToken: String?,
+        resourceVersion: String?,
+        now: MonotonicTime
     ) -> [Effect] {
         guard case .listing(_, _, let isPaged) = self.phase else { return [] }
         self.listedItems += items
@@ -155,15 +169,17 @@ struct ReflectorStateMachine {
         }
         self.doubtedSince = nil
         self.knownItems = self.listedItems
+        self.hasListed = true
         self.phase = .watching(resourceVersion: resourceVersion.flatMap { $0.isEmpty ? nil : $0 } ?? "0")
-        return [.syncEnded(self.current.kind)] + self.emptySyncs(except: self.current.kind) + [.health(.synced)]
+        return [.syncEnded(self.current.kind)] + self.emptySyncs(except: self.current.kind)
+            + [.health(self.healthy)]
     }
 
     /// The server accepted the watch.
     mutating func watchBegan() -> [Effect] {
         self.watchIsEstablished = true
         self.unauthorizedInARow = 0
-        return [.health(.synced)]
+        return [.health(self.healthy)]
     }
 
     /// An event or a bookmark told a newer version; nil if it told none.
@@ -194,10 +210,7 @@ struct ReflectorStateMachine {
             let advice = "refuses the credentials (401); check the token or certificate: \(message)"
             return [.refreshCredentials] + (self.unauthorizedInARow > 1 ? [.health(.failing(advice))] : [])
         case .forbidden(let message):
-            let verb = if case .watching = self.phase { "watch" } else { "list" }
-            self.pendingWait = self.jittered(self.configuration.forbiddenRetry)
-            let advice = "does not permit to \(verb) \(self.current); grant list and watch in a ClusterRole: \(message)"
-            return [.health(.failing(advice))]
+            return self.resourceIsForbidden(message)
         case .notFound:
             return self.resourceIsAbsent()
         case .throttled(let retryAfter, let message):
@@ -231,6 +244,27 @@ struct ReflectorStateMachine {
         return []
     }
 
+    /// A ClusterRole made for an older release may not name every resource: what it grants is used, and the rest told.
+    private mutating func resourceIsForbidden(_ message: String) -> [Effect] {
+        let verb = if case .watching = self.phase { "watch" } else { "list" }
+        let forbidden = self.current
+        let advice = "does not permit to \(verb) \(forbidden); grant list and watch in a ClusterRole: \(message)"
+        if !self.hasListed, self.candidate + 1 < self.resource.candidates.count {
+            self.candidate += 1
+            self.phase = Self.firstList
+            if self.current.kind != forbidden.kind {
+                self.limitation = "\(advice); \(self.current) serve until a restart"
+            }
+            return []
+        }
+        self.pendingWait = self.jittered(self.configuration.forbiddenRetry)
+        guard !self.hasListed else { return [.health(.failing(advice))] }
+        self.candidate = 0
+        self.limitation = nil
+        self.phase = Self.firstList
+        return [.health(self.resource.isOptional ? .limited(advice) : .failing(advice))]
+    }
+
     private mutating func resourceIsAbsent() -> [Effect] {
         self.phase = Self.firstList
         guard self.candidate + 1 == self.resource.candidates.count else {
@@ -239,6 +273,7 @@ struct ReflectorStateMachine {
         }
         let missing = self.current
         self.candidate = 0
+        self.limitation = nil
         guard self.resource.isOptional else {
             self.waitForBackoff()
             return [.health(.failing("does not know \(missing) (404); is it a Kubernetes API server?"))]

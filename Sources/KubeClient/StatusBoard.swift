@@ -11,7 +11,10 @@ actor StatusBoard {
 
     /// - Parameter hasState: a last good state is served already, so that a server out of reach means `stale`.
     init(
-        origin: String, reflectors: Int, hasState: Bool, sink: @escaping @Sendable ([SourceEvent]) async -> Void
+        origin: String,
+        reflectors: Int,
+        hasState: Bool,
+        sink: @escaping @Sendable ([SourceEvent]) async -> Void
     ) {
         self.origin = origin
         self.sink = sink
@@ -37,14 +40,21 @@ actor StatusBoard {
     }
 
     private func current() -> SourceStatus {
-        if self.health.allSatisfy({ $0 == .synced }) {
-            self.hasSynced = true
-            return SourceStatus(state: .synced, origin: self.origin)
+        var failures: [String] = []
+        var limitations: [String] = []
+        var isComplete = true
+        for health in self.health {
+            switch health {
+            case .synced: break
+            case .connecting: isComplete = false
+            case .limited(let message): limitations.append(message)
+            case .failing(let message):
+                isComplete = false
+                failures.append(message)
+            }
         }
-        let message = self.health.lazy.compactMap { health -> String? in
-            guard case .failing(let message) = health else { return nil }
-            return message
-        }.first
-        return SourceStatus(state: self.hasSynced ? .stale : .connecting, origin: self.origin, message: message)
+        if isComplete { self.hasSynced = true }
+        let state: SourceStatus.State = isComplete ? .synced : self.hasSynced ? .stale : .connecting
+        return SourceStatus(state: state, origin: self.origin, message: (failures + limitations).first)
     }
 }

@@ -45,7 +45,12 @@ enum Timestamp {
 
     /// Days since 1970 by counting from 1 March, so that the leap day is the last of its year.
     private static func seconds(
-        _ year: Int64, _ month: Int64, _ day: Int64, _ hour: Int64, _ minute: Int64, _ second: Int64
+        _ year: Int64,
+        _ month: Int64,
+        _ day: Int64,
+        _ hour: Int64,
+        _ minute: Int64,
+        _ second: Int64
     ) -> Int64? {
         guard (1...9999).contains(year), (1...12).contains(month), (1...31).contains(day), (0...23).contains(hour),
             (0...59).contains(minute), (0...60).contains(second)

@@ -94,7 +94,7 @@ public struct SourceStatus: Hashable, Sendable {
     public var state: State
     /// The source, for people: a URL, a folder, a file.
     public var origin: String
-    /// The last failure, if the state is not `synced`.
+    /// The last failure; beside `synced`, what the peer withholds though the mesh works without it.
     public var message: String?
 
     public init(state: State, origin: String, message: String? = nil) {

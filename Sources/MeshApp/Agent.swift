@@ -47,7 +47,7 @@ struct Agent: Sendable {
     private func run(on group: MultiThreadedEventLoopGroup) async throws {
         let parts = AgentParts(configuration: self.configuration, platform: self.platform, group: group, logger: self.logger)
         let reloader = ConfigReloader(source: self.source, started: self.reading, logger: self.logger) { new in
-            await parts.apply(new)
+            parts.apply(new)
         }
         let admin = self.admin(parts, reloader, on: group.next())
         // At once and before any source: a node that starts without its cloud serves what it knew.
@@ -56,8 +56,10 @@ struct Agent: Sendable {
         var configuration = ServiceGroupConfiguration(
             services: services.map {
                 // A part that ends early has said why; the others go on.
-                .init(service: $0, successTerminationBehavior: .ignore, failureTerminationBehavior: .ignore)
-            } + [.init(service: UntilShutdown())],
+                ServiceGroupConfiguration.ServiceConfiguration(
+                    service: $0, successTerminationBehavior: .ignore, failureTerminationBehavior: .ignore
+                )
+            } + [ServiceGroupConfiguration.ServiceConfiguration(service: UntilShutdown())],
             gracefulShutdownSignals: [.sigterm, .sigint], logger: self.quietLogger
         )
         configuration.maximumGracefulShutdownDuration = Self.shutdownDeadline
@@ -70,7 +72,7 @@ struct Agent: Sendable {
     }
 
     /// The admin socket, and the collector's port where the original has it.
-    private func admin(_ parts: AgentParts, _ reloader: ConfigReloader, on loop: any EventLoop) -> [any Service] {
+    private func admin(_ parts: AgentParts, _ reloader: ConfigReloader, on loop: any EventLoop) -> [any ServiceLifecycle.Service] {
         let status = AgentStatus(
             configuration: self.configuration, parts: parts, reloader: reloader, started: .now()
         )
@@ -80,7 +82,7 @@ struct Agent: Sendable {
         )
         let logger = self.logger
         let socket = AdminListener.unixSocket(path: self.configuration.commonConfig.adminSocket)
-        var services: [any Service] = [
+        var services: [any ServiceLifecycle.Service] = [
             parts.supervised(Self.adminModule) { isUp in
                 isUp()
                 try await AdminServer(
@@ -113,7 +115,7 @@ struct Agent: Sendable {
 }
 
 /// Keeps the group alive until it is told to stop, whatever becomes of its parts.
-private struct UntilShutdown: Service {
+private struct UntilShutdown: ServiceLifecycle.Service {
     func run() async throws {
         try? await gracefulShutdown()
     }

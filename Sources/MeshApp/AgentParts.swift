@@ -66,7 +66,7 @@ final class AgentParts: Sendable {
     }
 
     /// In the order of starting; they are stopped in reverse, so that new flows end before names, and names before state.
-    func services(admin: [any Service]) -> [any Service] {
+    func services(admin: [any ServiceLifecycle.Service]) -> [any ServiceLifecycle.Service] {
         var services = admin
         services.append(StoreService(store: self.store, catalog: self.catalog))
         if !self.configuration.commonConfig.manifestsDir.isEmpty { services.append(self.manifests()) }
@@ -93,7 +93,7 @@ final class AgentParts: Sendable {
         SupervisedModule(name: name, board: self.board, logger: self.logger, body: body)
     }
 
-    private func manifests() -> any Service {
+    private func manifests() -> any ServiceLifecycle.Service {
         let folder = self.configuration.commonConfig.manifestsDir
         return self.supervised(Agent.manifestsModule) { [catalog, logger] isUp in
             isUp()
@@ -104,7 +104,7 @@ final class AgentParts: Sendable {
         }
     }
 
-    private func api() -> any Service {
+    private func api() -> any ServiceLifecycle.Service {
         self.supervised(Agent.sourceModule) { [configuration, catalog, group, logger] isUp in
             var options = KubernetesSource.Options()
             options.requestsPerSecond = Double(configuration.kubeAPIConfig.qps)
@@ -132,7 +132,7 @@ final class AgentParts: Sendable {
     }
 
     /// The bridge device is looked after: whoever deletes it takes DNS and the proxy off the node.
-    private func bridge() -> any Service {
+    private func bridge() -> any ServiceLifecycle.Service {
         let common = self.configuration.commonConfig
         let addresses = self.configuration.bridgeAddresses
         return self.supervised(Agent.bridgeModule) { [platform] isUp in
@@ -148,19 +148,19 @@ final class AgentParts: Sendable {
 }
 
 /// Writes the last good state while the agent runs.
-private struct StoreService: Service {
+private struct StoreService: ServiceLifecycle.Service {
     let store: OfflineStore
     let catalog: ClusterCatalog
 
     func run() async throws {
-        try await cancelWhenGracefulShutdown {
+        await cancelWhenGracefulShutdown {
             await self.store.run(catalog: self.catalog)
         }
     }
 }
 
 /// Gives memory back when a large listing has been taken in: decoding needs much that serving does not.
-private struct MemoryTrimService: Service {
+private struct MemoryTrimService: ServiceLifecycle.Service {
     static let interval = Duration.seconds(5)
 
     let catalog: ClusterCatalog

@@ -1,7 +1,9 @@
 import Configuration
 import Documents
+import EdgeDNS
 import Glibc
 import HashTreeCollections
+import KubeModel
 import MeshCore
 import ServiceCatalog
 

@@ -124,11 +124,8 @@ enum ProcessEnvironment {
     }
 
     static var hostName: String {
-        var name = [UInt8](repeating: 0, count: 256)
-        let result = name.withUnsafeMutableBytes { bytes in
-            gethostname(bytes.assumingMemoryBound(to: CChar.self).baseAddress, bytes.count - 1)
-        }
-        guard result == 0 else { return "localhost" }
-        return String(decoding: name.prefix { $0 != 0 }, as: UTF8.self)
+        var system = utsname()
+        guard uname(&system) == 0 else { return "localhost" }
+        return withUnsafeBytes(of: &system.nodename) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
     }
 }

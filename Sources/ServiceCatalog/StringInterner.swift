@@ -21,7 +21,8 @@ struct StringInterner {
         text.map { self.intern($0) }
     }
 
-    /// The same groups with shared texts, and arrays without spare room.
+    /// The same groups with shared texts, and without the names of pods: nothing looks endpoints up by them, and they are
+    /// the one text of an endpoint that cannot be shared.
     mutating func intern(_ groups: [EndpointGroup]) -> [EndpointGroup] {
         groups.map { group in
             let ports = group.ports.map { port in
@@ -34,6 +35,7 @@ struct StringInterner {
                 var endpoint = endpoint
                 endpoint.nodeName = self.intern(endpoint.nodeName)
                 endpoint.zone = self.intern(endpoint.zone)
+                endpoint.podName = nil
                 endpoint.zoneHints = endpoint.zoneHints.map { self.intern($0) }
                 return endpoint
             }

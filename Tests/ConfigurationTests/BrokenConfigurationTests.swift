@@ -23,6 +23,7 @@ struct BrokenConfigurationTests {
         ("modules", 1, 1, .error, "the file is \"modules\""),
         ("kind: EdgeMeshAgent\n---\nkind: EdgeMeshAgent\n", 3, 1, .error, "several documents"),
         ("", 0, 0, .warning, "the file is empty"),
+        ("null", 1, 1, .warning, "the file is empty"),
         ("kind: EdgeMeshGateway\n", 1, 7, .warning, "EdgeMeshGateway, read as"),
         ("apiVersion: v1\n", 1, 13, .warning, "this is v1 EdgeMeshAgent"),
         // unknown keys
@@ -74,6 +75,7 @@ struct BrokenConfigurationTests {
         ("commonConfig: {bridgeDeviceIPv6: 10.0.0.1}", 1, 34, .error, "an IPv6 address, or \"\""),
         ("commonConfig: {bridgeDeviceName: a-name-too-long-for-linux}", 1, 34, .error, "1 to 15 characters"),
         ("commonConfig: {stateDir: state}", 1, 26, .error, "an absolute path"),
+        ("commonConfig: {bridgeDeviceIP: \"\\e[2J\"}", 1, 32, .error, "is \"\\u001b[2J\"; allowed"),
         ("commonConfig: {nodeName: 12}", 1, 26, .error, "is 12; allowed: text; write it in quotes"),
         ("commonConfig: {adminSocket: /\(String(repeating: "x", count: 107))}", 1, 29, .error, "at most 107 bytes"),
         ("kubeAPIConfig: {mode: DebugMode}", 1, 23, .error, "CloudMode, EdgeMode, ManualMode"),

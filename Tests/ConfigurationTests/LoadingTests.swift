@@ -116,6 +116,14 @@ struct LoadingTests {
         #expect(loaded.problems.isEmpty)
     }
 
+    @Test("a key that is given twice with one value, as the original's Helm chart does, is no error")
+    func repeatedByHelm() {
+        let mode = "serviceFilterMode: FilterIfLabelDoesNotExists"
+        let loaded = load("modules:\n  edgeProxy:\n    enable: true\n    \(mode)\n    \(mode)\n")
+        #expect(loaded.problems.isEmpty)
+        #expect(loaded.configuration.modules.edgeProxy.serviceFilterMode == .ifLabelDoesNotExist)
+    }
+
     @Test("the printed defaults read back as the defaults", arguments: [ConfigurationEnvironment.edge, .cloud])
     func defaults(environment: ConfigurationEnvironment) throws {
         let text = AgentConfiguration.defaultDocument(environment).yamlText()

@@ -11,15 +11,15 @@ struct DocumentPropertyTests {
             let document = Document.random(&generator)
             for pretty in [false, true] {
                 let text = document.jsonText(pretty: pretty)
-                let read = try Document.parseJSON(text).unplaced
+                let read = try Document.parseJSON(text).withoutPositions
                 #expect(read == document, "seed \(randomSeed &+ stream), round \(round): \(text)")
             }
             let text = document.yamlText()
-            let read = try Document.parseYAML(text).map(\.unplaced)
+            let read = try Document.parseYAML(text).map(\.withoutPositions)
             #expect(read == [document], "seed \(randomSeed &+ stream), round \(round): \(text)")
             // JSON is YAML, but for keys of more than 1024 characters.
             guard document.jsonText().utf8.count < 1024 else { continue }
-            #expect(try Document.parseYAML(document.jsonText()).map(\.unplaced) == [document])
+            #expect(try Document.parseYAML(document.jsonText()).map(\.withoutPositions) == [document])
         }
     }
 
@@ -34,7 +34,7 @@ struct DocumentPropertyTests {
             for _ in 0..<Int.random(in: 1...4, using: &generator) { mutate(&bytes, &generator) }
             if let read = try? Document.parseJSON(bytes) {
                 accepted += 1
-                #expect((try? Document.parseJSON(read.jsonBytes()))?.unplaced == read.unplaced)
+                #expect((try? Document.parseJSON(read.jsonBytes()))?.withoutPositions == read.withoutPositions)
             }
             if let read = try? Document.parseYAML(bytes) {
                 accepted += 1

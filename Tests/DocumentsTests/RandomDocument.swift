@@ -5,17 +5,10 @@ import MeshCore
 let randomSeed: UInt64 = 0x5EED_0001
 
 extension Document {
-    /// This document without places, to compare documents by what they say.
-    var unplaced: Document {
-        switch self.content {
-        case .array(let elements): .array(elements.map(\.unplaced))
-        case .object(let members): .object(members.map { Member($0.key, $0.value.unplaced) })
-        default: Document(self.content)
-        }
-    }
-
     static func parseJSON(_ text: String) throws(DocumentError) -> Document { try .parseJSON(text.utf8) }
-    static func parseYAML(_ text: String) throws(DocumentError) -> [Document] { try Document.parseYAML(Array(text.utf8)) }
+    static func parseYAML(_ text: String) throws(DocumentError) -> [Document] {
+        try Document.parseYAML(Array(text.utf8))
+    }
 
     static func random(_ generator: inout SeededGenerator, depth: Int = 0) -> Document {
         switch UInt64.random(in: 0..<(depth > 4 ? 7 : 11), using: &generator) {

@@ -21,7 +21,10 @@ struct YAMLTests {
         ] as [(String, Document)]
     )
     func scalars(text: String, document: Document) throws {
-        #expect(try Document.parseYAML(text == "-" ? "[-]" : text).first?.unplaced == (text == "-" ? ["-"] : document))
+        #expect(
+            try Document.parseYAML(text == "-" ? "[-]" : text).first?.withoutPositions
+                == (text == "-" ? ["-"] : document)
+        )
     }
 
     @Test("documents, comments, flow and block style")
@@ -40,7 +43,9 @@ struct YAMLTests {
             ...
             """
         let documents = try Document.parseYAML(text)
-        #expect(documents.map(\.unplaced) == [["a": 1, "b": ["x", ["y": [1, 2], "z": nil]]], nil, "second"])
+        #expect(
+            documents.map(\.withoutPositions) == [["a": 1, "b": ["x", ["y": [1, 2], "z": nil]]], nil, "second"]
+        )
         for empty in ["", "\n", "# only a comment", "---\n", "\u{FEFF}"] {
             #expect(try Document.parseYAML(empty).isEmpty, "\(empty)")
         }
@@ -56,10 +61,10 @@ struct YAMLTests {
     func encodings() throws {
         let expected: Document = ["a": ["b": "c"], "d": 1]
         let text = "a:\r\n  b: c\r\nd: 1\r\n"
-        #expect(try Document.parseYAML(text).map(\.unplaced) == [expected])
-        #expect(try Document.parseYAML("\u{FEFF}" + text).map(\.unplaced) == [expected])
+        #expect(try Document.parseYAML(text).map(\.withoutPositions) == [expected])
+        #expect(try Document.parseYAML("\u{FEFF}" + text).map(\.withoutPositions) == [expected])
         let utf16: [UInt8] = [0xFF, 0xFE] + text.utf8.flatMap { [$0, 0] as [UInt8] }
-        #expect(try Document.parseYAML(utf16).map(\.unplaced) == [expected])
+        #expect(try Document.parseYAML(utf16).map(\.withoutPositions) == [expected])
     }
 
     @Test("anchors, aliases and merge keys")

@@ -11,6 +11,9 @@ struct CatalogScaleTests {
     private static let serviceCount = 10_000
     private static let endpointsPerService = 10
 
+    /// As a parser makes it: interpolation leaves room for more, which would count as the catalog's.
+    private static func text(_ text: String) -> String { String(decoding: Array(text.utf8), as: UTF8.self) }
+
     private static func objects(_ index: Int) -> [ClusterObject] {
         let own = "team-\(index % 50)/application-\(index)"
         let endpoints = (0..<self.endpointsPerService).map { position in
@@ -18,7 +21,7 @@ struct CatalogScaleTests {
                 address: .v4(IPv4Address(rawValue: 0x0AF4_0000 + UInt32(index * self.endpointsPerService + position))),
                 nodeName: "edge-node-in-the-field-\((index + position) % 500)",
                 zone: "region-1-zone-\(position % 3)",
-                podName: "application-\(index)-7d4b9c6f5-x\(position)x4z"
+                podName: self.text("application-\(index)-7d4b9c6f5-x\(position)x4z")
             )
         }
         let group = EndpointGroup(ports: [EndpointPort(name: "http", port: 8080)], endpoints: endpoints)
@@ -78,7 +81,7 @@ struct CatalogScaleTests {
             "one slice change published in \(best)"
         )
         // Other tests of the process allocate meanwhile: the bound has room for them.
-        #expect(perEndpoint < 600)
+        #expect(perEndpoint < 500)
         #expect(best < .milliseconds(1))
     }
 }

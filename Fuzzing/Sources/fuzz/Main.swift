@@ -1,0 +1,27 @@
+import CLibFuzzer
+
+/// A parser under test: it may refuse any bytes, but may not trap, hang or contradict itself.
+struct FuzzTarget {
+    var name: String
+    var run: @convention(c) (UnsafePointer<UInt8>?, Int) -> CInt
+
+    static let all: [FuzzTarget] = [.json, .yaml, .configuration]
+}
+
+/// `fuzz TARGET [libFuzzer options and corpus folders]`
+@main
+struct Main {
+    static func main() {
+        guard CommandLine.argc > 1, let name = CommandLine.unsafeArgv[1],
+            let target = FuzzTarget.all.first(where: { $0.name == String(cString: name) })
+        else {
+            for target in FuzzTarget.all { print(target.name) }
+            return
+        }
+        // libFuzzer sees the arguments without the name of the target.
+        CommandLine.unsafeArgv[1] = CommandLine.unsafeArgv[0]
+        var count = CommandLine.argc - 1
+        var arguments: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>? = CommandLine.unsafeArgv + 1
+        _ = LLVMFuzzerRunDriver(&count, &arguments, target.run)
+    }
+}

@@ -1,0 +1,129 @@
+import Glibc
+public import MeshCore
+
+/// The kernel's table of flows, over ctnetlink, in the network namespace of the thread that makes this value.
+///
+/// Not Sendable and not copyable: an event loop or a task has one of its own. A lookup is one `send` and one `recv`, tens of
+/// microseconds, so that an event loop may call it.
+public struct Conntrack: ~Copyable {
+    private static let get: UInt16 = 1 << 8 | 1
+    private static let delete: UInt16 = 1 << 8 | 2
+    private static let statistics: UInt16 = 1 << 8 | 5
+
+    private var socket: NetlinkSocket
+
+    public init(timeoutMilliseconds: Int = 1000) throws {
+        self.socket = try NetlinkSocket(.netfilter, timeoutMilliseconds: timeoutMilliseconds)
+    }
+
+    /// A flow's original direction and who answers it.
+    public struct Flow: Hashable, Sendable {
+        public var transport: UInt8
+        public var source: TransportAddress
+        public var destination: TransportAddress
+        /// Where replies come from: the backend, if the destination was translated.
+        public var replySource: TransportAddress
+        fileprivate var original: [UInt8]
+    }
+
+    /// Where the client sent the flow that reached `proxy`, before destination translation; nil if the kernel has no such flow.
+    public mutating func originalDestination(
+        transport: TransportProtocol, client: TransportAddress, proxy: TransportAddress
+    ) throws -> TransportAddress? {
+        guard client.address.family == proxy.address.family else { return nil }
+        do {
+            let answers = try self.socket.request(type: Self.get, flags: [], what: "looking a flow up") { writer in
+                writer.netfilterHeader(family: client.address.family.number)
+                // The reply runs from the proxy to the client.
+                writer.nested(2) { Self.write(transport.rawValue, from: proxy, to: client, into: &$0) }
+            }
+            guard let message = answers.first else { return nil }
+            return try Self.parse(message)?.destination
+        } catch let error where error.errno == ENOENT {
+            return nil
+        }
+    }
+
+    /// All flows of a family. The kernel's table is as large as `nf_conntrack_max`: filter before keeping.
+    public mutating func flows(_ family: IPFamily, where wanted: (Flow) -> Bool) throws -> [Flow] {
+        try self.socket.request(type: Self.get, flags: .dump, what: "listing flows") {
+            $0.netfilterHeader(family: family.number)
+        }.compactMap { try Self.parse($0) }.filter(wanted)
+    }
+
+    /// Deletes the UDP flows that `stale` names, so that the next datagram is balanced anew; returns how many there were.
+    @discardableResult
+    public mutating func deleteUDP(_ family: IPFamily, where stale: (Flow) -> Bool) throws -> Int {
+        let doomed = try self.flows(family) { $0.transport == TransportProtocol.udp.rawValue && stale($0) }
+        var count = 0
+        for flow in doomed {
+            do {
+                try self.socket.request(type: Self.delete, flags: .ack, what: "deleting the flow to \(flow.destination)") {
+                    $0.netfilterHeader(family: family.number)
+                    $0.attribute(1 | 0x8000, flow.original)
+                }
+                count += 1
+            } catch let error where error.errno == ENOENT {
+                continue
+            }
+        }
+        return count
+    }
+
+    /// The number of flows in this namespace.
+    public mutating func count() throws -> Int {
+        let answers = try self.socket.request(type: Self.statistics, flags: [], what: "counting flows") {
+            $0.netfilterHeader(family: 0)
+        }
+        guard let payload = answers.first?.payload else { return 0 }
+        return try NetlinkAttributes(payload.dropFirst(4)).network(1, UInt32.self).map(Int.init) ?? 0
+    }
+
+    private static func write(
+        _ transport: UInt8, from source: TransportAddress, to destination: TransportAddress,
+        into writer: inout NetlinkWriter
+    ) {
+        let isV4 = source.address.family == .v4
+        writer.nested(1) {
+            $0.attribute(isV4 ? 1 : 3, source.address.networkBytes)
+            $0.attribute(isV4 ? 2 : 4, destination.address.networkBytes)
+        }
+        writer.nested(2) {
+            $0.attribute(1, native: transport)
+            $0.attribute(2, network: source.port)
+            $0.attribute(3, network: destination.port)
+        }
+    }
+
+    private static func parse(_ message: NetlinkMessage) throws(LinuxNetworkError) -> Flow? {
+        let attributes = try NetlinkAttributes(message.payload.dropFirst(4))
+        guard let bytes = attributes[1], let original = try Self.tuple(attributes, 1),
+            let reply = try Self.tuple(attributes, 2)
+        else { return nil }
+        return Flow(
+            transport: original.transport, source: original.source, destination: original.destination,
+            replySource: reply.source, original: Array(bytes)
+        )
+    }
+
+    private static func tuple(
+        _ attributes: NetlinkAttributes, _ type: UInt16
+    ) throws(LinuxNetworkError) -> (transport: UInt8, source: TransportAddress, destination: TransportAddress)? {
+        guard let tuple = try attributes.nested(type), let addresses = try tuple.nested(1),
+            let transport = try tuple.nested(2), let number = transport.native(1, UInt8.self),
+            let sourceBytes = addresses[1] ?? addresses[3], let source = IPAddress(networkBytes: sourceBytes),
+            let destinationBytes = addresses[2] ?? addresses[4],
+            let destination = IPAddress(networkBytes: destinationBytes)
+        else { return nil }
+        // ICMP has no ports.
+        return (
+            number, TransportAddress(source, transport.network(2, UInt16.self) ?? 0),
+            TransportAddress(destination, transport.network(3, UInt16.self) ?? 0)
+        )
+    }
+}
+
+extension IPFamily {
+    /// `AF_INET`, `AF_INET6`.
+    fileprivate var number: UInt8 { self == .v4 ? 2 : 10 }
+}

@@ -1,0 +1,260 @@
+/// What a verdict map or a rule decides.
+enum NFTVerdict: Hashable, Sendable {
+    case accept
+    case drop
+    case goto(String)
+    case jump(String)
+}
+
+/// A 32-bit register by its index, 0 to 15. Wider values take the following ones too.
+struct NFTRegister: Hashable {
+    var index: UInt32
+    /// `NFT_REG32_00` is 8.
+    var number: UInt32 { 8 + self.index }
+    init(_ index: UInt32) { self.index = index }
+    static func + (register: NFTRegister, words: UInt32) -> NFTRegister { NFTRegister(register.index + words) }
+}
+
+/// Writes the expressions of one rule.
+struct NFTExpressions {
+    let family: NFTFamily
+    var writer: NetlinkWriter
+
+    init(family: NFTFamily, writer: NetlinkWriter) {
+        self.family = family
+        self.writer = writer
+    }
+
+    static func write(_ verdict: NFTVerdict, to writer: inout NetlinkWriter) {
+        writer.nested(2) { writer in
+            switch verdict {
+            case .drop: writer.attribute(1, network: Int32(0))
+            case .accept: writer.attribute(1, network: Int32(1))
+            case .jump(let chain):
+                writer.attribute(1, network: Int32(-3))
+                writer.attribute(2, text: chain)
+            case .goto(let chain):
+                writer.attribute(1, network: Int32(-4))
+                writer.attribute(2, text: chain)
+            }
+        }
+    }
+
+    private mutating func expression(_ name: String, _ body: (inout NetlinkWriter) -> Void) {
+        self.writer.nested(1) { writer in
+            writer.attribute(1, text: name)
+            writer.nested(2, body)
+        }
+    }
+
+    mutating func verdict(_ verdict: NFTVerdict) {
+        self.expression("immediate") { writer in
+            writer.attribute(1, network: UInt32(0))
+            writer.nested(2) { Self.write(verdict, to: &$0) }
+        }
+    }
+
+    mutating func immediate(_ register: NFTRegister, _ bytes: [UInt8]) {
+        self.expression("immediate") { writer in
+            writer.attribute(1, network: register.number)
+            writer.nested(2) { $0.attribute(1, bytes) }
+        }
+    }
+
+    private mutating func payload(_ register: NFTRegister, base: UInt32, offset: UInt32, length: UInt32) {
+        self.expression("payload") { writer in
+            writer.attribute(1, network: register.number)
+            writer.attribute(2, network: base)
+            writer.attribute(3, network: offset)
+            writer.attribute(4, network: length)
+        }
+    }
+
+    mutating func sourceAddress(_ register: NFTRegister) {
+        self.payload(register, base: 1, offset: self.family.sourceOffset, length: self.family.addressLength)
+    }
+
+    mutating func destinationAddress(_ register: NFTRegister) {
+        self.payload(
+            register, base: 1, offset: self.family.sourceOffset + self.family.addressLength,
+            length: self.family.addressLength
+        )
+    }
+
+    mutating func destinationPort(_ register: NFTRegister) {
+        self.payload(register, base: 2, offset: 2, length: 2)
+    }
+
+    mutating func transport(_ register: NFTRegister) {
+        self.expression("meta") { writer in
+            writer.attribute(1, network: register.number)
+            writer.attribute(2, network: UInt32(16))
+        }
+    }
+
+    /// daddr . l4proto . dport, or 0 . l4proto . dport: a node port has no address of its own.
+    mutating func frontendKey(_ register: NFTRegister, nodePort: Bool) {
+        if nodePort {
+            self.immediate(register, Array(repeating: 0, count: Int(self.family.addressLength)))
+        } else {
+            self.destinationAddress(register)
+        }
+        self.transport(register + self.family.addressWords)
+        self.destinationPort(register + self.family.addressWords + 1)
+    }
+
+    mutating func compare(_ register: NFTRegister, equal: Bool = true, _ bytes: [UInt8]) {
+        self.expression("cmp") { writer in
+            writer.attribute(1, network: register.number)
+            writer.attribute(2, network: UInt32(equal ? 0 : 1))
+            writer.nested(3) { $0.attribute(1, bytes) }
+        }
+    }
+
+    mutating func mask(_ register: NFTRegister, _ mask: [UInt8]) {
+        self.expression("bitwise") { writer in
+            writer.attribute(1, network: register.number)
+            writer.attribute(2, network: register.number)
+            writer.attribute(3, network: UInt32(mask.count))
+            writer.nested(4) { $0.attribute(1, mask) }
+            writer.nested(5) { $0.attribute(1, [UInt8](repeating: 0, count: mask.count)) }
+        }
+    }
+
+    /// The destination is an address of this node (`fib daddr type local`).
+    mutating func destinationIsLocal() {
+        self.expression("fib") { writer in
+            writer.attribute(1, network: NFTRegister(0).number)
+            writer.attribute(2, network: UInt32(3))
+            writer.attribute(3, network: UInt32(2))
+        }
+        self.compare(NFTRegister(0), hostOrder(2))
+    }
+
+    /// The destination is, or is not, loopback.
+    mutating func destinationIsLoopback(_ wanted: Bool) {
+        switch self.family {
+        case .ip:
+            self.payload(NFTRegister(0), base: 1, offset: 16, length: 1)
+            self.compare(NFTRegister(0), equal: wanted, [127])
+        case .ip6:
+            self.destinationAddress(NFTRegister(0))
+            self.compare(NFTRegister(0), equal: wanted, [UInt8](repeating: 0, count: 15) + [1])
+        }
+    }
+
+    private mutating func conntrack(_ register: NFTRegister, key: UInt32, original: Bool = false) {
+        self.expression("ct") { writer in
+            writer.attribute(1, network: register.number)
+            writer.attribute(2, network: key)
+            if original { writer.attribute(3, native: UInt8(0)) }
+        }
+    }
+
+    /// The packet opens a flow (`ct state new`).
+    mutating func isNewFlow() {
+        self.conntrack(NFTRegister(0), key: 0)
+        self.mask(NFTRegister(0), hostOrder(8))
+        self.compare(NFTRegister(0), equal: false, hostOrder(0))
+    }
+
+    /// The flow's destination was translated (`ct status dnat`).
+    mutating func isTranslated() {
+        self.conntrack(NFTRegister(0), key: 2)
+        self.mask(NFTRegister(0), hostOrder(0x20))
+        self.compare(NFTRegister(0), equal: false, hostOrder(0))
+    }
+
+    mutating func originalDestinationAddress(_ register: NFTRegister) {
+        self.conntrack(register, key: self.family == .ip ? 20 : 22, original: true)
+    }
+
+    mutating func originalDestinationPort(_ register: NFTRegister) {
+        self.conntrack(register, key: 12, original: true)
+    }
+
+    /// Looks a key up: in a verdict map it acts, in a map it loads `into`, in a set it only matches.
+    mutating func lookup(_ set: NFTSet, key: NFTRegister, into: NFTRegister? = nil) {
+        self.expression("lookup") { writer in
+            writer.attribute(1, text: set.rawValue)
+            writer.attribute(2, network: key.number)
+            switch set.value {
+            case .verdict: writer.attribute(3, network: UInt32(0))
+            case .address: if let into { writer.attribute(3, network: into.number) }
+            case .none: break
+            }
+        }
+    }
+
+    enum Counting: UInt32 {
+        case incremental = 0
+        case random = 1
+    }
+
+    /// A number below `modulus`, in host order.
+    mutating func number(_ register: NFTRegister, _ counting: Counting, modulus: Int) {
+        self.expression("numgen") { writer in
+            writer.attribute(1, network: register.number)
+            writer.attribute(2, network: UInt32(modulus))
+            writer.attribute(3, network: counting.rawValue)
+        }
+    }
+
+    /// A hash of the source address in `source`, below `modulus`. The seed is fixed, so that a client keeps its backend when
+    /// the agent restarts.
+    mutating func hash(_ source: NFTRegister, into register: NFTRegister, modulus: Int) {
+        self.expression("hash") { writer in
+            writer.attribute(1, network: source.number)
+            writer.attribute(2, network: register.number)
+            writer.attribute(3, network: self.family.addressLength)
+            writer.attribute(4, network: UInt32(modulus))
+            writer.attribute(5, network: UInt32(0xED6E_3E54))
+            writer.attribute(7, network: UInt32(0))
+        }
+    }
+
+    enum DynamicOperation: UInt32 {
+        case update = 1
+        case delete = 2
+    }
+
+    mutating func dynamic(
+        _ operation: DynamicOperation, _ set: NFTSet, key: NFTRegister, data: NFTRegister? = nil, seconds: Int = 0
+    ) {
+        self.expression("dynset") { writer in
+            writer.attribute(1, text: set.rawValue)
+            writer.attribute(3, network: operation.rawValue)
+            writer.attribute(4, network: key.number)
+            if let data { writer.attribute(5, network: data.number) }
+            if seconds > 0 { writer.attribute(6, network: UInt64(seconds) * 1000) }
+        }
+    }
+
+    /// DNAT to the address in `address` and the port in the register after it.
+    mutating func translate(_ address: NFTRegister) {
+        let port = address + self.family.addressWords
+        self.expression("nat") { writer in
+            writer.attribute(1, network: UInt32(1))
+            writer.attribute(2, network: UInt32(self.family.number))
+            writer.attribute(3, network: address.number)
+            writer.attribute(5, network: port.number)
+        }
+    }
+
+    mutating func masquerade() {
+        self.expression("masq") { _ in }
+    }
+
+    /// ICMP "port unreachable", or a TCP reset.
+    mutating func reject(tcpReset: Bool) {
+        self.expression("reject") { writer in
+            writer.attribute(1, network: UInt32(tcpReset ? 1 : 0))
+            if !tcpReset { writer.attribute(2, native: UInt8(self.family == .ip ? 3 : 4)) }
+        }
+    }
+}
+
+/// Registers that the kernel fills with numbers hold them in host order.
+func hostOrder(_ value: UInt32) -> [UInt8] {
+    withUnsafeBytes(of: value) { Array($0) }
+}

@@ -1,0 +1,223 @@
+import MeshCore
+
+/// The address family of a table of ours. There is one table per family, not one of `inet`: every key and value here holds
+/// addresses of one length, and a transaction may span tables.
+enum NFTFamily: Hashable, CaseIterable {
+    case ip
+    case ip6
+
+    init(_ family: IPFamily) { self = family == .v4 ? .ip : .ip6 }
+
+    /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+    var number: UInt8 { self == .ip ? 2 : 10 }
+    var addressLength: UInt32 { self == .ip ? 4 : 16 }
+    var addressWords: UInt32 { self.addressLength / 4 }
+    /// Of the source address in the IP header; the destination follows it.
+    var sourceOffset: UInt32 { self == .ip ? 12 : 8 }
+}
+
+/// A component of a concatenated key: nft's data type number (so that `nft list ruleset` prints it) and its bytes, padded
+/// to whole registers.
+struct NFTField {
+    var type: UInt32
+    var length: UInt32
+
+    static func address(_ family: NFTFamily) -> NFTField {
+        NFTField(type: family == .ip ? 7 : 8, length: family.addressLength)
+    }
+    static let transport = NFTField(type: 12, length: 4)
+    static let port = NFTField(type: 13, length: 4)
+    /// Shown as a mark: nft has no plain 32-bit number that it can concatenate.
+    static let index = NFTField(type: 19, length: 4)
+}
+
+/// The sets and maps of a table.
+enum NFTSet: String, CaseIterable, Hashable {
+    /// daddr . l4proto . dport -> goto the chain that picks a backend.
+    case services
+    /// l4proto . dport -> the same, for packets to an address of this node.
+    case nodePorts = "node-ports"
+    /// l4proto . dport of node ports, for packets to loopback: the proxy takes them all, because a packet from 127.0.0.1
+    /// cannot leave the node.
+    case loopbackNodePorts = "loopback-node-ports"
+    /// daddr . l4proto . dport -> reject, drop, or the chain of the source ranges.
+    case filteredServices = "filtered-services"
+    case filteredNodePorts = "filtered-node-ports"
+    /// daddr . l4proto . dport . index -> address . port; the address is zero for node ports.
+    case endpoints
+    /// daddr . l4proto . dport . address . port: the backends that an affinity entry may still name.
+    case live
+    /// saddr . daddr . l4proto . dport -> address . port, with a timeout.
+    case affinity
+    /// address . address of backends on this node.
+    case hairpin
+    /// original daddr . l4proto . dport whose flows are masqueraded.
+    case masqueradedServices = "masqueraded-services"
+    case masqueradedNodePorts = "masqueraded-node-ports"
+
+    enum Value {
+        case none
+        case verdict
+        case address
+    }
+
+    /// Entries of session affinity at one time; when it is full, new clients are balanced without affinity.
+    static let maximumAffinityEntries: UInt32 = 65_536
+
+    var value: Value {
+        switch self {
+        case .services, .nodePorts, .loopbackNodePorts, .filteredServices, .filteredNodePorts: .verdict
+        case .endpoints, .affinity: .address
+        case .live, .hairpin, .masqueradedServices, .masqueradedNodePorts: .none
+        }
+    }
+
+    /// Whether each element counts the packets that hit it.
+    var isCounted: Bool { self == .services || self == .nodePorts }
+
+    var maximumSize: UInt32? { self == .affinity ? Self.maximumAffinityEntries : nil }
+
+    var flags: UInt32 {
+        // NFT_SET_MAP; NFT_SET_TIMEOUT | NFT_SET_EVAL.
+        (self.value == .none ? 0 : 0x8) | (self == .affinity ? 0x30 : 0)
+    }
+
+    func keyFields(_ family: NFTFamily) -> [NFTField] {
+        let address = NFTField.address(family)
+        return switch self {
+        case .services, .filteredServices, .masqueradedServices: [address, .transport, .port]
+        case .nodePorts, .loopbackNodePorts, .filteredNodePorts, .masqueradedNodePorts: [.transport, .port]
+        case .endpoints: [address, .transport, .port, .index]
+        case .live: [address, .transport, .port, address, .port]
+        case .affinity: [address, address, .transport, .port]
+        case .hairpin: [address, address]
+        }
+    }
+}
+
+/// An element of a set or map.
+struct NFTElement: Hashable {
+    enum Value: Hashable {
+        case none
+        case data([UInt8])
+        case verdict(NFTVerdict)
+    }
+
+    var key: [UInt8]
+    var value: Value = .none
+}
+
+/// Names of the chains, as people see them in `nft list ruleset`.
+enum NFTChain {
+    static let services = "services"
+    static let proxy = "proxy"
+    static let reject = "reject"
+    static let filter = "filter"
+}
+
+extension NFTBatch {
+    /// The parts of a table that no rule changes: base chains, sets, and the proxy's address.
+    ///
+    /// The priorities put us before everything at `dstnat` (-100), where kube-proxy is, whoever starts first: the first chain
+    /// that translates a flow's destination decides.
+    mutating func createSkeleton(_ family: NFTFamily, listeners: ProxyListeners) {
+        for set in NFTSet.allCases { self.createSet(family, set) }
+        for name in [NFTChain.services, NFTChain.proxy, NFTChain.reject, NFTChain.filter] {
+            self.createChain(family, name)
+        }
+        for (name, hook) in [("prerouting", Hook.prerouting), ("output", .output)] {
+            self.createChain(family, "filter-\(name)", type: "filter", hook: hook, priority: -110)
+            self.appendRule(family, chain: "filter-\(name)") { rule in
+                rule.isNewFlow()
+                rule.verdict(.jump(NFTChain.filter))
+            }
+            self.createChain(family, "nat-\(name)", type: "nat", hook: hook, priority: -110)
+            self.appendRule(family, chain: "nat-\(name)") { $0.verdict(.jump(NFTChain.services)) }
+        }
+        self.createChain(family, "nat-postrouting", type: "nat", hook: .postrouting, priority: 90)
+        self.createFilterRules(family)
+        self.createServiceRules(family, listeners: listeners)
+        self.createMasqueradeRules(family)
+    }
+
+    private mutating func createFilterRules(_ family: NFTFamily) {
+        let key = NFTRegister(0)
+        self.appendRule(family, chain: NFTChain.filter) { rule in
+            rule.frontendKey(key, nodePort: false)
+            rule.lookup(.filteredServices, key: key)
+        }
+        self.appendRule(family, chain: NFTChain.filter) { rule in
+            rule.destinationIsLocal()
+            rule.transport(key)
+            rule.destinationPort(key + 1)
+            rule.lookup(.filteredNodePorts, key: key)
+        }
+        self.appendRule(family, chain: NFTChain.reject) { rule in
+            rule.transport(key)
+            rule.compare(key, [TransportProtocol.tcp.rawValue])
+            rule.reject(tcpReset: true)
+        }
+        self.appendRule(family, chain: NFTChain.reject) { $0.reject(tcpReset: false) }
+    }
+
+    private mutating func createServiceRules(_ family: NFTFamily, listeners: ProxyListeners) {
+        let key = NFTRegister(0)
+        self.appendRule(family, chain: NFTChain.services) { rule in
+            rule.frontendKey(key, nodePort: false)
+            rule.lookup(.services, key: key)
+        }
+        for (loopback, set) in [(false, NFTSet.nodePorts), (true, .loopbackNodePorts)] {
+            self.appendRule(family, chain: NFTChain.services) { rule in
+                rule.destinationIsLocal()
+                rule.destinationIsLoopback(loopback)
+                rule.transport(key)
+                rule.destinationPort(key + 1)
+                rule.lookup(set, key: key)
+            }
+        }
+        let addresses: [(TransportProtocol, TransportAddress?)] =
+            family == .ip
+            ? [(.tcp, listeners.tcpV4), (.udp, listeners.udpV4)] : [(.tcp, listeners.tcpV6), (.udp, listeners.udpV6)]
+        for case (let transport, let listener?) in addresses {
+            self.appendRule(family, chain: NFTChain.proxy) { rule in
+                rule.transport(key)
+                rule.compare(key, [transport.rawValue])
+                rule.immediate(key, listener.address.networkBytes)
+                rule.immediate(key + family.addressWords, networkOrder(listener.port))
+                rule.translate(key)
+            }
+        }
+    }
+
+    private mutating func createMasqueradeRules(_ family: NFTFamily) {
+        let key = NFTRegister(0)
+        let words = family.addressWords
+        self.appendRule(family, chain: "nat-postrouting") { rule in
+            rule.isTranslated()
+            rule.sourceAddress(key)
+            rule.destinationAddress(key + words)
+            rule.lookup(.hairpin, key: key)
+            rule.masquerade()
+        }
+        self.appendRule(family, chain: "nat-postrouting") { rule in
+            rule.isTranslated()
+            rule.originalDestinationAddress(key)
+            rule.transport(key + words)
+            rule.originalDestinationPort(key + words + 1)
+            rule.lookup(.masqueradedServices, key: key)
+            rule.masquerade()
+        }
+        self.appendRule(family, chain: "nat-postrouting") { rule in
+            rule.isTranslated()
+            rule.transport(key)
+            rule.originalDestinationPort(key + 1)
+            rule.lookup(.masqueradedNodePorts, key: key)
+            rule.masquerade()
+        }
+    }
+}
+
+/// The two bytes of a port as they stand in a packet.
+func networkOrder(_ value: UInt16) -> [UInt8] {
+    [UInt8(truncatingIfNeeded: value >> 8), UInt8(truncatingIfNeeded: value)]
+}

@@ -1,0 +1,212 @@
+import ByteStreams
+import LinuxNetwork
+import LoadBalancing
+import MeshCore
+import NIOCore
+import NIOPosix
+import Synchronization
+import Testing
+
+@testable import EdgeProxy
+
+/// A UDP socket of a test: answers with `reply`, and remembers what came.
+private final class DatagramPeer: ChannelInboundHandler, Sendable {
+    typealias InboundIn = AddressedEnvelope<ByteBuffer>
+
+    private struct State {
+        var received: [[UInt8]] = []
+        var senders: Set<SocketAddress> = []
+    }
+
+    private let state = Mutex(State())
+    private let reply: (@Sendable ([UInt8]) -> [UInt8])?
+
+    init(reply: (@Sendable ([UInt8]) -> [UInt8])? = nil) {
+        self.reply = reply
+    }
+
+    var received: [[UInt8]] { self.state.withLock { $0.received } }
+    var senders: Set<SocketAddress> { self.state.withLock { $0.senders } }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        let envelope = self.unwrapInboundIn(data)
+        let bytes = Array(buffer: envelope.data)
+        self.state.withLock { state in
+            state.received.append(bytes)
+            state.senders.insert(envelope.remoteAddress)
+        }
+        if let reply = self.reply {
+            context.channel.writeAndFlush(
+                AddressedEnvelope(remoteAddress: envelope.remoteAddress, data: ByteBuffer(bytes: reply(bytes))),
+                promise: nil
+            )
+        }
+    }
+
+    func open(_ address: String, port: Int = 0) async throws -> any Channel {
+        try await DatagramBootstrap(group: Loopback.group)
+            .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 65_536))
+            .channelOption(SocketOption.receiveBufferBytes, value: 1 << 20)
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(self) }
+            }
+            .bind(host: address, port: port).get()
+    }
+
+    /// Returns when `count` datagrams have come.
+    func wait(_ count: Int) async {
+        while self.received.count < count { await Task.yield() }
+    }
+}
+
+@Suite("User-space UDP", .timeLimit(.minutes(1)))
+struct DatagramProxyTests {
+    private func send(_ channel: any Channel, _ bytes: [UInt8], to address: TransportAddress) async throws {
+        try await channel.writeAndFlush(
+            AddressedEnvelope(remoteAddress: SocketAddress(address), data: ByteBuffer(bytes: bytes))
+        )
+    }
+
+    @Test("datagrams of every size keep their boundaries both ways", arguments: [0, 1, 1_472, 4_097, 65_507])
+    func sizes(size: Int) async throws {
+        let server = DatagramPeer { $0 }
+        let serverChannel = try await server.open("127.0.0.1")
+        let service = try Loopback.service(
+            ["127.0.0.1"],
+            port: Loopback.port(serverChannel),
+            transportProtocol: .udp
+        )
+        try await Loopback.withProxy([service]) { proxy, listeners, _, _ in
+            let client = DatagramPeer()
+            let channel = try await client.open("127.0.0.1")
+            let bytes = (0..<size).map { UInt8(truncatingIfNeeded: $0 &* 31) }
+            try await self.send(channel, bytes, to: listeners.udpV4)
+            try await self.send(channel, [9], to: listeners.udpV4)
+            await client.wait(2)
+            #expect(client.received == [bytes, [9]])
+            #expect(client.senders == [SocketAddress(listeners.udpV4)], "replies come from the listener")
+            #expect(server.senders.count == 1, "one session, one source port")
+            #expect(await Loopback.total(proxy, \.sessionsOpened) == 1)
+            try await channel.close()
+        }
+        try await serverChannel.close()
+    }
+
+    @Test("each client has its own session, and sessions are balanced")
+    func balanced() async throws {
+        let first = DatagramPeer { _ in [2] }
+        let second = DatagramPeer { _ in [3] }
+        let firstChannel = try await first.open("127.0.0.2")
+        let port = Loopback.port(firstChannel)
+        let secondChannel = try await second.open("127.0.0.3", port: Int(port))
+        let service = try Loopback.service(["127.0.0.2", "127.0.0.3"], port: port, transportProtocol: .udp)
+        try await Loopback.withProxy([service]) { _, listeners, _, _ in
+            var answers: [UInt8] = []
+            for _ in 0..<6 {
+                let client = DatagramPeer()
+                let channel = try await client.open("127.0.0.1")
+                try await self.send(channel, [1], to: listeners.udpV4)
+                await client.wait(1)
+                answers += client.received.flatMap { $0 }
+                try await channel.close()
+            }
+            #expect(answers.sorted() == [2, 2, 2, 3, 3, 3])
+        }
+        try await firstChannel.close()
+        try await secondChannel.close()
+    }
+
+    @Test("at the bound the oldest session goes, and the table never grows beyond it")
+    func bound() async throws {
+        let server = DatagramPeer { $0 }
+        let serverChannel = try await server.open("127.0.0.1")
+        var limits = ProxyLimits()
+        limits.maximumSessions = 1
+        let service = try Loopback.service(
+            ["127.0.0.1"],
+            port: Loopback.port(serverChannel),
+            transportProtocol: .udp
+        )
+        try await Loopback.withProxy([service], limits: limits) { proxy, listeners, _, _ in
+            for _ in 0..<8 {
+                let client = DatagramPeer()
+                let channel = try await client.open("127.0.0.1")
+                try await self.send(channel, [1], to: listeners.udpV4)
+                while true {
+                    let refused = await Loopback.total(proxy, \.sessionsRefused)
+                    let opened = await Loopback.total(proxy, \.sessionsOpened)
+                    if refused + opened > 0, client.received.count == 1 || refused > 0 { break }
+                    await Task.yield()
+                }
+                try await channel.close()
+            }
+            let open = await proxy.counters().reduce(0) { $0 + $1.sessionsOpen }
+            #expect(open <= 1)
+            let evicted = await Loopback.total(proxy, \.sessionsEvicted)
+            let refused = await Loopback.total(proxy, \.sessionsRefused)
+            #expect(evicted + refused > 0)
+        }
+        try await serverChannel.close()
+    }
+
+    @Test("a refusal of the endpoint ends the session, and the next datagram begins another")
+    func refused() async throws {
+        let placeholder = DatagramPeer()
+        let placeholderChannel = try await placeholder.open("127.0.0.1")
+        let port = Loopback.port(placeholderChannel)
+        try await placeholderChannel.close()
+        let service = try Loopback.service(["127.0.0.1"], port: port, transportProtocol: .udp)
+        try await Loopback.withProxy([service]) { proxy, listeners, _, _ in
+            let client = DatagramPeer()
+            let channel = try await client.open("127.0.0.1")
+            try await self.send(channel, [1], to: listeners.udpV4)
+            while await Loopback.total(proxy, \.sessionsOpened) == 0 { await Task.yield() }
+            while await proxy.counters().reduce(0, { $0 + $1.sessionsOpen }) > 0 { await Task.yield() }
+            let server = DatagramPeer { $0 }
+            let serverChannel = try await server.open("127.0.0.1", port: Int(port))
+            try await self.send(channel, [2], to: listeners.udpV4)
+            await client.wait(1)
+            #expect(client.received == [[2]])
+            #expect(await Loopback.total(proxy, \.sessionsOpened) == 2)
+            try await channel.close()
+            try await serverChannel.close()
+        }
+    }
+
+    @Test("sessions of an endpoint that left the catalog end; the others go on")
+    func endpointGone() async throws {
+        let server = DatagramPeer { $0 }
+        let serverChannel = try await server.open("127.0.0.2")
+        let port = Loopback.port(serverChannel)
+        let before = try Loopback.service(["127.0.0.2"], port: port, transportProtocol: .udp)
+        let both = try Loopback.service(["127.0.0.2", "127.0.0.3"], port: port, transportProtocol: .udp)
+        let after = try Loopback.service(["127.0.0.3"], port: port, transportProtocol: .udp)
+        try await Loopback.withProxy([before]) { proxy, listeners, catalog, programming in
+            let client = DatagramPeer()
+            let channel = try await client.open("127.0.0.1")
+            try await self.send(channel, [1], to: listeners.udpV4)
+            await client.wait(1)
+            catalog.set([both])
+            await programming.wait { $0.updates.count == 1 }
+            _ = await proxy.parts.programmer.plans()
+            #expect(await proxy.counters().reduce(0) { $0 + $1.sessionsOpen } == 1)
+            catalog.set([after])
+            await programming.wait { $0.updates.count == 2 }
+            while await proxy.counters().reduce(0, { $0 + $1.sessionsOpen }) > 0 { await Task.yield() }
+            try await channel.close()
+        }
+        try await serverChannel.close()
+    }
+
+    @Test("datagrams that nothing redirected are dropped and counted")
+    func withoutRoute() async throws {
+        let service = try Loopback.service(["127.0.0.1"], port: 9, transportProtocol: .udp)
+        try await Loopback.withProxy([service], destination: nil) { proxy, listeners, _, _ in
+            let channel = try await DatagramPeer().open("127.0.0.1")
+            try await self.send(channel, [1], to: listeners.udpV4)
+            while await Loopback.total(proxy, \.datagramsWithoutRoute) == 0 { await Task.yield() }
+            #expect(await Loopback.total(proxy, \.sessionsOpened) == 0)
+            try await channel.close()
+        }
+    }
+}
