@@ -125,7 +125,7 @@ let package = Package(
         library(
             "NetLab",
             [
-                "CLinux", "MeshCore", "Documents", "LinuxNetwork", "ByteStreams", nioCore, nioPosix, nioHTTP1,
+                "CLinux", "MeshCore", "Documents", nioCore, nioPosix, nioHTTP1,
                 nioWebSocket, nioSSL, logging, unixSignals,
             ]
         ),
