@@ -92,9 +92,6 @@ let package = Package(
             [
                 "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
                 hashTrees, logging, lifecycle,
-                "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore,
-                nioPosix,
-                deques, logging, lifecycle,
             ]
         ),
         library(

@@ -14,7 +14,7 @@ public struct NodeCleanup: Sendable {
     /// An unreadable configuration does not stop it: the default device name serves.
     public static func run(configFile: String) async -> NodeCleanup {
         let source = ConfigSource(options: AgentOptions(configFile: configFile, isConfigFileRequired: false))
-        let device = (try? source.read())?.configuration.commonConfig.bridgeDeviceName
+        _ = try? source.read()
         return NodeCleanup()
     }
 }
