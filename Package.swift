@@ -143,7 +143,7 @@ let package = Package(
             "KubeClientTests",
             [
                 "KubeClient", "FakeKube", "KubeModel", "Documents", "MeshCore", "MeshTesting", nioCore, nioPosix,
-                nioHTTP1, logging,
+                nioHTTP1, nioEmbedded, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
