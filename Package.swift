@@ -93,6 +93,8 @@ let package = Package(
                 "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore,
                 nioPosix,
                 deques, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
+                hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -156,6 +158,14 @@ let package = Package(
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
+        tests("DNSWireTests", ["DNSWire", "MeshCore", nioCore]),
+        tests(
+            "EdgeDNSTests",
+            [
+                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore,
+                nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
+            ]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )

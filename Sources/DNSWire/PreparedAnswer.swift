@@ -134,6 +134,8 @@ public final class PreparedAnswer: Sendable {
         let additionals = recordCount - answers - authorities
         var flags = query.replyFlags(self.responseCode)
         flags.formUnion(self.flags)
+        // RFC 6840 section 5.7: AD is for those who asked for it.
+        if query.edns?.dnssecOK != true, !query.flags.contains(.authenticData) { flags.remove(.authenticData) }
         if answers < self.answerCount || authorities < self.authorityCount { flags.insert(.truncated) }
         if options.recursionAvailable { flags.insert(.recursionAvailable) }
         let total = prefixLength + bodyLength + optLength
@@ -236,5 +238,17 @@ extension ByteBuffer {
         flags.opcode = query.opcode
         flags.headerCode = UInt8(truncatingIfNeeded: code.rawValue & 0xF)
         self.writeMultipleIntegers(id, flags.rawValue, UInt64(0))
+    }
+
+    /// Appends a reply to the query in `query` that says only that the client should come back over TCP; nothing if the
+    /// bytes are no query.
+    public mutating func writeDNSTruncatedReply(to query: UnsafeRawBufferPointer) {
+        withUnsafeTemporaryAllocation(byteCount: DomainName.maximumLength, alignment: 1) { scratch in
+            guard case .query(let head) = QueryHead.read(query, lowercasedName: scratch) else { return }
+            var flags = head.replyFlags(.noError)
+            flags.insert(.truncated)
+            self.writeMultipleIntegers(head.id, flags.rawValue, UInt16(1), UInt16(0), UInt32(0))
+            self.writeBytes(query[QueryHead.questionOffset..<(QueryHead.questionOffset + head.questionLength)])
+        }
     }
 }

@@ -1,0 +1,62 @@
+import HashTreeCollections
+import KubeModel
+import MeshCore
+import ServiceCatalog
+
+/// Which upstreams are to be asked, decided from the settings, the resolver configuration and the catalog.
+struct UpstreamPlan: Hashable, Sendable {
+    /// In the order of preference, each once.
+    var upstreams: [TransportAddress] = []
+    /// What an operator should know, one sentence each.
+    var problems: [String] = []
+
+    static let clusterDNSServices = ["coredns", "kube-dns"].map { ObjectName(namespace: "kube-system", name: $0) }
+
+    /// - Parameter resolvConf: nil if the file is not there or cannot be read.
+    init(settings: EdgeDNSSettings, resolvConf: ResolvConf?, snapshot: CatalogSnapshot) {
+        let origin: String
+        if let cacheDNS = settings.cacheDNS {
+            origin = "cacheDNS.upstreamServers or the cluster's DNS services"
+            if cacheDNS.autoDetect {
+                for name in UpstreamPlan.clusterDNSServices {
+                    guard let service = snapshot.services[name] else { continue }
+                    let port = service.object.ports.first { $0.transport == .udp }?.port ?? 53
+                    self.upstreams += service.object.clusterIPs.map { TransportAddress($0, port) }
+                }
+            }
+            self.upstreams += cacheDNS.upstreamServers
+        } else if let upstreams = settings.upstreams {
+            origin = "the configured upstreams"
+            self.upstreams = upstreams
+        } else {
+            origin = settings.resolvConfPath
+            self.upstreams = resolvConf?.nameServers ?? []
+            for line in resolvConf?.unusable ?? [] {
+                self.problems.append("\(origin): '\(line)' cannot be used: give an address without a scope")
+            }
+        }
+        let own = self.upstreams.filter { upstream in
+            settings.listenAddresses.contains { listening in
+                listening.port == upstream.port
+                    && (listening.address == upstream.address
+                        || listening.address.isUnspecified && upstream.address.isLoopback)
+            }
+        }
+        for address in Set(own).sorted() {
+            self.problems.append(
+                "\(origin) names this server itself (\(address)) as an upstream; it is left out, since queries would go "
+                    + "in a circle: name the network's own DNS server there"
+            )
+        }
+        var seen = Set(own)
+        self.upstreams = self.upstreams.filter { seen.insert($0).inserted }
+        if self.upstreams.isEmpty {
+            self.problems.append(
+                settings.cacheDNS == nil
+                    ? "\(origin) gives no usable upstream: cluster names are answered, all others are refused"
+                    : "cacheDNS has no upstream yet: no service kube-system/coredns or kube-system/kube-dns with a cluster "
+                        + "IP is known and none is configured; every name is refused until one appears"
+            )
+        }
+    }
+}
