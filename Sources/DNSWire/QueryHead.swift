@@ -13,6 +13,12 @@ public struct QueryHead: Hashable, Sendable {
         public var payloadSize: UInt16
         public var version: UInt8
         public var dnssecOK: Bool
+
+        public init(payloadSize: UInt16, version: UInt8, dnssecOK: Bool) {
+            self.payloadSize = payloadSize
+            self.version = version
+            self.dnssecOK = dnssecOK
+        }
     }
 
     /// Where the question begins in every message that has one.
