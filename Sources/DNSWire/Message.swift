@@ -103,7 +103,8 @@ public struct Message: Hashable, Sendable {
     }
 
     private static func readSection(
-        _ reader: inout WireReader, _ count: UInt16
+        _ reader: inout WireReader,
+        _ count: UInt16
     ) throws(DNSWireError) -> [ResourceRecord] {
         var records: [ResourceRecord] = []
         for _ in 0..<count {
@@ -117,7 +118,8 @@ public struct Message: Hashable, Sendable {
     }
 
     private static func readEDNS(
-        _ reader: inout WireReader, payloadSize: UInt16
+        _ reader: inout WireReader,
+        payloadSize: UInt16
     ) throws(DNSWireError) -> (EDNS, extendedCode: UInt8) {
         var edns = EDNS(payloadSize: payloadSize)
         let extendedCode = try reader.readUInt8()

@@ -23,8 +23,12 @@ public final class PreparedAnswer: Sendable {
 
     /// - Parameter question: the name that every query for this answer has, in any case.
     public init(
-        question: DomainName, responseCode: ResponseCode = .noError, flags: MessageFlags = [],
-        answers: [ResourceRecord] = [], authorities: [ResourceRecord] = [], additionals: [ResourceRecord] = []
+        question: DomainName,
+        responseCode: ResponseCode = .noError,
+        flags: MessageFlags = [],
+        answers: [ResourceRecord] = [],
+        authorities: [ResourceRecord] = [],
+        additionals: [ResourceRecord] = []
     ) {
         var writer = MessageWriter(base: QueryHead.questionOffset + question.wire.count + 4)
         writer.register(question, at: QueryHead.questionOffset)
@@ -64,7 +68,8 @@ public final class PreparedAnswer: Sendable {
 
     /// The last run of address records, if each has a compressed owner name (so that no pointer leads into the run).
     private static func rotation(
-        _ records: [Record], types: [RecordType]
+        _ records: [Record],
+        types: [RecordType]
     ) -> (start: Int, size: Int, count: Int)? {
         guard let type = types.last, type == .a || type == .aaaa else { return nil }
         let size = type == .a ? 16 : 28
@@ -119,7 +124,10 @@ public final class PreparedAnswer: Sendable {
     /// records are missing.
     /// - Parameter question: the question's bytes as the client sent them.
     public func writeReply(
-        to query: QueryHead, question: UnsafeRawBufferPointer, options: ReplyOptions, into buffer: inout ByteBuffer
+        to query: QueryHead,
+        question: UnsafeRawBufferPointer,
+        options: ReplyOptions,
+        into buffer: inout ByteBuffer
     ) {
         let optLength = query.edns == nil ? 0 : 11 + (options.extendedError.map { 6 + $0.text.utf8CodeUnitCount } ?? 0)
         let prefixLength = QueryHead.questionOffset + question.count
@@ -141,7 +149,11 @@ public final class PreparedAnswer: Sendable {
         let total = prefixLength + bodyLength + optLength
         buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: total) { target in
             func store(_ value: Int, at offset: Int) {
-                target.storeBytes(of: UInt16(truncatingIfNeeded: value).bigEndian, toByteOffset: offset, as: UInt16.self)
+                target.storeBytes(
+                    of: UInt16(truncatingIfNeeded: value).bigEndian,
+                    toByteOffset: offset,
+                    as: UInt16.self
+                )
             }
             store(Int(query.id), at: 0)
             store(Int(flags.rawValue), at: 2)
@@ -152,12 +164,15 @@ public final class PreparedAnswer: Sendable {
             UnsafeMutableRawBufferPointer(rebasing: target[QueryHead.questionOffset...]).copyMemory(from: question)
             self.copyBody(
                 into: UnsafeMutableRawBufferPointer(rebasing: target[prefixLength..<(prefixLength + bodyLength)]),
-                recordCount: recordCount, options: options
+                recordCount: recordCount,
+                options: options
             )
             if let edns = query.edns {
                 PreparedAnswer.writeOPT(
                     into: UnsafeMutableRawBufferPointer(rebasing: target[(total - optLength)..<total]),
-                    code: self.responseCode, dnssecOK: edns.dnssecOK, options: options
+                    code: self.responseCode,
+                    dnssecOK: edns.dnssecOK,
+                    options: options
                 )
             }
             return total
@@ -188,20 +203,31 @@ public final class PreparedAnswer: Sendable {
                 rotation.start..<(rotation.start + (sent - head) * rotation.size),
                 to: rotation.start + head * rotation.size
             )
-            copy((rotation.start + rotation.count * rotation.size)..<max(target.count, rotation.start + rotation.count * rotation.size), to: runEnd)
+            copy(
+                (rotation.start + rotation.count * rotation.size)..<max(
+                    target.count,
+                    rotation.start + rotation.count * rotation.size
+                ),
+                to: runEnd
+            )
         }
         if case .asPrepared = options.timeToLive { return }
         for record in self.records.prefix(recordCount) {
             let offset = Int(record.ttlOffset)
             let ttl = UInt32(bigEndian: target.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
             target.storeBytes(
-                of: options.timeToLive.applied(to: ttl).bigEndian, toByteOffset: offset, as: UInt32.self
+                of: options.timeToLive.applied(to: ttl).bigEndian,
+                toByteOffset: offset,
+                as: UInt32.self
             )
         }
     }
 
     private static func writeOPT(
-        into target: UnsafeMutableRawBufferPointer, code: ResponseCode, dnssecOK: Bool, options: ReplyOptions
+        into target: UnsafeMutableRawBufferPointer,
+        code: ResponseCode,
+        dnssecOK: Bool,
+        options: ReplyOptions
     ) {
         target[0] = 0
         target.storeBytes(of: RecordType.opt.rawValue.bigEndian, toByteOffset: 1, as: UInt16.self)

@@ -46,7 +46,8 @@ extension QueryHead {
     /// BADVERS with an OPT record.
     /// - Parameter scratch: receives the name in lower case; at least 255 octets.
     public static func read(
-        _ bytes: UnsafeRawBufferPointer, lowercasedName scratch: UnsafeMutableRawBufferPointer
+        _ bytes: UnsafeRawBufferPointer,
+        lowercasedName scratch: UnsafeMutableRawBufferPointer
     ) -> QueryReading {
         var reader = WireReader(bytes)
         guard bytes.count >= QueryHead.questionOffset, let id = try? reader.readUInt16(),
@@ -62,7 +63,10 @@ extension QueryHead {
     }
 
     private init(
-        _ reader: inout WireReader, id: UInt16, flags: MessageFlags, scratch: UnsafeMutableRawBufferPointer
+        _ reader: inout WireReader,
+        id: UInt16,
+        flags: MessageFlags,
+        scratch: UnsafeMutableRawBufferPointer
     ) throws(DNSWireError) {
         let questions = try reader.readUInt16()
         let others = Int(try reader.readUInt16()) + Int(try reader.readUInt16())
@@ -83,7 +87,8 @@ extension QueryHead {
             guard type == .opt else { continue }
             guard self.edns == nil, index >= others, isRoot else { throw DNSWireError(.invalidEDNS, "misplaced OPT") }
             self.edns = EDNSHead(
-                payloadSize: payloadSize, version: UInt8(truncatingIfNeeded: extended >> 16),
+                payloadSize: payloadSize,
+                version: UInt8(truncatingIfNeeded: extended >> 16),
                 dnssecOK: extended & 0x8000 != 0
             )
         }
@@ -91,7 +96,8 @@ extension QueryHead {
 
     /// Nothing stands before the first question that its name could point to, so pointers are refused here.
     private static func readQuestionName(
-        _ reader: inout WireReader, scratch: UnsafeMutableRawBufferPointer
+        _ reader: inout WireReader,
+        scratch: UnsafeMutableRawBufferPointer
     ) throws(DNSWireError) -> Int {
         let start = reader.offset
         while true {

@@ -42,7 +42,12 @@ public struct StartOfAuthority: Hashable, Sendable {
     public var minimum: UInt32
 
     public init(
-        primary: DomainName, mailbox: DomainName, serial: UInt32, refresh: UInt32, retry: UInt32, expire: UInt32,
+        primary: DomainName,
+        mailbox: DomainName,
+        serial: UInt32,
+        refresh: UInt32,
+        retry: UInt32,
+        expire: UInt32,
         minimum: UInt32
     ) {
         self.primary = primary
@@ -76,7 +81,9 @@ public struct ResourceRecord: Hashable, Sendable {
 extension WireReader {
     /// Reads a record whose type is not OPT.
     mutating func readRecord(
-        name: DomainName, type: RecordType, recordClass: RecordClass
+        name: DomainName,
+        type: RecordType,
+        recordClass: RecordClass
     ) throws(DNSWireError) -> ResourceRecord {
         // A TTL with the top bit set counts as zero (RFC 2181 section 8).
         let ttl = try self.readUInt32()
@@ -93,7 +100,9 @@ extension WireReader {
     }
 
     private mutating func readData(
-        type: RecordType, isInternet: Bool, end: Int
+        type: RecordType,
+        isInternet: Bool,
+        end: Int
     ) throws(DNSWireError) -> RecordData {
         guard isInternet else { return .opaque(type, try self.readBytes(end - self.offset)) }
         switch type {
@@ -109,14 +118,20 @@ extension WireReader {
             return .txt(strings)
         case .srv:
             return .srv(
-                priority: try self.readUInt16(), weight: try self.readUInt16(), port: try self.readUInt16(),
+                priority: try self.readUInt16(),
+                weight: try self.readUInt16(),
+                port: try self.readUInt16(),
                 target: try self.readName()
             )
         case .soa:
             return .soa(
                 StartOfAuthority(
-                    primary: try self.readName(), mailbox: try self.readName(), serial: try self.readUInt32(),
-                    refresh: try self.readUInt32(), retry: try self.readUInt32(), expire: try self.readUInt32(),
+                    primary: try self.readName(),
+                    mailbox: try self.readName(),
+                    serial: try self.readUInt32(),
+                    refresh: try self.readUInt32(),
+                    retry: try self.readUInt32(),
+                    expire: try self.readUInt32(),
                     minimum: try self.readUInt32()
                 )
             )

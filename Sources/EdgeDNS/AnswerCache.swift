@@ -70,7 +70,9 @@ struct AnswerCache {
                 && entry.lifetime - age <= max(1, entry.lifetime / AnswerCache.prefetchFraction)
             if isDue { self.table[place].prefetched = true }
             return Hit(
-                answer: entry.answer, timeToLive: .aged(age: age, cap: entry.lifetime), freshness: .fresh(prefetch: isDue)
+                answer: entry.answer,
+                timeToLive: .aged(age: age, cap: entry.lifetime),
+                freshness: .fresh(prefetch: isDue)
             )
         }
         let outdatedFor = Duration.seconds(Int64(age - entry.lifetime))
@@ -80,7 +82,8 @@ struct AnswerCache {
         }
         self.table.touch(place)
         return Hit(
-            answer: entry.answer, timeToLive: .fixed(AnswerCache.staleTTL),
+            answer: entry.answer,
+            timeToLive: .fixed(AnswerCache.staleTTL),
             freshness: .stale(mayServeNow: entry.retryAfter.map { now < $0 } ?? false)
         )
     }
@@ -94,7 +97,10 @@ struct AnswerCache {
 
     /// Keeps `answer` if its message allows it.
     mutating func store(
-        _ answer: PreparedAnswer, from message: Message, for name: UnsafeRawBufferPointer, _ tag: UInt32,
+        _ answer: PreparedAnswer,
+        from message: Message,
+        for name: UnsafeRawBufferPointer,
+        _ tag: UInt32,
         now: MonotonicTime
     ) {
         guard let lifetime = self.lifetime(of: message), lifetime > 0 else { return }

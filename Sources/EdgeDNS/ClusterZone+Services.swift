@@ -7,7 +7,10 @@ import ServiceCatalog
 extension ClusterZone {
     /// Names under `<service>.<namespace>.svc`; `labels` ends with these two.
     func service(
-        _ name: DomainName, _ type: RecordType, _ labels: [String], in snapshot: CatalogSnapshot
+        _ name: DomainName,
+        _ type: RecordType,
+        _ labels: [String],
+        in snapshot: CatalogSnapshot
     ) -> (Outcome, ObjectName?) {
         let key = ObjectName(namespace: labels[labels.count - 1], name: labels[labels.count - 2])
         guard let service = snapshot.services[key] else { return (.nameError, nil) }
@@ -39,7 +42,10 @@ extension ClusterZone {
 
     /// `<endpoint>.<service>` or `_tcp.<service>`, which is only the parent of port names.
     private func endpointOrProtocol(
-        _ service: Service, label: String, _ name: DomainName, _ type: RecordType
+        _ service: Service,
+        label: String,
+        _ name: DomainName,
+        _ type: RecordType
     ) -> Outcome {
         if label.hasPrefix("_") {
             let exists = service.publishedPorts.contains { !$0.name.isEmpty && "_\($0.transport)" == label }
@@ -50,7 +56,11 @@ extension ClusterZone {
     }
 
     private func port(
-        _ service: Service, portLabel: String, protocolLabel: String, _ name: DomainName, _ type: RecordType
+        _ service: Service,
+        portLabel: String,
+        protocolLabel: String,
+        _ name: DomainName,
+        _ type: RecordType
     ) -> Outcome {
         func isAsked(_ port: PublishedPort) -> Bool {
             !port.name.isEmpty && "_\(port.name.lowercased())" == portLabel && "_\(port.transport)" == protocolLabel
@@ -62,7 +72,9 @@ extension ClusterZone {
 
     /// SRV records of the ports that `isAsked` accepts, with the addresses of their targets as additional records.
     private func servicePorts(
-        _ service: Service, _ name: DomainName, _ isAsked: (PublishedPort) -> Bool
+        _ service: Service,
+        _ name: DomainName,
+        _ isAsked: (PublishedPort) -> Bool
     ) -> Outcome {
         guard let base = self.name(of: service.name) else { return .nameError }
         var targets: [(name: DomainName, port: UInt16, addresses: [IPAddress])] = []
@@ -114,7 +126,9 @@ extension ClusterZone {
             targets = [self.name(of: service)].compactMap(\.self)
         } else {
             for serviceName in snapshot.headlessServicesByEndpoint[address] ?? [] {
-                guard let service = snapshot.services[serviceName], let base = self.name(of: serviceName) else { continue }
+                guard let service = snapshot.services[serviceName], let base = self.name(of: serviceName) else {
+                    continue
+                }
                 let endpoints = service.publishedEndpoints.filter { $0.address == address }
                 targets += endpoints.compactMap { try? base.prepending($0.dnsLabel) }
             }

@@ -88,7 +88,9 @@ struct ClusterZone: Hashable, Sendable {
 
     /// One step: no alias is followed.
     private func lookUp(
-        _ name: DomainName, _ type: RecordType, in snapshot: CatalogSnapshot
+        _ name: DomainName,
+        _ type: RecordType,
+        in snapshot: CatalogSnapshot
     ) -> (Outcome, ObjectName?) {
         guard let below = name.labels(below: self.domain) else {
             return (self.reverse(name, type, in: snapshot), nil)
@@ -100,7 +102,9 @@ struct ClusterZone: Hashable, Sendable {
             if labels.count >= 3 { return self.service(name, type, Array(labels.dropLast()), in: snapshot) }
             return (self.branch(namespace: labels.dropLast().last, in: snapshot), nil)
         case "pod":
-            if labels.count == 3 { return (self.pod(name, type, label: labels[0], namespace: labels[1], snapshot), nil) }
+            if labels.count == 3 {
+                return (self.pod(name, type, label: labels[0], namespace: labels[1], snapshot), nil)
+            }
             return (labels.count > 3 ? .nameError : self.branch(namespace: labels.dropLast().last, in: snapshot), nil)
         case "dns-version" where labels.count == 1:
             guard type == .txt else { return (.noData(apex: self.domain), nil) }
@@ -143,7 +147,11 @@ struct ClusterZone: Hashable, Sendable {
     }
 
     private func pod(
-        _ name: DomainName, _ type: RecordType, label: String, namespace: String, _ snapshot: CatalogSnapshot
+        _ name: DomainName,
+        _ type: RecordType,
+        label: String,
+        namespace: String,
+        _ snapshot: CatalogSnapshot
     ) -> Outcome {
         guard snapshot.namespaces.contains(namespace), let address = IPAddress(dashed: label) else { return .nameError }
         return self.addresses([address], of: name, type)
@@ -154,8 +162,13 @@ struct ClusterZone: Hashable, Sendable {
         let primary = (try? self.domain.prepending("ns", "dns")) ?? self.domain
         let mailbox = (try? self.domain.prepending("hostmaster")) ?? self.domain
         let data = StartOfAuthority(
-            primary: primary, mailbox: mailbox, serial: UInt32(truncatingIfNeeded: snapshot.version), refresh: 7200,
-            retry: 1800, expire: 86_400, minimum: self.negativeTTL
+            primary: primary,
+            mailbox: mailbox,
+            serial: UInt32(truncatingIfNeeded: snapshot.version),
+            refresh: 7200,
+            retry: 1800,
+            expire: 86_400,
+            minimum: self.negativeTTL
         )
         return ResourceRecord(apex, ttl: self.negativeTTL, .soa(data))
     }

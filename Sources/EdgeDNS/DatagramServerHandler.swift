@@ -39,9 +39,13 @@ final class DatagramServerHandler: ChannelInboundHandler {
         let envelope = self.unwrapInboundIn(data)
         // Port 0 cannot be answered.
         guard let source = envelope.remoteAddress.ip, envelope.remoteAddress.port != 0 else { return }
-        let metadata = envelope.metadata?.packetInfo == nil ? nil : AddressedEnvelope<ByteBuffer>.Metadata(
-            ecnState: .transportNotCapable, packetInfo: envelope.metadata?.packetInfo
-        )
+        let metadata =
+            envelope.metadata?.packetInfo == nil
+            ? nil
+            : AddressedEnvelope<ByteBuffer>.Metadata(
+                ecnState: .transportNotCapable,
+                packetInfo: envelope.metadata?.packetInfo
+            )
         let start = self.replies.writerIndex
         switch self.responder.limiter.admit(source, now: .now()) {
         case .pass:
@@ -83,7 +87,9 @@ final class DatagramServerHandler: ChannelInboundHandler {
     }
 
     private func send(
-        _ reply: ByteBuffer, to remote: SocketAddress, _ metadata: AddressedEnvelope<ByteBuffer>.Metadata?
+        _ reply: ByteBuffer,
+        to remote: SocketAddress,
+        _ metadata: AddressedEnvelope<ByteBuffer>.Metadata?
     ) {
         let envelope = AddressedEnvelope(remoteAddress: remote, data: reply, metadata: metadata)
         self.context?.writeAndFlush(self.wrapOutboundOut(envelope), promise: nil)

@@ -22,7 +22,9 @@ extension EdgeDNSService {
             "mode": settings.cacheDNS == nil ? "cluster" : "cacheDNS",
             "clusterDomain": domain,
             "listening": .array(listening.map { .string($0.description) }),
-            "notListening": .object(bindErrors.sorted { $0.key < $1.key }.map { .init($0.key.description, .string($0.value)) }),
+            "notListening": .object(
+                bindErrors.sorted { $0.key < $1.key }.map { .init($0.key.description, .string($0.value)) }
+            ),
             "problems": .array((applied?.plan.problems ?? []).map { .string($0) }),
             "upstreams": .array(
                 total.upstreams.map { upstream in

@@ -63,7 +63,10 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
     let state: Mutex<State>
 
     public init(
-        settings: EdgeDNSSettings, catalog: any CatalogReading, group: any EventLoopGroup, logger: Logger
+        settings: EdgeDNSSettings,
+        catalog: any CatalogReading,
+        group: any EventLoopGroup,
+        logger: Logger
     ) {
         self.catalog = catalog
         self.group = group
@@ -114,10 +117,13 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
         let snapshot = self.catalog.snapshot
         for loop in self.group.makeIterator() {
             let worker = try await loop.submit { [weak self, logger] in
-                let responder = QueryResponder(loop: loop, settings: settings, logger: logger) { self?.probeArrived($0) }
+                let responder = QueryResponder(loop: loop, settings: settings, logger: logger) {
+                    self?.probeArrived($0)
+                }
                 responder.apply(snapshot)
                 return Worker(
-                    loop: loop, responder: NIOLoopBound(responder, eventLoop: loop),
+                    loop: loop,
+                    responder: NIOLoopBound(responder, eventLoop: loop),
                     connections: NIOLoopBound(ConnectionCount(), eventLoop: loop)
                 )
             }.get()
@@ -191,7 +197,10 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
         case .missing: resolver.content = nil
         case .unreadable(let code):
             resolver.content = nil
-            self.logger.error("cannot read the resolver configuration", metadata: ["path": "\(path)", "errno": "\(code)"])
+            self.logger.error(
+                "cannot read the resolver configuration",
+                metadata: ["path": "\(path)", "errno": "\(code)"]
+            )
         }
         resolver.file = file
     }
@@ -199,12 +208,16 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
     private func zone(_ settings: EdgeDNSSettings, _ resolvConf: ResolvConf?) -> ClusterZone? {
         let text = settings.clusterDomain ?? resolvConf?.clusterDomain ?? EdgeDNSService.defaultClusterDomain
         guard let domain = try? DomainName(text), domain != .root else {
-            self.logger.error("the cluster domain is no domain name; no cluster names are answered: mend clusterDomain",
-                              metadata: ["clusterDomain": "\(text)"])
+            self.logger.error(
+                "the cluster domain is no domain name; no cluster names are answered: mend clusterDomain",
+                metadata: ["clusterDomain": "\(text)"]
+            )
             return nil
         }
         return ClusterZone(
-            domain: domain.lowercased, ttl: settings.clusterTTL, negativeTTL: settings.clusterNegativeTTL,
+            domain: domain.lowercased,
+            ttl: settings.clusterTTL,
+            negativeTTL: settings.clusterNegativeTTL,
             nameServers: settings.listenAddresses.map(\.address).filter { !$0.isUnspecified }
         )
     }
@@ -270,11 +283,17 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
                 switch key.transport {
                 case .udp:
                     ServerSockets.bindDatagram(
-                        key.address, responder: worker.responder, on: worker.loop, isShared: workers.count > 1
+                        key.address,
+                        responder: worker.responder,
+                        on: worker.loop,
+                        isShared: workers.count > 1
                     )
                 default:
                     ServerSockets.bindStream(
-                        key.address, responder: worker.responder, connections: worker.connections, on: worker.loop,
+                        key.address,
+                        responder: worker.responder,
+                        connections: worker.connections,
+                        on: worker.loop,
                         isShared: workers.count > 1
                     )
                 }

@@ -37,10 +37,14 @@ final class Forwarder {
 
         static func + (lhs: Counters, rhs: Counters) -> Counters {
             Counters(
-                questions: lhs.questions &+ rhs.questions, joined: lhs.joined &+ rhs.joined,
-                overflows: lhs.overflows &+ rhs.overflows, failures: lhs.failures &+ rhs.failures,
-                timeouts: lhs.timeouts &+ rhs.timeouts, unreachable: lhs.unreachable &+ rhs.unreachable,
-                overTCP: lhs.overTCP &+ rhs.overTCP, mismatches: lhs.mismatches &+ rhs.mismatches
+                questions: lhs.questions &+ rhs.questions,
+                joined: lhs.joined &+ rhs.joined,
+                overflows: lhs.overflows &+ rhs.overflows,
+                failures: lhs.failures &+ rhs.failures,
+                timeouts: lhs.timeouts &+ rhs.timeouts,
+                unreachable: lhs.unreachable &+ rhs.unreachable,
+                overTCP: lhs.overTCP &+ rhs.overTCP,
+                mismatches: lhs.mismatches &+ rhs.mismatches
             )
         }
     }
@@ -113,8 +117,11 @@ final class Forwarder {
         case .send(let upstream, let transport, let edns, let timeout):
             if transport == .tcp { self.counters.overTCP += 1 }
             let exchange = UpstreamExchange(
-                loop: self.loop, question: Question(question.name, question.type), edns: edns,
-                dnssecOK: question.dnssecOK, checkingDisabled: question.checkingDisabled
+                loop: self.loop,
+                question: Question(question.name, question.type),
+                edns: edns,
+                dnssecOK: question.dnssecOK,
+                checkingDisabled: question.checkingDisabled
             )
             self.flights[question]?.exchange = exchange
             exchange.start(upstream, transport, timeout: timeout) { end in
@@ -170,7 +177,11 @@ final class Forwarder {
     /// Sends a question whose answer only tells that the upstream lives.
     func send(_ question: Question, to upstream: TransportAddress) {
         let exchange = UpstreamExchange(
-            loop: self.loop, question: question, edns: false, dnssecOK: false, checkingDisabled: false
+            loop: self.loop,
+            question: question,
+            edns: false,
+            dnssecOK: false,
+            checkingDisabled: false
         )
         exchange.start(upstream, .udp, timeout: Resolution.laterTimeout) { [exchange] end in
             self.counters.mismatches += UInt64(exchange.mismatches)

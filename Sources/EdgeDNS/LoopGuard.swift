@@ -20,7 +20,9 @@ struct LoopGuard {
 
     /// The probes to send: for new upstreams at once, for looping ones once in a while.
     mutating func takeProbes(
-        for upstreams: [TransportAddress], now: MonotonicTime, using generator: inout some RandomNumberGenerator
+        for upstreams: [TransportAddress],
+        now: MonotonicTime,
+        using generator: inout some RandomNumberGenerator
     ) -> [(upstream: TransportAddress, label: String)] {
         let new = upstreams.filter { !self.upstreams.contains($0) }
         self.upstreams = upstreams

@@ -47,7 +47,8 @@ struct QueryCounters: Hashable, Sendable {
 
     private static var named: [(name: String, path: WritableKeyPath<QueryCounters, UInt64>)] {
         [
-            ("overUDP", \.overUDP), ("overTCP", \.overTCP), ("ignored", \.ignored), ("clusterAnswers", \.clusterAnswers),
+            ("overUDP", \.overUDP), ("overTCP", \.overTCP), ("ignored", \.ignored),
+            ("clusterAnswers", \.clusterAnswers),
             ("cacheHits", \.cacheHits), ("cacheMisses", \.cacheMisses), ("staleAnswers", \.staleAnswers),
             ("prefetches", \.prefetches), ("rateLimited", \.rateLimited), ("connections", \.connections),
             ("refusedConnections", \.refusedConnections),

@@ -76,7 +76,10 @@ final class QueryResponder {
 
     /// - Parameter onProbe: called with the label of a loop probe that came in as a query.
     init(
-        loop: any EventLoop, settings: EdgeDNSSettings, logger: Logger, onProbe: @escaping @Sendable (String) -> Void
+        loop: any EventLoop,
+        settings: EdgeDNSSettings,
+        logger: Logger,
+        onProbe: @escaping @Sendable (String) -> Void
     ) {
         self.loop = loop
         self.settings = settings
@@ -133,7 +136,10 @@ final class QueryResponder {
     }
 
     private func respond(
-        to head: QueryHead, _ question: UnsafeRawBufferPointer, overTCP: Bool, into buffer: inout ByteBuffer
+        to head: QueryHead,
+        _ question: UnsafeRawBufferPointer,
+        overTCP: Bool,
+        into buffer: inout ByteBuffer
     ) -> Disposition {
         self.counters.count(head.type)
         var options = PreparedAnswer.ReplyOptions(limit: overTCP ? 65_535 : self.udpLimit(head))
@@ -159,7 +165,11 @@ final class QueryResponder {
         func makeDeferred(_ name: UnsafeRawBufferPointer) -> DeferredQuery {
             let name = DomainName(scratch: name, length: head.nameLength)
             return DeferredQuery(
-                head: head, question: Array(question), name: name, limit: options.limit, target: name
+                head: head,
+                question: Array(question),
+                name: name,
+                limit: options.limit,
+                target: name
             )
         }
         return self.withScratchName(head.nameLength) { name in
@@ -194,7 +204,8 @@ final class QueryResponder {
 
     /// What the cluster zone says, from its kept answers if they are still right; nil if the name is outside.
     private func zoneContent(_ name: UnsafeRawBufferPointer, _ type: RecordType) -> ZoneEntry.Content? {
-        guard let zone, name.hasSuffix(zone.domain.wire) || QueryResponder.reverseSuffixes.contains(where: name.hasSuffix)
+        guard let zone,
+            name.hasSuffix(zone.domain.wire) || QueryResponder.reverseSuffixes.contains(where: name.hasSuffix)
         else { return nil }
         let tag = QuestionTable<ZoneEntry>.tag(type)
         if let place = self.zoneAnswers.find(name, tag) {
@@ -213,14 +224,21 @@ final class QueryResponder {
         case .complete(let sections):
             content = .complete(
                 PreparedAnswer(
-                    question: owned, responseCode: sections.responseCode, flags: .authoritative,
-                    answers: sections.answers, authorities: sections.authorities, additionals: sections.additionals
+                    question: owned,
+                    responseCode: sections.responseCode,
+                    flags: .authoritative,
+                    answers: sections.answers,
+                    authorities: sections.authorities,
+                    additionals: sections.additionals
                 )
             )
         }
         let service = resolution.service.flatMap { self.snapshot.services[$0] }
         let entry = ZoneEntry(
-            content: content, version: self.snapshot.version, serviceName: resolution.service, service: service
+            content: content,
+            version: self.snapshot.version,
+            serviceName: resolution.service,
+            service: service
         )
         self.zoneAnswers.insert(entry, for: name, tag)
         return content
@@ -244,7 +262,9 @@ final class QueryResponder {
         func refresh() {
             self.forwarder.resolve(
                 UpstreamQuestion(
-                    name: DomainName(scratch: name, length: name.count), type: head.type, dnssecOK: dnssecOK,
+                    name: DomainName(scratch: name, length: name.count),
+                    type: head.type,
+                    dnssecOK: dnssecOK,
                     checkingDisabled: checkingDisabled
                 )
             ) { _ in }
@@ -270,7 +290,9 @@ final class QueryResponder {
     func resolve(_ query: DeferredQuery, deliver: @escaping (ByteBuffer) -> Void) {
         if let label = LoopGuard.label(of: query.target) { self.onProbe(label) }
         let question = UpstreamQuestion(
-            name: query.target, type: query.head.type, dnssecOK: query.head.edns?.dnssecOK ?? false,
+            name: query.target,
+            type: query.head.type,
+            dnssecOK: query.head.edns?.dnssecOK ?? false,
             checkingDisabled: query.head.flags.contains(.checkingDisabled)
         )
         let hit = query.target.wire.withUnsafeBytes { self.cache.find($0, question.tag, now: .now()) }
@@ -286,7 +308,9 @@ final class QueryResponder {
             deliver(reply)
         }
         if let hit {
-            timer = self.loop.assumeIsolated().scheduleTask(in: .nanoseconds(QueryResponder.stalePatience.saturatedNanoseconds)) {
+            timer = self.loop.assumeIsolated().scheduleTask(
+                in: .nanoseconds(QueryResponder.stalePatience.saturatedNanoseconds)
+            ) {
                 self.counters.staleAnswers &+= 1
                 finish(self.reply(to: query, hit))
             }
@@ -308,8 +332,12 @@ final class QueryResponder {
         if !query.prefix.isEmpty { flags.insert(.authoritative) }
         if message.flags.contains(.truncated) { flags.insert(.truncated) }
         let answer = PreparedAnswer(
-            question: query.name, responseCode: message.responseCode, flags: flags,
-            answers: query.prefix + message.answers, authorities: message.authorities, additionals: message.additionals
+            question: query.name,
+            responseCode: message.responseCode,
+            flags: flags,
+            answers: query.prefix + message.answers,
+            authorities: message.authorities,
+            additionals: message.additionals
         )
         return self.reply(to: query, answer)
     }
@@ -340,7 +368,9 @@ final class QueryResponder {
     }
 
     private func reply(
-        to query: DeferredQuery, _ answer: PreparedAnswer, timeToLive: PreparedAnswer.TimeToLive = .asPrepared,
+        to query: DeferredQuery,
+        _ answer: PreparedAnswer,
+        timeToLive: PreparedAnswer.TimeToLive = .asPrepared,
         error: ExtendedError? = nil
     ) -> ByteBuffer {
         self.counters.count(answer.responseCode)
@@ -350,7 +380,9 @@ final class QueryResponder {
         options.timeToLive = timeToLive
         options.extendedError = error
         var buffer = ByteBuffer()
-        query.question.withUnsafeBytes { answer.writeReply(to: query.head, question: $0, options: options, into: &buffer) }
+        query.question.withUnsafeBytes {
+            answer.writeReply(to: query.head, question: $0, options: options, into: &buffer)
+        }
         return buffer
     }
 
@@ -359,9 +391,12 @@ final class QueryResponder {
             switch outcome {
             case .answer(let message) where message.responseCode != .serverFailure:
                 let answer = PreparedAnswer(
-                    question: question.name, responseCode: message.responseCode,
-                    flags: message.flags.intersection(.authenticData), answers: message.answers,
-                    authorities: message.authorities, additionals: message.additionals
+                    question: question.name,
+                    responseCode: message.responseCode,
+                    flags: message.flags.intersection(.authenticData),
+                    answers: message.answers,
+                    authorities: message.authorities,
+                    additionals: message.additionals
                 )
                 self.cache.store(answer, from: message, for: name, question.tag, now: .now())
             case .answer, .failed:

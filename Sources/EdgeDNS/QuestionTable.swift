@@ -88,7 +88,13 @@ struct QuestionTable<Value> {
         if self.count >= self.buckets.count { self.growBuckets() }
         let bucket = hash & (self.buckets.count - 1)
         let entry = Entry(
-            name: Array(name), tag: tag, hash: hash, value: value, next: self.buckets[bucket], newer: -1, older: -1
+            name: Array(name),
+            tag: tag,
+            hash: hash,
+            value: value,
+            next: self.buckets[bucket],
+            newer: -1,
+            older: -1
         )
         let index: Int32
         if self.free >= 0 {

@@ -78,8 +78,11 @@ struct WatchedFile: Sendable {
             return code == ENOENT ? .missing : .unreadable(errno: code)
         }
         let identity = Identity(
-            device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: Int(status.st_size),
-            seconds: status.st_mtim.tv_sec, nanoseconds: status.st_mtim.tv_nsec
+            device: UInt64(status.st_dev),
+            inode: UInt64(status.st_ino),
+            size: Int(status.st_size),
+            seconds: status.st_mtim.tv_sec,
+            nanoseconds: status.st_mtim.tv_nsec
         )
         guard identity != self.identity else { return nil }
         self.identity = identity
@@ -94,7 +97,9 @@ struct WatchedFile: Sendable {
         var bytes = [UInt8](repeating: 0, count: maximumSize)
         var count = 0
         while count < bytes.count {
-            let result = bytes.withUnsafeMutableBytes { Glibc.read(descriptor, $0.baseAddress?.advanced(by: count), $0.count - count) }
+            let result = bytes.withUnsafeMutableBytes {
+                Glibc.read(descriptor, $0.baseAddress?.advanced(by: count), $0.count - count)
+            }
             if result < 0, errno == EINTR { continue }
             guard result >= 0 else { return .unreadable(errno: errno) }
             guard result > 0 else { break }

@@ -11,7 +11,10 @@ enum ServerSockets {
 
     /// - Parameter isShared: other loops bind the same address, and the kernel spreads clients over them.
     static func bindDatagram(
-        _ address: TransportAddress, responder: NIOLoopBound<QueryResponder>, on loop: any EventLoop, isShared: Bool
+        _ address: TransportAddress,
+        responder: NIOLoopBound<QueryResponder>,
+        on loop: any EventLoop,
+        isShared: Bool
     ) -> EventLoopFuture<any Channel> {
         let readSize = DatagramServerHandler.readBatch * DatagramServerHandler.readSize
         var bootstrap = DatagramBootstrap(group: loop)
@@ -28,7 +31,10 @@ enum ServerSockets {
         bootstrap =
             address.address.family == .v4
             ? bootstrap.channelOption(.ipOption(.init(rawValue: ipFreebind)), value: 1)
-            : bootstrap.channelOption(ChannelOptions.Types.SocketOption(level: .ipv6, name: .init(rawValue: ipv6Freebind)), value: 1)
+            : bootstrap.channelOption(
+                ChannelOptions.Types.SocketOption(level: .ipv6, name: .init(rawValue: ipv6Freebind)),
+                value: 1
+            )
         do {
             return bootstrap.bind(to: try SocketAddress(address))
         } catch {
@@ -37,8 +43,11 @@ enum ServerSockets {
     }
 
     static func bindStream(
-        _ address: TransportAddress, responder: NIOLoopBound<QueryResponder>, connections: NIOLoopBound<ConnectionCount>,
-        on loop: any EventLoop, isShared: Bool
+        _ address: TransportAddress,
+        responder: NIOLoopBound<QueryResponder>,
+        connections: NIOLoopBound<ConnectionCount>,
+        on loop: any EventLoop,
+        isShared: Bool
     ) -> EventLoopFuture<any Channel> {
         var bootstrap = ServerBootstrap(group: loop, childGroup: loop)
             .serverChannelOption(.backlog, value: 128)
@@ -59,11 +68,16 @@ enum ServerSockets {
                     try channel.pipeline.syncOperations.addHandler(handler)
                 }
             }
-        if isShared { bootstrap = bootstrap.serverChannelOption(.socketOption(.init(rawValue: SO_REUSEPORT)), value: 1) }
+        if isShared {
+            bootstrap = bootstrap.serverChannelOption(.socketOption(.init(rawValue: SO_REUSEPORT)), value: 1)
+        }
         bootstrap =
             address.address.family == .v4
             ? bootstrap.serverChannelOption(.ipOption(.init(rawValue: ipFreebind)), value: 1)
-            : bootstrap.serverChannelOption(ChannelOptions.Types.SocketOption(level: .ipv6, name: .init(rawValue: ipv6Freebind)), value: 1)
+            : bootstrap.serverChannelOption(
+                ChannelOptions.Types.SocketOption(level: .ipv6, name: .init(rawValue: ipv6Freebind)),
+                value: 1
+            )
         do {
             return bootstrap.bind(to: try SocketAddress(address))
         } catch {

@@ -111,7 +111,9 @@ final class StreamServerHandler: ChannelDuplexHandler {
     private func scheduleIdleCheck(_ context: ChannelHandlerContext) {
         let timeout = TimeAmount.nanoseconds(self.responder.settings.connectionIdleTimeout.saturatedNanoseconds)
         let deadline = self.lastQuery + timeout
-        self.idleTimer = context.eventLoop.assumeIsolated().scheduleTask(deadline: max(deadline, .now() + .milliseconds(100))) {
+        self.idleTimer = context.eventLoop.assumeIsolated().scheduleTask(
+            deadline: max(deadline, .now() + .milliseconds(100))
+        ) {
             guard let context = self.context else { return }
             let isIdle = NIODeadline.now() >= self.lastQuery + timeout
             if isIdle, self.outstanding == 0 || !context.channel.isWritable {

@@ -37,7 +37,9 @@ final class UpstreamExchange {
 
     /// Calls `completion` once, on the loop.
     func start(
-        _ upstream: TransportAddress, _ transport: Resolution.Transport, timeout: Duration,
+        _ upstream: TransportAddress,
+        _ transport: Resolution.Transport,
+        timeout: Duration,
         completion: @escaping (End) -> Void
     ) {
         self.completion = completion

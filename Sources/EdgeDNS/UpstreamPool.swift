@@ -63,7 +63,8 @@ struct UpstreamPool {
     /// The upstreams to be probed now.
     mutating func takeDueProbes(now: MonotonicTime) -> [TransportAddress] {
         var due: [TransportAddress] = []
-        for index in self.upstreams.indices where self.upstreams[index].isDown && self.upstreams[index].nextProbe <= now {
+        for index in self.upstreams.indices where self.upstreams[index].isDown && self.upstreams[index].nextProbe <= now
+        {
             self.upstreams[index].probes += 1
             let interval = Duration.seconds(1 << min(self.upstreams[index].probes, 10))
             self.upstreams[index].nextProbe = now + min(interval, UpstreamPool.longestProbeInterval)

@@ -1,6 +1,6 @@
 import HashTreeCollections
-import MeshCore
 public import KubeModel
+import MeshCore
 
 extension CatalogSnapshot {
     /// A snapshot of services alone, with the indexes that follow from them: for tests and tools that have no catalog.

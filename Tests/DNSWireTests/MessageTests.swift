@@ -6,7 +6,9 @@ import Testing
 /// Octets from hexadecimal text; blanks are ignored.
 func hex(_ text: String) -> ByteBuffer {
     let digits = text.compactMap(\.hexDigitValue)
-    return ByteBuffer(bytes: stride(from: 0, to: digits.count - 1, by: 2).map { UInt8(digits[$0] << 4 | digits[$0 + 1]) })
+    return ByteBuffer(
+        bytes: stride(from: 0, to: digits.count - 1, by: 2).map { UInt8(digits[$0] << 4 | digits[$0 + 1]) }
+    )
 }
 
 @Suite struct MessageTests {
@@ -67,7 +69,9 @@ func hex(_ text: String) -> ByteBuffer {
     @Test(arguments: 12...200)
     func truncatesBetweenRecords(limit: Int) throws {
         var message = Message(id: 1, flags: .response, questions: [Question(try DomainName("a.b"), .a)])
-        message.answers = try (0..<10).map { ResourceRecord(try DomainName("a.b"), ttl: 5, .a(IPv4Address(10, 0, 0, $0))) }
+        message.answers = try (0..<10).map {
+            ResourceRecord(try DomainName("a.b"), ttl: 5, .a(IPv4Address(10, 0, 0, $0)))
+        }
         let smallest = 12 + 9
         let encoded = message.encoded(limit: limit)
         let parsed = try Message(parsing: encoded)
@@ -138,7 +142,9 @@ func hex(_ text: String) -> ByteBuffer {
         // The TXT record's strings are those labels as long as lengths fit; only the second owner name matters.
         bytes += [0xC0 | UInt8(previous >> 8), UInt8(previous & 0xFF)] + [0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 1, 2, 3, 4]
         bytes[14] = 99
-        #expect { try Message(parsing: ByteBuffer(bytes: bytes)) } throws: { ($0 as? DNSWireError)?.code == .invalidName }
+        #expect { try Message(parsing: ByteBuffer(bytes: bytes)) } throws: {
+            ($0 as? DNSWireError)?.code == .invalidName
+        }
     }
 }
 
@@ -159,7 +165,12 @@ enum Fixtures {
             ResourceRecord(name, ttl: 37, .opaque(RecordType(rawValue: 65_280), [1, 2, 3])),
         ]
         let soa = StartOfAuthority(
-            primary: other, mailbox: try DomainName("hostmaster.example.com"), serial: 1, refresh: 2, retry: 3, expire: 4,
+            primary: other,
+            mailbox: try DomainName("hostmaster.example.com"),
+            serial: 1,
+            refresh: 2,
+            retry: 3,
+            expire: 4,
             minimum: 5
         )
         message.authorities = [ResourceRecord(name, ttl: 40, .soa(soa)), ResourceRecord(name, ttl: 41, .ns(other))]

@@ -5,7 +5,9 @@ import Testing
 
 @Suite struct PreparedAnswerTests {
     private func reply(
-        _ answer: PreparedAnswer, to query: Message, _ adjust: (inout PreparedAnswer.ReplyOptions) -> Void = { _ in }
+        _ answer: PreparedAnswer,
+        to query: Message,
+        _ adjust: (inout PreparedAnswer.ReplyOptions) -> Void = { _ in }
     ) throws -> (message: Message, bytes: ByteBuffer) {
         let encoded = query.encoded()
         guard case .query(let head) = readHead(encoded).reading else { throw DNSWireError(.truncated, "no query") }
@@ -21,7 +23,9 @@ import Testing
 
     private func addresses(_ count: Int) throws -> PreparedAnswer {
         let name = try DomainName("web.default")
-        let records = (0..<count).map { ResourceRecord(name, ttl: 30, .a(IPv4Address(10, 0, UInt8($0 / 256), UInt8($0 % 256)))) }
+        let records = (0..<count).map {
+            ResourceRecord(name, ttl: 30, .a(IPv4Address(10, 0, UInt8($0 / 256), UInt8($0 % 256))))
+        }
         return PreparedAnswer(question: name, flags: .authoritative, answers: records)
     }
 
@@ -40,8 +44,11 @@ import Testing
     @Test func saysTheSameAsTheMessageItWasMadeFrom() throws {
         var message = try Fixtures.everyType()
         let answer = PreparedAnswer(
-            question: message.questions[0].name, flags: .authoritative, answers: message.answers,
-            authorities: message.authorities, additionals: message.additionals
+            question: message.questions[0].name,
+            flags: .authoritative,
+            answers: message.answers,
+            authorities: message.authorities,
+            additionals: message.additionals
         )
         var query = Message(id: message.id, flags: .recursionDesired, questions: message.questions)
         query.edns = message.edns

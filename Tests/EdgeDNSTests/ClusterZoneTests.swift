@@ -1,9 +1,10 @@
 import DNSWire
-@testable import EdgeDNS
 import KubeModel
 import MeshCore
 import ServiceCatalog
 import Testing
+
+@testable import EdgeDNS
 
 /// Questions and answers after the tables of the Kubernetes DNS specification 1.1.0. An answer is written as its records'
 /// data, sorted; `NODATA`, `NXDOMAIN`, `SERVFAIL` and `outside` stand for themselves.
@@ -90,7 +91,10 @@ import Testing
         ("starting.default.svc.cluster.local", .a, ["NXDOMAIN"]),
         ("eager.default.svc.cluster.local", .a, ["A 10.244.0.5"]),
         // 2.4.2: SRV of headless services; every address of a name counts once
-        ("_sql._tcp.db.default.svc.cluster.local", .srv, ["SRV 0 50 5432 10-244-0-2.db.default.svc.cluster.local.", "SRV 0 50 5432 \(srv)"]),
+        (
+            "_sql._tcp.db.default.svc.cluster.local", .srv,
+            ["SRV 0 50 5432 10-244-0-2.db.default.svc.cluster.local.", "SRV 0 50 5432 \(srv)"]
+        ),
         ("_http._tcp.db.default.svc.cluster.local", .srv, ["NXDOMAIN"]),
         // 2.4.3: PTR of headless endpoints
         ("1.0.244.10.in-addr.arpa", .ptr, ["PTR \(srv)"]),
@@ -182,6 +186,8 @@ import Testing
         }
         let snapshot = CatalogSnapshot(services: services)
         let name = try DomainName("s0.default.svc.cluster.local")
-        #expect(ClusterZoneTests.summary(try ZoneFixtures.zone().resolve(name, .a, in: snapshot).answer) == ["SERVFAIL"])
+        #expect(
+            ClusterZoneTests.summary(try ZoneFixtures.zone().resolve(name, .a, in: snapshot).answer) == ["SERVFAIL"]
+        )
     }
 }

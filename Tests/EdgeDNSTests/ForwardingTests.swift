@@ -1,6 +1,5 @@
 import DNSWire
 import Documents
-@testable import EdgeDNS
 import KubeModel
 import MeshCore
 import NIOCore
@@ -8,11 +7,15 @@ import ServiceCatalog
 import Synchronization
 import Testing
 
+@testable import EdgeDNS
+
 @Suite(.timeLimit(.minutes(1))) struct ForwardingTests {
     private static let address = RecordData.a(IPv4Address(192, 0, 2, 1))
 
     @Test func forwardsAndKeepsAnswers() async throws {
-        try await FakeUpstream.run { query, _ in [FakeUpstream.answering(query)] } _: { upstream in
+        try await FakeUpstream.run { query, _ in
+            [FakeUpstream.answering(query)]
+        } _: { upstream in
             try await withServer(upstreams: [upstream.address]) { server in
                 for _ in 0..<3 {
                     let reply = try await server.ask("WWW.example.org")
@@ -32,7 +35,13 @@ import Testing
             reply.flags = .response
             reply.responseCode = .nameError
             let soa = StartOfAuthority(
-                primary: .root, mailbox: .root, serial: 1, refresh: 1, retry: 1, expire: 1, minimum: 60
+                primary: .root,
+                mailbox: .root,
+                serial: 1,
+                refresh: 1,
+                retry: 1,
+                expire: 1,
+                minimum: 60
             )
             reply.authorities = [ResourceRecord(.root, ttl: 60, .soa(soa))]
             return [reply]
@@ -102,7 +111,9 @@ import Testing
     }
 
     @Test func asksTheNextUpstreamIfThereIsNoneAtTheFirst() async throws {
-        try await FakeUpstream.run { query, _ in [FakeUpstream.answering(query)] } _: { upstream in
+        try await FakeUpstream.run { query, _ in
+            [FakeUpstream.answering(query)]
+        } _: { upstream in
             let dead = TransportAddress(.v4(.loopback), try Sockets.freePort())
             try await withServer(upstreams: [dead, upstream.address]) { server in
                 for number in 0..<4 {
@@ -133,19 +144,27 @@ import Testing
                 }
                 #expect(counts == 10)
                 #expect(await server.status("forwarding", "questions")?.integer == 1)
-                #expect(await server.status("forwarding", "joined")?.integer == 9)
+                // Whoever came too late to join found the answer in the cache.
+                let joined = await server.status("forwarding", "joined")?.integer ?? 0
+                let hits = await server.status("queries", "cacheHits")?.integer ?? 0
+                #expect(joined > 0)
+                #expect(joined + hits == 9)
             }
         }
     }
 
     @Test func boundsWhatIsOutstanding() async throws {
-        try await FakeUpstream.run { _, _ in [] } _: { upstream in
+        try await FakeUpstream.run { _, _ in
+            []
+        } _: { upstream in
             try await withServer(upstreams: [upstream.address]) {
                 $0.maximumOutstanding = 1
                 $0.upstreamDeadline = .milliseconds(700)
             } _: { server in
                 let codes = try await withThrowingTaskGroup(of: ResponseCode.self) { group in
-                    for number in 0..<5 { group.addTask { try await server.ask("n\(number).example.org").responseCode } }
+                    for number in 0..<5 {
+                        group.addTask { try await server.ask("n\(number).example.org").responseCode }
+                    }
                     return try await group.reduce(into: []) { $0.append($1) }
                 }
                 #expect(codes == Array(repeating: .serverFailure, count: 5))
@@ -174,12 +193,20 @@ import Testing
     }
 
     @Test func chasesExternalNames() async throws {
-        try await FakeUpstream.run { query, _ in [FakeUpstream.answering(query)] } _: { upstream in
+        try await FakeUpstream.run { query, _ in
+            [FakeUpstream.answering(query)]
+        } _: { upstream in
             try await withServer(upstreams: [upstream.address]) { server in
                 for _ in 0..<2 {
                     let reply = try await server.ask("outside.default.svc.cluster.local")
-                    #expect(reply.answers.map(\.data) == [.cname(try DomainName("example.org")), ForwardingTests.address])
-                    #expect(reply.answers.map { $0.name.description } == ["outside.default.svc.cluster.local.", "Example.ORG."])
+                    #expect(
+                        reply.answers.map(\.data) == [.cname(try DomainName("example.org")), ForwardingTests.address]
+                    )
+                    #expect(
+                        reply.answers.map { $0.name.description } == [
+                            "outside.default.svc.cluster.local.", "Example.ORG.",
+                        ]
+                    )
                 }
                 #expect(upstream.questions.filter { $0.type == .a }.count == 1)
             }
@@ -205,7 +232,9 @@ import Testing
     }
 
     @Test func servesAsACacheInFrontOfTheClusterDNS() async throws {
-        try await FakeUpstream.run { query, _ in [FakeUpstream.answering(query, ttl: 500)] } _: { upstream in
+        try await FakeUpstream.run { query, _ in
+            [FakeUpstream.answering(query, ttl: 500)]
+        } _: { upstream in
             try await withServer {
                 $0.cacheDNS = .init()
                 $0.cacheDNS?.cacheTTL = 20
@@ -214,12 +243,18 @@ import Testing
                 #expect(await server.status("problems")?.array?.count == 1)
                 // The service appears: its cluster IP is used from then on.
                 let dns = ZoneFixtures.service(
-                    "kube-dns", in: "kube-system", clusterIPs: ["127.0.0.1"],
+                    "kube-dns",
+                    in: "kube-system",
+                    clusterIPs: ["127.0.0.1"],
                     ports: [.init(name: "dns", transport: .udp, port: upstream.address.port)]
                 )
                 server.catalog.publish(CatalogSnapshot(services: [dns]))
                 try await eventually("upstream is found") { await server.status("upstreams")?.array?.count == 1 }
-                #expect(try await server.ask("web.default.svc.cluster.local").answers.map(\.data) == [ForwardingTests.address])
+                #expect(
+                    try await server.ask("web.default.svc.cluster.local").answers.map(\.data) == [
+                        ForwardingTests.address
+                    ]
+                )
                 let kept = try await server.ask("web.default.svc.cluster.local")
                 #expect(kept.answers.allSatisfy { $0.ttl <= 20 })
                 #expect(!kept.flags.contains(.authoritative))

@@ -1,6 +1,5 @@
 import DNSWire
 import Documents
-@testable import EdgeDNS
 import Glibc
 import Logging
 import MeshCore
@@ -9,6 +8,8 @@ import NIOPosix
 import ServiceCatalog
 import Synchronization
 import Testing
+
+@testable import EdgeDNS
 
 /// A name server in this process, on loopback, with upstreams of its own.
 struct RunningServer: Sendable {
@@ -22,9 +23,16 @@ struct RunningServer: Sendable {
         return document
     }
 
-    func ask(_ name: String, _ type: RecordType = .a, edns: UInt16? = 1232, overTCP: Bool = false) async throws -> Message {
+    func ask(
+        _ name: String,
+        _ type: RecordType = .a,
+        edns: UInt16? = 1232,
+        overTCP: Bool = false
+    ) async throws -> Message {
         var query = Message(
-            id: .random(in: .min ... .max), flags: .recursionDesired, questions: [Question(try DomainName(name), type)]
+            id: .random(in: .min ... .max),
+            flags: .recursionDesired,
+            questions: [Question(try DomainName(name), type)]
         )
         query.edns = edns.map { EDNS(payloadSize: $0) }
         let reply = try await self.exchange(query.encoded(), overTCP: overTCP)
@@ -46,7 +54,9 @@ struct TestFailure: Error, CustomStringConvertible {
 
 /// Waits for what happens in other threads.
 func eventually(
-    _ what: String, within limit: Duration = .seconds(10), _ condition: () async throws -> Bool
+    _ what: String,
+    within limit: Duration = .seconds(10),
+    _ condition: () async throws -> Bool
 ) async throws {
     let deadline = MonotonicTime.now() + limit
     while MonotonicTime.now() < deadline {
@@ -57,8 +67,12 @@ func eventually(
 }
 
 func withServer<Result: Sendable>(
-    _ snapshot: CatalogSnapshot = ZoneFixtures.snapshot, upstreams: [TransportAddress] = [], loops: Int = 1,
-    host: String = "127.0.0.1", port: UInt16? = nil, _ adjust: (inout EdgeDNSSettings) -> Void = { _ in },
+    _ snapshot: CatalogSnapshot = ZoneFixtures.snapshot,
+    upstreams: [TransportAddress] = [],
+    loops: Int = 1,
+    host: String = "127.0.0.1",
+    port: UInt16? = nil,
+    _ adjust: (inout EdgeDNSSettings) -> Void = { _ in },
     _ body: (RunningServer) async throws -> Result
 ) async throws -> Result {
     let address = TransportAddress(ZoneFixtures.address(host), try port ?? Sockets.freePort())
@@ -106,7 +120,10 @@ final class FakeUpstream: Sendable {
         self.group = group
     }
 
-    static func run<Result>(_ behaviour: @escaping Behaviour, _ body: (FakeUpstream) async throws -> Result) async throws -> Result {
+    static func run<Result>(
+        _ behaviour: @escaping Behaviour,
+        _ body: (FakeUpstream) async throws -> Result
+    ) async throws -> Result {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let upstream = FakeUpstream(address: TransportAddress(.v4(.loopback), try Sockets.freePort()), group: group)
         let answer: @Sendable (ByteBuffer, Transport) -> [ByteBuffer] = { bytes, transport in
@@ -133,7 +150,11 @@ final class FakeUpstream: Sendable {
     }
 
     /// Answers A questions with `address`.
-    static func answering(_ query: Message, _ address: IPv4Address = IPv4Address(192, 0, 2, 1), ttl: UInt32 = 60) -> Message {
+    static func answering(
+        _ query: Message,
+        _ address: IPv4Address = IPv4Address(192, 0, 2, 1),
+        ttl: UInt32 = 60
+    ) -> Message {
         var reply = query
         reply.flags = [.response, .recursionDesired, .recursionAvailable]
         reply.answers = query.questions.map { ResourceRecord($0.name, ttl: ttl, .a(address)) }
@@ -154,7 +175,8 @@ private final class DatagramAnswerHandler: ChannelInboundHandler {
         let envelope = self.unwrapInboundIn(data)
         for reply in self.answer(envelope.data, .udp) {
             context.channel.writeAndFlush(
-                AddressedEnvelope(remoteAddress: envelope.remoteAddress, data: reply), promise: nil
+                AddressedEnvelope(remoteAddress: envelope.remoteAddress, data: reply),
+                promise: nil
             )
         }
     }
@@ -185,8 +207,15 @@ private final class StreamAnswerHandler: ChannelInboundHandler {
 
 /// Blocking sockets and commands, on threads that may block.
 enum Sockets {
+    /// Wide enough that clients which wait for a reply do not hold up others; lives as long as the process.
+    private static let threads: NIOThreadPool = {
+        let pool = NIOThreadPool(numberOfThreads: 24)
+        pool.start()
+        return pool
+    }()
+
     static func blocking<Result: Sendable>(_ work: @escaping @Sendable () throws -> Result) async throws -> Result {
-        try await NIOThreadPool.singleton.runIfActive(work)
+        try await self.threads.runIfActive(work)
     }
 
     /// A port of loopback that nobody has for UDP.
@@ -258,7 +287,8 @@ enum Sockets {
         [UInt8(bytes.readableBytes >> 8), UInt8(bytes.readableBytes & 0xFF)] + Array(bytes.readableBytesView)
     }
 
-    static func exchange(_ bytes: ByteBuffer, with address: TransportAddress, overTCP: Bool) async throws -> ByteBuffer {
+    static func exchange(_ bytes: ByteBuffer, with address: TransportAddress, overTCP: Bool) async throws -> ByteBuffer
+    {
         try await self.blocking {
             let descriptor = try self.connected(to: address, overTCP: overTCP)
             defer { close(descriptor) }

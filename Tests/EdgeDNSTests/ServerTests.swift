@@ -1,12 +1,13 @@
 import DNSWire
 import Documents
-@testable import EdgeDNS
 import Glibc
 import KubeModel
 import MeshCore
 import NIOCore
 import ServiceCatalog
 import Testing
+
+@testable import EdgeDNS
 
 @Suite(.timeLimit(.minutes(1))) struct ServerTests {
     @Test(arguments: [false, true])
@@ -100,7 +101,10 @@ import Testing
                 defer { close(descriptor) }
                 var bytes: [UInt8] = []
                 for id in 0..<50 as Range<UInt16> {
-                    let query = Message(id: id, questions: [Question(try DomainName("web.default.svc.cluster.local"), .a)])
+                    let query = Message(
+                        id: id,
+                        questions: [Question(try DomainName("web.default.svc.cluster.local"), .a)]
+                    )
                     bytes += Sockets.framed(query.encoded())
                 }
                 // In two parts that cut a message.

@@ -1,10 +1,12 @@
 import DNSWire
-@testable import EdgeDNS
+import Documents
 import Glibc
 import HashTreeCollections
 import MeshCore
 import ServiceCatalog
 import Testing
+
+@testable import EdgeDNS
 
 /// The server against the tools and resolvers that its users have. Port 53 and mount namespaces need root.
 @Suite(.timeLimit(.minutes(2)), .serialized) struct StockToolTests {
@@ -39,13 +41,18 @@ import Testing
             #expect(!mixed.contains("WARNING: Message"), "\(mixed)")
             let cut = try await Sockets.shell("\(dig) +ignore +bufsize=512 many.default.svc.cluster.local A").output
             #expect(cut.contains("flags: qr aa tc rd;"), "\(cut)")
-            let whole = try await Sockets.shell("\(dig) +bufsize=512 +short many.default.svc.cluster.local A | wc -l").output
+            let whole = try await Sockets.shell("\(dig) +bufsize=512 +short many.default.svc.cluster.local A | wc -l")
+                .output
             #expect(whole.contains("100"), "\(whole)")
             let missing = try await Sockets.shell("\(dig) nothing.default.svc.cluster.local A").output
             #expect(missing.contains("status: NXDOMAIN") && missing.contains("SOA"), "\(missing)")
             let empty = try await Sockets.shell("\(dig) web.default.svc.cluster.local AAAA").output
-            #expect(empty.contains("status: NOERROR") && empty.contains("ANSWER: 0") && empty.contains("SOA"), "\(empty)")
-            let version = try await Sockets.shell("\(dig) +edns=1 +noednsnegotiation web.default.svc.cluster.local A").output
+            #expect(
+                empty.contains("status: NOERROR") && empty.contains("ANSWER: 0") && empty.contains("SOA"),
+                "\(empty)"
+            )
+            let version = try await Sockets.shell("\(dig) +edns=1 +noednsnegotiation web.default.svc.cluster.local A")
+                .output
             #expect(version.contains("status: BADVERS"), "\(version)")
             let chaos = try await Sockets.shell("\(dig) version.bind CH TXT").output
             #expect(chaos.contains("status: REFUSED"), "\(chaos)")
@@ -56,7 +63,8 @@ import Testing
     private func withResolver(_ command: String) async throws -> (output: String, status: CInt) {
         guard getuid() == 0 else { throw TestFailure("this test needs root: it makes a mount namespace") }
         let file = "/tmp/edgemesh-dns-test-\(getpid()).conf"
-        let text = "nameserver 127.53.0.16\\nsearch default.svc.cluster.local svc.cluster.local cluster.local\\noptions ndots:5\\n"
+        let text =
+            "nameserver 127.53.0.16\\nsearch default.svc.cluster.local svc.cluster.local cluster.local\\noptions ndots:5\\n"
         return try await Sockets.shell(
             "printf '\(text)' > \(file); unshare -m --propagation private sh -c "
                 + "'mount --bind \(file) /etc/resolv.conf && \(command)'; code=$?; rm -f \(file); exit $code"

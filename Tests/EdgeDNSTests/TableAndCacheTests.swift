@@ -1,7 +1,8 @@
 import DNSWire
-@testable import EdgeDNS
 import MeshCore
 import Testing
+
+@testable import EdgeDNS
 
 @Suite struct QuestionTableTests {
     private func key(_ number: Int) -> [UInt8] { Array("name-\(number)".utf8) }
@@ -65,7 +66,9 @@ import Testing
     static let start = MonotonicTime(nanoseconds: 1_000_000_000_000)
 
     private static func message(
-        ttls: [UInt32], code: ResponseCode = .noError, soa: (ttl: UInt32, minimum: UInt32)? = nil
+        ttls: [UInt32],
+        code: ResponseCode = .noError,
+        soa: (ttl: UInt32, minimum: UInt32)? = nil
     ) throws -> Message {
         let name = try DomainName("www.example.org")
         var message = Message(id: 1, flags: .response, questions: [Question(name, .a)])
@@ -73,7 +76,13 @@ import Testing
         message.answers = ttls.map { ResourceRecord(name, ttl: $0, .a(.loopback)) }
         if let soa {
             let data = StartOfAuthority(
-                primary: name, mailbox: name, serial: 1, refresh: 1, retry: 1, expire: 1, minimum: soa.minimum
+                primary: name,
+                mailbox: name,
+                serial: 1,
+                refresh: 1,
+                retry: 1,
+                expire: 1,
+                minimum: soa.minimum
             )
             message.authorities = [ResourceRecord(name, ttl: soa.ttl, .soa(data))]
         }
@@ -82,10 +91,11 @@ import Testing
 
     private static func lifetimes() throws -> [(Message, UInt32?)] {
         [
-        (try message(ttls: [300, 60]), 60), (try message(ttls: [9999]), 3600), (try message(ttls: [0]), 0),
-        (try message(ttls: [], soa: (900, 100)), 100), (try message(ttls: [], soa: (50, 100)), 50),
-        (try message(ttls: [], code: .nameError, soa: (900, 800)), 300), (try message(ttls: []), nil),
-        (try message(ttls: [], code: .nameError), nil), (try message(ttls: [], code: .serverFailure, soa: (9, 9)), nil),
+            (try message(ttls: [300, 60]), 60), (try message(ttls: [9999]), 3600), (try message(ttls: [0]), 0),
+            (try message(ttls: [], soa: (900, 100)), 100), (try message(ttls: [], soa: (50, 100)), 50),
+            (try message(ttls: [], code: .nameError, soa: (900, 800)), 300), (try message(ttls: []), nil),
+            (try message(ttls: [], code: .nameError), nil),
+            (try message(ttls: [], code: .serverFailure, soa: (9, 9)), nil),
         ]
     }
 

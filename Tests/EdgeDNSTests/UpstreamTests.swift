@@ -1,9 +1,10 @@
 import DNSWire
-@testable import EdgeDNS
 import KubeModel
 import MeshCore
 import ServiceCatalog
 import Testing
+
+@testable import EdgeDNS
 
 private func address(_ text: String) -> TransportAddress { TransportAddress(text) ?? TransportAddress(.v4(.any), 0) }
 
@@ -13,7 +14,8 @@ private let second = address("10.0.0.2:53")
 @Suite struct ResolutionTests {
     private let start = MonotonicTime(nanoseconds: 1_000_000_000)
 
-    private func reply(_ code: ResponseCode = .noError, _ flags: MessageFlags = .response, edns: Bool = true) -> Message {
+    private func reply(_ code: ResponseCode = .noError, _ flags: MessageFlags = .response, edns: Bool = true) -> Message
+    {
         var message = Message(id: 1, flags: flags)
         message.responseCode = code
         message.edns = edns ? EDNS(payloadSize: 1232) : nil
@@ -54,7 +56,8 @@ private let second = address("10.0.0.2:53")
     @Test func neverWaitsBeyondTheDeadline() {
         var resolution = self.make([first])
         _ = resolution.start(now: self.start)
-        guard case .send(_, _, _, let timeout) = resolution.handle(.timedOut, now: self.start + .milliseconds(4400)) else {
+        guard case .send(_, _, _, let timeout) = resolution.handle(.timedOut, now: self.start + .milliseconds(4400))
+        else {
             Issue.record("did not send")
             return
         }
@@ -129,7 +132,9 @@ private let second = address("10.0.0.2:53")
         for _ in 0..<3 { _ = pool.failed(first, now: self.start) }
         #expect(!pool.isAnyUp)
         var times: [Int] = []
-        for second in 0..<60 where !pool.takeDueProbes(now: self.start + .seconds(second)).isEmpty { times.append(second) }
+        for second in 0..<60 where !pool.takeDueProbes(now: self.start + .seconds(second)).isEmpty {
+            times.append(second)
+        }
         #expect(times == [1, 3, 7, 15, 31, 47])
     }
 

@@ -1,18 +1,23 @@
 import DNSWire
-@testable import EdgeDNS
 import KubeModel
 import MeshCore
 import MeshInterfaces
 import ServiceCatalog
 import Synchronization
 
+@testable import EdgeDNS
+
 /// A small cluster with a service of every kind.
 enum ZoneFixtures {
     static func address(_ text: String) -> IPAddress { IPAddress(text) ?? .v4(.any) }
 
     static func service(
-        _ name: String, in namespace: String = "default", clusterIPs: [String] = [],
-        ports: [ServiceObject.Port] = [], groups: [EndpointGroup] = [], adjust: (inout ServiceObject) -> Void = { _ in }
+        _ name: String,
+        in namespace: String = "default",
+        clusterIPs: [String] = [],
+        ports: [ServiceObject.Port] = [],
+        groups: [EndpointGroup] = [],
+        adjust: (inout ServiceObject) -> Void = { _ in }
     ) -> ServiceCatalog.Service {
         var object = ServiceObject(name: ObjectName(namespace: namespace, name: name))
         object.clusterIPs = clusterIPs.map(self.address)
@@ -22,7 +27,9 @@ enum ZoneFixtures {
     }
 
     static func headless(
-        _ name: String, groups: [EndpointGroup], adjust: (inout ServiceObject) -> Void = { _ in }
+        _ name: String,
+        groups: [EndpointGroup],
+        adjust: (inout ServiceObject) -> Void = { _ in }
     ) -> ServiceCatalog.Service {
         self.service(name, groups: groups) {
             $0.isHeadless = true
@@ -38,10 +45,16 @@ enum ZoneFixtures {
     }
 
     static let web = service(
-        "web", clusterIPs: ["10.96.0.10"],
-        ports: [ServiceObject.Port(name: "http", port: 80), ServiceObject.Port(name: "dns", transport: .udp, port: 53)],
+        "web",
+        clusterIPs: ["10.96.0.10"],
+        ports: [
+            ServiceObject.Port(name: "http", port: 80), ServiceObject.Port(name: "dns", transport: .udp, port: 53),
+        ],
         groups: [
-            EndpointGroup(ports: [EndpointPort(name: "http", port: 8080)], endpoints: [Endpoint(address: address("10.244.0.9"))])
+            EndpointGroup(
+                ports: [EndpointPort(name: "http", port: 8080)],
+                endpoints: [Endpoint(address: address("10.244.0.9"))]
+            )
         ]
     )
 
@@ -70,11 +83,15 @@ enum ZoneFixtures {
             ),
             headless(
                 "starting",
-                groups: [EndpointGroup(ports: [], endpoints: [Endpoint(address: address("10.244.0.4"), conditions: [])])]
+                groups: [
+                    EndpointGroup(ports: [], endpoints: [Endpoint(address: address("10.244.0.4"), conditions: [])])
+                ]
             ),
             headless(
                 "eager",
-                groups: [EndpointGroup(ports: [], endpoints: [Endpoint(address: address("10.244.0.5"), conditions: [])])]
+                groups: [
+                    EndpointGroup(ports: [], endpoints: [Endpoint(address: address("10.244.0.5"), conditions: [])])
+                ]
             ) { $0.publishNotReadyAddresses = true },
             externalName("outside", "Example.ORG"),
             externalName("inside", "web.default.svc.cluster.local"),
@@ -88,7 +105,10 @@ enum ZoneFixtures {
 
     static func zone(_ domain: String = "cluster.local") throws -> ClusterZone {
         ClusterZone(
-            domain: try DomainName(domain), ttl: 30, negativeTTL: 5, nameServers: [self.address("169.254.96.16")]
+            domain: try DomainName(domain),
+            ttl: 30,
+            negativeTTL: 5,
+            nameServers: [self.address("169.254.96.16")]
         )
     }
 }
