@@ -128,13 +128,6 @@ struct QuestionTable<Value> {
         self.count -= 1
     }
 
-    mutating func removeAll() {
-        self.entries.removeAll()
-        self.buckets = [Int32](repeating: -1, count: 16)
-        (self.newest, self.oldest, self.free) = (-1, -1, -1)
-        self.count = 0
-    }
-
     private mutating func growBuckets() {
         self.buckets = [Int32](repeating: -1, count: self.buckets.count * 2)
         var index = self.oldest
