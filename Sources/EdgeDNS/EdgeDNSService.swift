@@ -151,7 +151,8 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
     }
 
     private func maintainUpstreams(_ resolver: inout ResolverFile, _ workers: [Worker]) {
-        let settings = self.state.withLock { $0.settings }
+        var settings = self.state.withLock { $0.settings }
+        settings.listenAddresses = ServerSockets.expand(settings.listenAddresses)
         self.read(&resolver, path: settings.resolvConfPath)
         let snapshot = self.catalog.snapshot
         var plan = UpstreamPlan(settings: settings, resolvConf: resolver.content, snapshot: snapshot)
@@ -163,7 +164,7 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
         }
         if previous != wanted {
             for worker in workers {
-                worker.loop.execute { [upstreams = plan.upstreams] in
+                worker.loop.execute { [settings, upstreams = plan.upstreams] in
                     worker.responder.value.apply(settings, zone: zone)
                     worker.responder.value.forwarder.setUpstreams(upstreams, looping: looping)
                 }
@@ -260,7 +261,7 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
     private func maintainSockets(_ sockets: inout [ListenerKey: [any Channel]], _ workers: [Worker]) async {
         let settings = self.state.withLock { $0.settings }
         let wanted = Set(
-            settings.listenAddresses.flatMap { address in
+            ServerSockets.expand(settings.listenAddresses).flatMap { address in
                 [TransportProtocol.udp, .tcp].map { ListenerKey(address: address, transport: $0) }
             }
         )
