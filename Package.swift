@@ -90,11 +90,11 @@ let package = Package(
         library(
             "EdgeDNS",
             [
-                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
-                hashTrees, logging, lifecycle,
                 "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore,
                 nioPosix,
                 deques, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
+                hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -146,7 +146,7 @@ let package = Package(
             "KubeClientTests",
             [
                 "KubeClient", "FakeKube", "KubeModel", "Documents", "MeshCore", "MeshTesting", nioCore, nioPosix,
-                nioHTTP1, logging,
+                nioHTTP1, nioEmbedded, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),

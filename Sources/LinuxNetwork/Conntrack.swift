@@ -3,14 +3,14 @@ public import MeshCore
 
 /// The kernel's table of flows, over ctnetlink, in the network namespace of the thread that makes this value.
 ///
-/// Not Sendable and not copyable: an event loop or a task has one of its own. A lookup is one `send` and one `recv`, tens of
+/// Not Sendable: an event loop or a task has one of its own. A lookup is one `send` and one `recv`, tens of
 /// microseconds, so that an event loop may call it.
-public struct Conntrack: ~Copyable {
+public final class Conntrack {
     private static let get: UInt16 = 1 << 8 | 1
     private static let delete: UInt16 = 1 << 8 | 2
     private static let statistics: UInt16 = 1 << 8 | 5
 
-    private var socket: NetlinkSocket
+    private let socket: NetlinkSocket
 
     public init(timeoutMilliseconds: Int = 1000) throws {
         self.socket = try NetlinkSocket(.netfilter, timeoutMilliseconds: timeoutMilliseconds)
@@ -27,7 +27,7 @@ public struct Conntrack: ~Copyable {
     }
 
     /// Where the client sent the flow that reached `proxy`, before destination translation; nil if the kernel has no such flow.
-    public mutating func originalDestination(
+    public func originalDestination(
         transport: TransportProtocol, client: TransportAddress, proxy: TransportAddress
     ) throws -> TransportAddress? {
         guard client.address.family == proxy.address.family else { return nil }
@@ -39,13 +39,14 @@ public struct Conntrack: ~Copyable {
             }
             guard let message = answers.first else { return nil }
             return try Self.parse(message)?.destination
-        } catch let error where error.errno == ENOENT {
+        } catch {
+            guard error.errno == ENOENT else { throw error }
             return nil
         }
     }
 
     /// All flows of a family. The kernel's table is as large as `nf_conntrack_max`: filter before keeping.
-    public mutating func flows(_ family: IPFamily, where wanted: (Flow) -> Bool) throws -> [Flow] {
+    public func flows(_ family: IPFamily, where wanted: (Flow) -> Bool) throws -> [Flow] {
         try self.socket.request(type: Self.get, flags: .dump, what: "listing flows") {
             $0.netfilterHeader(family: family.number)
         }.compactMap { try Self.parse($0) }.filter(wanted)
@@ -53,7 +54,7 @@ public struct Conntrack: ~Copyable {
 
     /// Deletes the UDP flows that `stale` names, so that the next datagram is balanced anew; returns how many there were.
     @discardableResult
-    public mutating func deleteUDP(_ family: IPFamily, where stale: (Flow) -> Bool) throws -> Int {
+    public func deleteUDP(_ family: IPFamily, where stale: (Flow) -> Bool) throws -> Int {
         let doomed = try self.flows(family) { $0.transport == TransportProtocol.udp.rawValue && stale($0) }
         var count = 0
         for flow in doomed {
@@ -63,7 +64,8 @@ public struct Conntrack: ~Copyable {
                     $0.attribute(1 | 0x8000, flow.original)
                 }
                 count += 1
-            } catch let error where error.errno == ENOENT {
+            } catch {
+                guard error.errno == ENOENT else { throw error }
                 continue
             }
         }
@@ -71,7 +73,7 @@ public struct Conntrack: ~Copyable {
     }
 
     /// The number of flows in this namespace.
-    public mutating func count() throws -> Int {
+    public func count() throws -> Int {
         let answers = try self.socket.request(type: Self.statistics, flags: [], what: "counting flows") {
             $0.netfilterHeader(family: 0)
         }

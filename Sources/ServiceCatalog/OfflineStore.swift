@@ -43,7 +43,7 @@ public final class OfflineStore: Sendable {
     /// - Parameters:
     ///   - directory: Created, with mode 0700, if it is missing; its parent must exist.
     ///   - quiet: How long after the last change the state is written.
-    ///   - atMost: How long constant change can put that off.
+    ///   - atMost: How long constant change can put that off, and the least time between two writes.
     public init(
         directory: String,
         logger: Logger,
@@ -141,7 +141,7 @@ public final class OfflineStore: Sendable {
         case .success(let summary):
             let former = self.state.withLock { state -> OfflineStoreError? in
                 defer { state.status.failure = nil }
-                state.schedule.succeeded()
+                state.schedule.succeeded(now: now, bytes: summary.bytes)
                 state.status.savedObjects = summary.objects
                 state.status.savedBytes = summary.bytes
                 state.status.lastSaved = now

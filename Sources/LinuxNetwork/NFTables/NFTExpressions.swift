@@ -203,10 +203,11 @@ struct NFTExpressions {
     /// A hash of the source address in `source`, below `modulus`. The seed is fixed, so that a client keeps its backend when
     /// the agent restarts.
     mutating func hash(_ source: NFTRegister, into register: NFTRegister, modulus: Int) {
+        let family = self.family
         self.expression("hash") { writer in
             writer.attribute(1, network: source.number)
             writer.attribute(2, network: register.number)
-            writer.attribute(3, network: self.family.addressLength)
+            writer.attribute(3, network: family.addressLength)
             writer.attribute(4, network: UInt32(modulus))
             writer.attribute(5, network: UInt32(0xED6E_3E54))
             writer.attribute(7, network: UInt32(0))
@@ -233,9 +234,10 @@ struct NFTExpressions {
     /// DNAT to the address in `address` and the port in the register after it.
     mutating func translate(_ address: NFTRegister) {
         let port = address + self.family.addressWords
+        let family = self.family
         self.expression("nat") { writer in
             writer.attribute(1, network: UInt32(1))
-            writer.attribute(2, network: UInt32(self.family.number))
+            writer.attribute(2, network: UInt32(family.number))
             writer.attribute(3, network: address.number)
             writer.attribute(5, network: port.number)
         }
@@ -247,9 +249,10 @@ struct NFTExpressions {
 
     /// ICMP "port unreachable", or a TCP reset.
     mutating func reject(tcpReset: Bool) {
+        let family = self.family
         self.expression("reject") { writer in
             writer.attribute(1, network: UInt32(tcpReset ? 1 : 0))
-            if !tcpReset { writer.attribute(2, native: UInt8(self.family == .ip ? 3 : 4)) }
+            if !tcpReset { writer.attribute(2, native: UInt8(family == .ip ? 3 : 4)) }
         }
     }
 }

@@ -1,7 +1,7 @@
 import Glibc
 
 /// A blocking netlink socket of one thread or task at a time. Every wait has a timeout.
-struct NetlinkSocket: ~Copyable {
+final class NetlinkSocket {
     enum Family: Int32 {
         case route = 0
         case netfilter = 12
@@ -44,13 +44,13 @@ struct NetlinkSocket: ~Copyable {
     }
 
     /// Reserves `count` sequence numbers and returns the first.
-    mutating func reserveSequences(_ count: Int) -> UInt32 {
+    func reserveSequences(_ count: Int) -> UInt32 {
         defer { self.sequence = self.sequence &+ UInt32(truncatingIfNeeded: count) }
         return self.sequence
     }
 
     /// Sends the bytes as one datagram, growing the socket's buffer to fit (the kernel takes a batch only whole).
-    mutating func send(_ bytes: borrowing [UInt8]) throws(LinuxNetworkError) {
+    func send(_ bytes: [UInt8]) throws(LinuxNetworkError) {
         guard bytes.count <= Self.maximumRequest else {
             throw LinuxNetworkError(.tooLarge, "netlink request of \(bytes.count) bytes, at most \(Self.maximumRequest)")
         }
@@ -66,7 +66,7 @@ struct NetlinkSocket: ~Copyable {
     }
 
     /// The messages of the next datagram. ENOBUFS means that the kernel dropped some: callers must not trust what they have.
-    mutating func receive() throws(LinuxNetworkError) -> [NetlinkMessage] {
+    func receive() throws(LinuxNetworkError) -> [NetlinkMessage] {
         while true {
             let count = self.chunk.withUnsafeMutableBytes {
                 recv(self.descriptor, $0.baseAddress, $0.count, Int32(MSG_TRUNC))
@@ -85,7 +85,7 @@ struct NetlinkSocket: ~Copyable {
 
     /// One request that is answered by an acknowledgement, by a message, or (a dump) by many.
     @discardableResult
-    mutating func request(
+    func request(
         type: UInt16, flags: NetlinkWriter.Flags, what: String, _ body: (inout NetlinkWriter) -> Void
     ) throws(LinuxNetworkError) -> [NetlinkMessage] {
         let sequence = self.reserveSequences(1)
@@ -115,7 +115,7 @@ struct NetlinkSocket: ~Copyable {
 
     /// Sends a batch whose last message, `lastSequence`, wants an acknowledgement; returns when the kernel has committed it.
     /// On error nothing of the batch is in force.
-    mutating func commit(_ batch: borrowing [UInt8], lastSequence: UInt32, what: String) throws(LinuxNetworkError) {
+    func commit(_ batch: [UInt8], lastSequence: UInt32, what: String) throws(LinuxNetworkError) {
         try self.send(batch)
         while true {
             for message in try self.receive() where message.type == NetlinkMessage.error {
@@ -129,7 +129,7 @@ struct NetlinkSocket: ~Copyable {
         }
     }
 
-    private mutating func discardPending() {
+    private func discardPending() {
         while recv(self.descriptor, &self.chunk, self.chunk.count, Int32(MSG_DONTWAIT)) > 0 {}
     }
 }
