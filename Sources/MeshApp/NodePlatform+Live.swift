@@ -30,7 +30,7 @@ extension NodePlatform {
     /// Deletes the UDP flows to a frontend whose backend is not among those that remain.
     private static func clear(_ stale: [StaleUDPFlows]) throws {
         let byPort = Dictionary(grouping: stale) { $0.frontend.port }
-        var conntrack = try Conntrack()
+        let conntrack = try Conntrack()
         for family in Set(stale.map(\.frontend.family)) {
             try conntrack.deleteUDP(family) { flow in
                 (byPort[flow.destination.port] ?? []).contains { candidate in
