@@ -104,8 +104,8 @@ let package = Package(
         library(
             "Admin",
             [
-                "MeshCore", "Documents", "ByteStreams", "LinuxNetwork", "ServiceCatalog", "MeshInterfaces", nioCore,
-                nioPosix, nioHTTP1, logging, lifecycle,
+                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, nioHTTP1, hashTrees, logging, lifecycle,
             ]
         ),
         // 7: configuration and composition
@@ -114,7 +114,7 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "ServiceCatalog", "LoadBalancing", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration",
+                "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration", hashTrees,
                 nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
@@ -122,8 +122,8 @@ let package = Package(
         library(
             "NetLab",
             [
-                "CLinux", "MeshCore", "Documents", "LinuxNetwork", "ByteStreams", nioCore, nioPosix, nioHTTP1,
-                nioWebSocket, nioSSL, logging,
+                "CLinux", "MeshCore", "Documents", nioCore, nioPosix, nioHTTP1,
+                nioWebSocket, nioSSL, logging, unixSignals,
             ]
         ),
         // 8: the executable
@@ -147,6 +147,10 @@ let package = Package(
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
+        tests("AdminTests", ["Admin", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]),
+        tests("MeshAppTests", ["MeshApp", "MeshCore", "Documents", logging]),
+        tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
+        tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
         tests(
             "ServiceCatalogTests",
@@ -154,6 +158,8 @@ let package = Package(
         ),
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
+        tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
+        tests("LabTests", ["edgemesh", "NetLab", "MeshCore", "Documents"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
         tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
         tests(

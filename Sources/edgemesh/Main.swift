@@ -1,4 +1,21 @@
+import ArgumentParser
+import Glibc
+import MeshApp
+
+/// One binary under several names: `edgemesh-agent` takes the original's flags, `edgemesh` is for people.
 @main
 enum Main {
-    static func main() {}
+    static func main() async {
+        let arguments = CommandLine.arguments
+        let name = arguments.first?.split(separator: "/").last ?? "edgemesh"
+        let rest = arguments.dropFirst()
+        // The agent goes past the command parser of the people's commands, whose tables would stay in its memory.
+        if name == "edgemesh-agent" {
+            exit(await AgentCommandLine.run(Array(rest)))
+        }
+        if rest.first == "agent" {
+            exit(await AgentCommandLine.run(Array(rest.dropFirst())))
+        }
+        await EdgemeshCommand.main(Array(rest))
+    }
 }

@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "lab.h"
+
 /// setns(2), unshare(2), mount(2) flags by their names.
 int clinux_setns(int fd, int nstype);
 int clinux_unshare(int flags);

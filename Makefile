@@ -1,0 +1,52 @@
+# `make help` lists the targets. Every one of them runs on a Debian machine with Swift in PATH.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+SWIFT ?= swift
+BUILD_DIR ?= .build
+RELEASE_DIR := build
+RELEASE_BINARY := $(BUILD_DIR)/release/edgemesh
+# The static binary: the linker that comes with Swift drops unused sections and folds identical code.
+RELEASE_FLAGS := -c release --product edgemesh --static-swift-stdlib -Xswiftc -static-executable \
+	-Xswiftc -use-ld=lld -Xlinker --gc-sections -Xlinker --icf=safe
+# Suites that need root and network namespaces.
+PRIVILEGED := NamespaceTests|KernelTests|LabTests
+
+.PHONY: help bootstrap build demo test test-fast bench lint fuzz release clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+bootstrap: ## install the Debian packages that are missing (says what it does)
+	@scripts/bootstrap
+
+build: ## debug build of everything
+	$(SWIFT) build
+
+demo: release ## a node with three backends in network namespaces: resolve, call, balance, kill, recover
+	@scripts/demo $(RELEASE_DIR)/edgemesh
+
+test: ## all tests, those with network namespaces too (needs root)
+	@scripts/run-tests
+
+test-fast: ## unit tests only: no root, no network namespaces
+	@scripts/run-tests --skip '$(PRIVILEGED)'
+
+bench: release ## benchmarks beside a peer in the same run
+	@scripts/bench $(RELEASE_DIR)/edgemesh
+
+lint: ## format, file sizes, imports, shell scripts
+	@scripts/lint
+
+fuzz: ## fuzz the decoders of hostile bytes (FUZZ_SECONDS=60 each)
+	@scripts/fuzz
+
+release: ## the static, stripped binary and its symbolic links in build/
+	$(SWIFT) build $(RELEASE_FLAGS)
+	@mkdir -p $(RELEASE_DIR)
+	@strip --strip-all -o $(RELEASE_DIR)/edgemesh.new $(RELEASE_BINARY)
+	@mv -f $(RELEASE_DIR)/edgemesh.new $(RELEASE_DIR)/edgemesh
+	@ln -sf edgemesh $(RELEASE_DIR)/edgemesh-agent
+	@ls -l $(RELEASE_DIR)
+
+clean: ## remove what was built
+	rm -rf $(BUILD_DIR) $(RELEASE_DIR)

@@ -1,0 +1,129 @@
+public import Documents
+
+/// What `edgemesh status` prints for people, made of the agent's JSON. Reads leniently: a member that an older agent
+/// does not send is left out.
+public enum StatusText {
+    /// The whole status.
+    public static func overview(_ status: Document) -> String {
+        var text = ""
+        if let agent = status["agent"] { text += self.agent(agent) }
+        text += "\n" + self.services(status)
+        text += self.rejected(status)
+        let warnings = (status["warnings"]?.array ?? []).compactMap(\.string)
+        if !warnings.isEmpty { text += "\n" + warnings.map { "Warning: \($0)\n" }.joined() }
+        for name in ["edgeDNS", "edgeProxy", "catalog"] {
+            guard let counters = status[name]?["counters"]?.members, !counters.isEmpty else { continue }
+            var table = TextTable(header: [name.uppercased(), "COUNT"])
+            for counter in counters { table.add([counter.key, self.show(counter.value)]) }
+            text += "\n" + table.text
+        }
+        return text
+    }
+
+    private static func agent(_ agent: Document) -> String {
+        var table: [(String, String)] = []
+        let uptime = agent["uptimeSeconds"]?.integer.map { ", up \(self.duration($0))" } ?? ""
+        let process = agent["pid"]?.integer.map { ", pid \($0)" } ?? ""
+        table.append(("Agent", "\(agent["version"]?.string ?? "?") on \(agent["node"]?.string ?? "?")\(uptime)\(process)"))
+        if let config = agent["config"] {
+            var line = config["file"]?.string ?? "defaults"
+            if let error = config["error"]?.string { line += " (not in force: \(error))" }
+            table.append(("Config", line))
+            if let restart = config["restartNeeded"]?.array, !restart.isEmpty {
+                table.append(("Restart", "needed for " + restart.compactMap(\.string).joined(separator: ", ")))
+            }
+        }
+        for source in agent["sources"]?.array ?? [] {
+            var line = "\(source["state"]?.string ?? "?")  \(source["origin"]?.string ?? "")"
+            if let seconds = source["forSeconds"]?.integer { line += "  for \(self.duration(seconds))" }
+            if source["state"]?.string != "synced", let seconds = source["sinceSyncedSeconds"]?.integer {
+                line += ", in step \(self.duration(seconds)) ago"
+            }
+            if let message = source["message"]?.string { line += "  (\(message))" }
+            table.append(("Source", line))
+        }
+        for module in agent["modules"]?.members ?? [] {
+            var line = module.value["state"]?.string ?? "?"
+            if let message = module.value["message"]?.string, !message.isEmpty { line += "  \(message)" }
+            table.append((module.key, line))
+        }
+        for warning in agent["warnings"]?.array ?? [] {
+            table.append(("Warning", warning.string ?? ""))
+        }
+        let width = (table.map(\.0.count).max() ?? 0) + 2
+        return table.map { name, value in
+            name + String(repeating: " ", count: width - name.count) + value + "\n"
+        }.joined()
+    }
+
+    private static func services(_ status: Document) -> String {
+        let rows = status["services"]?.array ?? []
+        guard !rows.isEmpty else { return "No services are known.\n" }
+        var table = TextTable(
+            header: ["NAMESPACE", "SERVICE", "TYPE", "ADDRESS", "PORTS", "READY", "POLICY", "PATH", "REASON"]
+        )
+        for row in rows {
+            let text = { (key: String) in row[key]?.string ?? "" }
+            let list = { (key: String) in (row[key]?.array ?? []).compactMap(\.string).joined(separator: ",") }
+            table.add([
+                text("namespace"), text("name"), text("type"), list("addresses").isEmpty ? "-" : list("addresses"),
+                list("ports"), "\(row["ready"]?.integer ?? 0)/\(row["endpoints"]?.integer ?? 0)", text("policy"),
+                text("path"), text("reason"),
+            ])
+        }
+        var result = table.text
+        if let omitted = status["servicesOmitted"]?.integer, omitted > 0 {
+            result += "... and \(omitted) more: `edgemesh status --limit \(rows.count + Int(omitted))` lists all\n"
+        }
+        return result
+    }
+
+    private static func rejected(_ status: Document) -> String {
+        guard let rows = status["rejected"]?.array, !rows.isEmpty else { return "" }
+        var table = TextTable(header: ["REJECTED", "NAME", "FIELD", "REASON"])
+        for row in rows {
+            table.add(["kind", "name", "field", "reason"].map { row[$0]?.string ?? "" })
+        }
+        return "\n" + table.text
+    }
+
+    /// One service with its endpoints.
+    public static func service(_ service: Document) -> String {
+        let text = { (key: String) in service[key]?.string ?? "" }
+        let list = { (key: String) in (service[key]?.array ?? []).compactMap(\.string).joined(separator: ", ") }
+        var result = "Service   \(text("namespace"))/\(text("name"))  \(text("type"))\n"
+        result += "Address   \(list("addresses").isEmpty ? "-" : list("addresses"))\n"
+        result += "Ports     \(list("ports"))\n"
+        result += "Policy    \(text("policy"))"
+        for member in service["portPolicies"]?.members ?? [] {
+            result += "; port \(member.key): \(member.value.string ?? "")"
+        }
+        if let seconds = service["affinitySeconds"]?.integer { result += "; client address for \(seconds) s" }
+        result += "\nPath      \(text("path"))\(text("reason").isEmpty ? "" : "  (\(text("reason")))")\n\n"
+        var table = TextTable(header: ["ENDPOINT", "PORT", "STATE", "NODE", "ZONE", "POD"])
+        for endpoint in service["endpointList"]?.array ?? [] {
+            table.add(["address", "port", "state", "node", "zone", "pod"].map { endpoint[$0]?.string ?? "" })
+        }
+        return result + (table.isEmpty ? "It has no endpoints.\n" : table.text)
+    }
+
+    private static func show(_ value: Document) -> String {
+        switch value.content {
+        case .integer(let number): String(number)
+        case .number(let number): String(number)
+        case .string(let text): text
+        case .bool(let flag): flag ? "yes" : "no"
+        default: value.jsonText(pretty: false)
+        }
+    }
+
+    /// `93 s`, `12 min`, `3 h 5 min`, `4 d 2 h`.
+    static func duration(_ seconds: Int64) -> String {
+        switch seconds {
+        case ..<120: "\(max(0, seconds)) s"
+        case ..<7200: "\(seconds / 60) min"
+        case ..<172_800: "\(seconds / 3600) h \(seconds % 3600 / 60) min"
+        default: "\(seconds / 86_400) d \(seconds % 86_400 / 3600) h"
+        }
+    }
+}

@@ -1,0 +1,174 @@
+public import MeshCore
+
+/// The checks of the machine under `edgemesh check`. Each reads, none changes anything. They work without an agent.
+public struct SystemChecks<Host: HostReading>: Sendable {
+    /// What the checks measure the machine against.
+    public struct Expectation: Hashable, Sendable {
+        public var bridgeAddress: IPAddress
+        public var dnsPort: UInt16
+        public var isDNSEnabled: Bool
+        public var isProxyEnabled: Bool
+        /// Whether an agent answers on the admin socket: then its ports are taken, as they should be.
+        public var isAgentRunning: Bool
+
+        public init(
+            bridgeAddress: IPAddress, dnsPort: UInt16, isDNSEnabled: Bool, isProxyEnabled: Bool, isAgentRunning: Bool
+        ) {
+            self.bridgeAddress = bridgeAddress
+            self.dnsPort = dnsPort
+            self.isDNSEnabled = isDNSEnabled
+            self.isProxyEnabled = isProxyEnabled
+            self.isAgentRunning = isAgentRunning
+        }
+    }
+
+    let host: Host
+    let expectation: Expectation
+
+    public init(host: Host, expectation: Expectation) {
+        self.host = host
+        self.expectation = expectation
+    }
+
+    public func run() async -> [CheckResult] {
+        var results = [self.privileges(), self.fileLimit()]
+        if self.expectation.isProxyEnabled {
+            results.append(await self.packetFilter())
+            results.append(self.ipForward())
+            results.append(self.bridgeFilter())
+            results.append(self.conntrack())
+            results.append(await self.kubeProxy())
+        }
+        if self.expectation.isDNSEnabled {
+            results.append(self.dnsPort())
+            results.append(self.nodeResolver())
+            results.append(self.podResolver())
+        }
+        return results
+    }
+
+    func privileges() -> CheckResult {
+        let name = "privileges"
+        let capNetAdmin = 12
+        guard let status = self.host.file("/proc/self/status"),
+            let line = status.split(separator: "\n").first(where: { $0.hasPrefix("CapEff:") }),
+            let mask = UInt64(line.dropFirst(7).filter { !$0.isWhitespace }, radix: 16)
+        else {
+            return CheckResult(name, .warn, "cannot read the capabilities of this process", mend: "mount /proc")
+        }
+        guard mask >> UInt64(capNetAdmin) & 1 == 1 else {
+            return CheckResult(
+                name, .fail, "this process lacks CAP_NET_ADMIN",
+                mend: "run as root, or give the container privileged: true or the capability NET_ADMIN"
+            )
+        }
+        return CheckResult(name, .pass, "CAP_NET_ADMIN is there")
+    }
+
+    func fileLimit() -> CheckResult {
+        let name = "file-limit"
+        let wanted: UInt64 = 16_384
+        let limit = self.host.fileLimit
+        guard limit >= wanted else {
+            return CheckResult(
+                name, .warn, "\(limit) open files at most: about \(limit / 2) proxied connections at once",
+                mend: "raise LimitNOFILE of the unit or the container runtime to \(wanted) or more"
+            )
+        }
+        return CheckResult(name, .pass, "\(limit) open files at most")
+    }
+
+    /// The expressions that the service table is made of; checked with `nft --check`, which changes nothing.
+    static var probeRuleset: String {
+        """
+        table ip edgemesh_check {
+            map backends { type ipv4_addr . inet_proto . inet_service : verdict; }
+            chain prerouting {
+                type nat hook prerouting priority -110; policy accept;
+                ip daddr . meta l4proto . th dport vmap @backends
+                meta l4proto tcp dnat to numgen random mod 2 map { 0 : 192.0.2.1 . 80, 1 : 192.0.2.2 . 80 }
+            }
+        }
+
+        """
+    }
+
+    func packetFilter() async -> CheckResult {
+        let name = "packet-filter"
+        if let nft = await self.host.run("nft", ["--check", "--file", "-"], input: Self.probeRuleset) {
+            if nft.status == 0 {
+                return CheckResult(name, .pass, "nftables with maps and load balancing")
+            }
+            let iptables = await self.iptablesVersion()
+            let found = "nft refuses the rules needed: \(nft.output.split(separator: "\n").first ?? "no reason given")"
+            guard let iptables else {
+                return CheckResult(name, .fail, found, mend: "load nf_tables and nft_nat, or install iptables")
+            }
+            return CheckResult(name, .warn, "\(found); \(iptables) serves instead", mend: "load nf_tables and nft_nat")
+        }
+        if let iptables = await self.iptablesVersion() {
+            return CheckResult(
+                name, .warn, "no nft program; \(iptables) serves instead",
+                mend: "install nftables: changes are then one transaction and balancing costs no rule per endpoint"
+            )
+        }
+        return CheckResult(name, .fail, "neither nft nor iptables is installed", mend: "install nftables")
+    }
+
+    private func iptablesVersion() async -> String? {
+        guard let result = await self.host.run("iptables", ["--version"], input: ""), result.status == 0 else { return nil }
+        return result.output.split(separator: "\n").first.map(String.init)
+    }
+
+    func ipForward() -> CheckResult {
+        let name = "ip-forward"
+        switch self.host.file("/proc/sys/net/ipv4/ip_forward")?.first {
+        case "1": return CheckResult(name, .pass, "the kernel forwards IPv4")
+        case "0":
+            return CheckResult(
+                name, .fail, "the kernel does not forward IPv4: pods cannot reach other pods through a service",
+                mend: "sysctl -w net.ipv4.ip_forward=1, and in /etc/sysctl.d for the next start"
+            )
+        default: return CheckResult(name, .warn, "cannot read net.ipv4.ip_forward", mend: "mount /proc/sys")
+        }
+    }
+
+    func bridgeFilter() -> CheckResult {
+        let name = "bridge-nf-call-iptables"
+        switch self.host.file("/proc/sys/net/bridge/bridge-nf-call-iptables")?.first {
+        case "1": return CheckResult(name, .pass, "bridged packets pass the packet filter")
+        case "0":
+            return CheckResult(
+                name, .warn,
+                "bridged packets skip the packet filter: a pod may not reach a service whose endpoint is on its own bridge",
+                mend: "sysctl -w net.bridge.bridge-nf-call-iptables=1"
+            )
+        default:
+            return CheckResult(
+                name, .warn, "br_netfilter is not loaded: needed where pods sit behind a Linux bridge",
+                mend: "modprobe br_netfilter, unless the pod network has no bridge"
+            )
+        }
+    }
+
+    func conntrack() -> CheckResult {
+        let name = "conntrack"
+        guard let limit = self.number("/proc/sys/net/netfilter/nf_conntrack_max"), limit > 0 else {
+            return CheckResult(
+                name, .warn, "connection tracking is not loaded yet", mend: "modprobe nf_conntrack; the agent's rules load it"
+            )
+        }
+        let count = self.number("/proc/sys/net/netfilter/nf_conntrack_count") ?? 0
+        guard count * 10 < limit * 8 else {
+            return CheckResult(
+                name, .warn, "\(count) of \(limit) tracked connections are in use: new ones will be dropped",
+                mend: "sysctl -w net.netfilter.nf_conntrack_max=\(limit * 2)"
+            )
+        }
+        return CheckResult(name, .pass, "\(count) of \(limit) tracked connections are in use")
+    }
+
+    private func number(_ path: String) -> Int? {
+        self.host.file(path).flatMap { Int($0.prefix { $0.isNumber }) }
+    }
+}

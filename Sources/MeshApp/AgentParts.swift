@@ -1,0 +1,183 @@
+import CLinux
+import Configuration
+import EdgeDNS
+import EdgeProxy
+import HashTreeCollections
+import KubeClient
+import KubeModel
+import Logging
+import MeshCore
+import MeshInterfaces
+import NIOCore
+import NIOPosix
+import ServiceCatalog
+import ServiceLifecycle
+import Synchronization
+
+/// The parts of an agent and how each is run. A part that cannot start is started again; the others do not notice.
+final class AgentParts: Sendable {
+    let catalog: ClusterCatalog
+    let board = ModuleBoard()
+    let store: OfflineStore
+    let dns: EdgeDNSService?
+    let proxy: ProxyModule?
+
+    private let configuration: AgentConfiguration
+    private let platform: NodePlatform
+    private let group: MultiThreadedEventLoopGroup
+    private let logger: Logger
+
+    init(
+        configuration: AgentConfiguration, platform: NodePlatform, group: MultiThreadedEventLoopGroup, logger: Logger
+    ) {
+        self.configuration = configuration
+        self.platform = platform
+        self.group = group
+        self.logger = logger
+        let catalog = ClusterCatalog(settings: configuration.catalogSettings)
+        self.catalog = catalog
+        self.store = OfflineStore(directory: configuration.commonConfig.stateDir, logger: logger)
+        let modules = configuration.modules
+        self.dns =
+            modules.edgeDNS.enable
+            ? EdgeDNSService(settings: configuration.dnsSettings, catalog: catalog, group: group, logger: logger) : nil
+        self.proxy =
+            modules.edgeProxy.enable
+            ? ProxyModule(
+                configuration: configuration, platform: platform, catalog: catalog, group: group, logger: logger
+            ) : nil
+        for (name, isEnabled) in [
+            (Agent.dnsModule, modules.edgeDNS.enable), (Agent.proxyModule, modules.edgeProxy.enable),
+        ] where !isEnabled {
+            self.board.set(name, .disabled)
+        }
+    }
+
+    /// Those that report to status and metrics.
+    var reporters: [any StatusReporting] {
+        (self.dns.map { [$0] } ?? []) + (self.proxy.map { [$0] } ?? [])
+    }
+
+    /// Takes over what changed live.
+    func apply(_ new: AgentConfiguration) {
+        self.catalog.update(settings: new.catalogSettings)
+        self.dns?.update(new.dnsSettings)
+        self.proxy?.update(new)
+    }
+
+    /// In the order of starting; they are stopped in reverse, so that new flows end before names, and names before state.
+    func services(admin: [any ServiceLifecycle.Service]) -> [any ServiceLifecycle.Service] {
+        var services = admin
+        services.append(StoreService(store: self.store, catalog: self.catalog))
+        if !self.configuration.commonConfig.manifestsDir.isEmpty { services.append(self.manifests()) }
+        if self.configuration.followsAPI { services.append(self.api()) }
+        if self.dns != nil || self.proxy != nil { services.append(self.bridge()) }
+        if let dns = self.dns {
+            services.append(
+                self.supervised(Agent.dnsModule) { isUp in
+                    isUp()
+                    try await dns.run()
+                }
+            )
+        }
+        if let proxy = self.proxy {
+            services.append(self.supervised(Agent.proxyModule) { isUp in try await proxy.run(isUp: isUp) })
+        }
+        services.append(MemoryTrimService(catalog: self.catalog))
+        return services
+    }
+
+    func supervised(
+        _ name: String, _ body: @escaping @Sendable (_ isUp: @escaping @Sendable () -> Void) async throws -> Void
+    ) -> SupervisedModule {
+        SupervisedModule(name: name, board: self.board, logger: self.logger, body: body)
+    }
+
+    private func manifests() -> any ServiceLifecycle.Service {
+        let folder = self.configuration.commonConfig.manifestsDir
+        return self.supervised(Agent.manifestsModule) { [catalog, logger] isUp in
+            isUp()
+            let source = ManifestSource(folder: folder, logger: logger)
+            try await cancelWhenGracefulShutdown {
+                try await source.run { catalog.apply($0, from: .manifests) }
+            }
+        }
+    }
+
+    private func api() -> any ServiceLifecycle.Service {
+        self.supervised(Agent.sourceModule) { [configuration, catalog, group, logger] isUp in
+            var options = KubernetesSource.Options()
+            options.requestsPerSecond = Double(configuration.kubeAPIConfig.qps)
+            options.burst = Double(configuration.kubeAPIConfig.burst)
+            options.version = Version.number
+            options.knownObjects = Self.knownObjects(catalog.snapshot)
+            let source = KubernetesSource(
+                try configuration.kubeConfiguration(variable: ProcessEnvironment.variable), options: options,
+                group: group, logger: logger
+            )
+            isUp()
+            try await cancelWhenGracefulShutdown {
+                try await source.run { catalog.apply($0, from: .api) }
+            }
+        }
+    }
+
+    /// What the last good state holds, by which a source knows an emptied cluster from an API that has not loaded yet.
+    private static func knownObjects(_ snapshot: CatalogSnapshot) -> [ObjectKind: Int] {
+        let services = snapshot.services.count
+        return [
+            .service: services, .endpoints: services, .endpointSlice: services, .node: snapshot.nodes.count,
+            .namespace: snapshot.namespaces.count, .destinationRule: snapshot.destinationRules.count,
+        ]
+    }
+
+    /// The bridge device is looked after: whoever deletes it takes DNS and the proxy off the node.
+    private func bridge() -> any ServiceLifecycle.Service {
+        let common = self.configuration.commonConfig
+        let addresses = self.configuration.bridgeAddresses
+        return self.supervised(Agent.bridgeModule) { [platform] isUp in
+            try await cancelWhenGracefulShutdown {
+                while true {
+                    try await platform.ensureBridge(common.bridgeDeviceName, addresses)
+                    isUp()
+                    try await Task.sleep(for: .seconds(10))
+                }
+            }
+        }
+    }
+}
+
+/// Writes the last good state while the agent runs.
+private struct StoreService: ServiceLifecycle.Service {
+    let store: OfflineStore
+    let catalog: ClusterCatalog
+
+    func run() async throws {
+        await cancelWhenGracefulShutdown {
+            await self.store.run(catalog: self.catalog)
+        }
+    }
+}
+
+/// Gives memory back when a large listing has been taken in: decoding needs much that serving does not.
+private struct MemoryTrimService: ServiceLifecycle.Service {
+    static let interval = Duration.seconds(5)
+
+    let catalog: ClusterCatalog
+
+    func run() async throws {
+        var trimmed: UInt64 = 0
+        var seen: UInt64 = 0
+        while (try? await cancelWhenGracefulShutdown({ try await Task.sleep(for: Self.interval) })) != nil,
+            !Task.isShuttingDownGracefully
+        {
+            let version = self.catalog.snapshot.version
+            // Not while changes come in, and once after they did.
+            if version == seen, version != trimmed {
+                clinux_trim_malloc()
+                trimmed = version
+            }
+            seen = version
+        }
+    }
+}

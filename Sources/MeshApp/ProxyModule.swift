@@ -1,0 +1,100 @@
+import Configuration
+import Documents
+import EdgeProxy
+import LinuxNetwork
+import Logging
+import MeshCore
+import MeshInterfaces
+import NIOPosix
+import ServiceLifecycle
+import Synchronization
+
+/// The service proxy with its kernel tables, run again with new settings when the configuration changes. The rules stay in
+/// the kernel meanwhile, so flows that the kernel balances do not notice.
+final class ProxyModule: StatusReporting {
+    private struct State {
+        var configuration: AgentConfiguration
+        var running: EdgeProxyService?
+        var restart: AsyncStream<Void>.Continuation?
+    }
+
+    private let state: Mutex<State>
+    private let platform: NodePlatform
+    private let catalog: any CatalogReading
+    private let group: MultiThreadedEventLoopGroup
+    private let logger: Logger
+
+    let statusName = "edgeProxy"
+
+    init(
+        configuration: AgentConfiguration, platform: NodePlatform, catalog: any CatalogReading,
+        group: MultiThreadedEventLoopGroup, logger: Logger
+    ) {
+        self.state = Mutex(State(configuration: configuration))
+        self.platform = platform
+        self.catalog = catalog
+        self.group = group
+        self.logger = logger
+    }
+
+    func update(_ new: AgentConfiguration) {
+        self.state.withLock { state in
+            // Its other keys are the catalog's, or need a restart of the process.
+            var comparable = new.modules.edgeProxy
+            comparable.serviceFilterMode = state.configuration.modules.edgeProxy.serviceFilterMode
+            let isChanged = comparable != state.configuration.modules.edgeProxy
+            state.configuration.modules.edgeProxy = new.modules.edgeProxy
+            if isChanged { state.restart?.yield() }
+        }
+    }
+
+    /// Serves until shutdown. Throws if the tables or sockets cannot be opened.
+    func run(isUp: @escaping @Sendable () -> Void) async throws {
+        var isRestarting = true
+        while isRestarting {
+            let configuration = self.state.withLock { $0.configuration }
+            let common = configuration.commonConfig
+            try await self.platform.ensureBridge(common.bridgeDeviceName, configuration.bridgeAddresses)
+            let proxy = EdgeProxyService(
+                configuration: configuration.proxyConfiguration, catalog: self.catalog,
+                programming: try await self.platform.makeProgramming(
+                    configuration.modules.edgeProxy.kernelBackend.rawValue,
+                    self.logger
+                ),
+                loops: Array(self.group.makeIterator()), udpOriginalDestination: self.platform.udpOriginalDestination,
+                clearStaleFlows: self.platform.clearStaleFlows, logger: self.logger
+            )
+            let (restarts, continuation) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
+            self.state.withLock { state in
+                state.running = proxy
+                state.restart = continuation
+            }
+            defer { self.state.withLock { $0.running = nil } }
+            isRestarting = try await withThrowingTaskGroup(of: Bool?.self) { tasks in
+                tasks.addTask {
+                    try await proxy.run()
+                    return false
+                }
+                tasks.addTask {
+                    for await _ in restarts { return true }
+                    return nil
+                }
+                tasks.addTask {
+                    while proxy.listeners == nil { try await Task.sleep(for: .milliseconds(5)) }
+                    isUp()
+                    return nil
+                }
+                defer { tasks.cancelAll() }
+                while let outcome = try await tasks.next() {
+                    if let outcome { return outcome && !Task.isShuttingDownGracefully }
+                }
+                return false
+            }
+        }
+    }
+
+    func status() async -> Document {
+        guard let running = self.state.withLock({ $0.running }) else { return ["kernel": ["installed": false]] }
+        return await running.status()
+    }
+}

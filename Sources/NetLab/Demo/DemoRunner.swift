@@ -1,0 +1,91 @@
+import Documents
+import Glibc
+import MeshCore
+
+/// `edgemesh lab demo`: builds the one-node lab and shows, with stock tools, what the agent does for a node. Each step
+/// is checked.
+public enum DemoRunner {
+    public struct Options: Sendable {
+        public var lab = NodeLab.Options()
+        public var printsJSON = false
+        /// Print the agent's log at the end if a step failed.
+        public var showsLogOnFailure = true
+
+        public init() {
+            self.lab.name = "demo"
+        }
+    }
+
+    /// Runs the demo and removes its lab.
+    ///
+    /// - Returns: The exit code: 0 if every step passed, 1 if not, 130 if interrupted.
+    public static func run(_ options: Options) async throws -> Int32 {
+        let console = DemoConsole(isSilent: options.printsJSON)
+        let journal = DemoJournal(console: console)
+        let isFinished = try await LabSignals.run { guardian in
+            await Self.runSteps(options, console: console, journal: journal, guardian: guardian)
+        }
+        guard isFinished else { return 130 }
+        if options.printsJSON {
+            let document: Document = [
+                "passed": .init(.bool(journal.isPassed)), "steps": .array(journal.steps.map(\.document)),
+            ]
+            writeToStandardOutput(document.jsonText(pretty: true) + "\n")
+        } else {
+            journal.summary()
+        }
+        return journal.isPassed ? 0 : 1
+    }
+
+    private static func runSteps(
+        _ options: Options,
+        console: DemoConsole,
+        journal: DemoJournal,
+        guardian: LabSignals.Guardian
+    ) async {
+        console.plain(Self.picture(of: NodeLab.Layout(backends: options.lab.backends)))
+        var created: NodeLab?
+        await journal.step("Build the lab") {
+            let started = MonotonicTime.now()
+            let node = try await NodeLab.create(options.lab)
+            guardian.protect(node.lab)
+            created = node
+            let count = node.lab.plan.hosts.count
+            journal.check(true, "\(count) hosts and their applications run after \(milliseconds(since: started))")
+        }
+        guard let node = created else { return }
+        await DemoScript(node: node, journal: journal).run()
+        if !journal.isPassed, options.showsLogOnFailure, let log = try? Files.readText(node.agentLog) {
+            let lines = log.split(separator: "\n").suffix(40).joined(separator: "\n")
+            console.plain("\nThe agent's log ends with:\n\(lines)")
+        }
+        do {
+            try node.remove()
+        } catch {
+            console.failure("\(error)")
+        }
+    }
+
+    /// The lab as a tree.
+    private static func picture(of layout: NodeLab.Layout) -> String {
+        func line(_ stem: String, _ name: String, _ address: IPv4Address, _ what: String) -> String {
+            let padding = String(repeating: " ", count: max(1, 11 - name.count))
+            let address = "\(address)"
+            return "\(stem)\(name)\(padding)\(address)\(String(repeating: " ", count: 16 - address.count))\(what)"
+        }
+        var lines = [
+            "", "  LAN 192.168.10.0/24", "   |",
+            line("   +-- ", layout.outside, IPv4Address(192, 168, 10, 100), "curl, not part of the cluster"),
+            "   |",
+            line("   +-- ", layout.node, layout.nodeAddress, "edgemesh-agent; DNS on \(layout.resolver)"),
+            "        |  pods 10.244.1.0/24", line("        +-- ", "client", layout.client.address, "dig, curl"),
+        ]
+        lines += layout.backends.map { line("        +-- ", $0.name, $0.address, "hostname, TCP and UDP 9376") }
+        lines.append(line("        +-- ", "echo", layout.echo.address, "TCP, UDP and WebSocket echo"))
+        return lines.joined(separator: "\n")
+    }
+}
+
+func milliseconds(since start: MonotonicTime) -> String {
+    "\(LoadReport.fixed((MonotonicTime.now() - start).inSeconds * 1e3, 0)) ms"
+}

@@ -1,0 +1,63 @@
+import Admin
+import ArgumentParser
+import MeshApp
+
+/// `edgemesh`, for people.
+struct EdgemeshCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "edgemesh",
+        abstract: "Service discovery, proxy and load balancing for the nodes of a cluster.",
+        discussion: """
+            `edgemesh status` shows what the agent of this node serves and how; `edgemesh check` finds out why it does \
+            not. Both speak to the agent over a Unix socket, so run them as the agent's user (root).
+
+            Exit codes: 0 all is well; 1 a check failed or the agent does not answer; 2 or 64 wrong usage.
+            """,
+        version: Version.line,
+        subcommands: [
+            AgentCommand.self, StatusCommand.self, CheckCommand.self, CleanupCommand.self, ReloadCommand.self,
+            LabCommand.self, VersionCommand.self,
+        ]
+    )
+}
+
+/// Shared by the commands that speak to the agent.
+struct SocketOptions: ParsableArguments {
+    @Option(help: "The agent's admin socket.")
+    var socket = AdminClient.defaultSocketPath
+
+    var client: AdminClient { AdminClient(socketPath: self.socket) }
+}
+
+enum OutputFormat: String, ExpressibleByArgument, CaseIterable {
+    case text
+    case json
+}
+
+/// Shared by the commands that can print for programs.
+struct OutputOptions: ParsableArguments {
+    @Option(name: .shortAndLong, help: "The form of the output.")
+    var output = OutputFormat.text
+}
+
+/// Present so that help lists it; `Main` dispatches it before the parser is reached.
+struct AgentCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "agent", abstract: "Run the agent of this node (also as edgemesh-agent)."
+    )
+
+    @Argument(parsing: .captureForPassthrough, help: "See `edgemesh agent --help`.")
+    var flags: [String] = []
+
+    func run() async throws {
+        throw ExitCode(await AgentCommandLine.run(self.flags))
+    }
+}
+
+struct VersionCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "version", abstract: "Print the version.")
+
+    func run() {
+        print(Version.line)
+    }
+}

@@ -1,0 +1,155 @@
+import ArgumentParser
+import NetLab
+
+/// `edgemesh lab`: hosts, LANs and routers out of network namespaces.
+struct LabCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "lab",
+        abstract: "Networks of namespaces for trials, tests and benchmarks, and small programs to run in them.",
+        subcommands: [Demo.self, Up.self, List.self, Execute.self, Clean.self, App.self]
+    )
+
+    struct App: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "app",
+            abstract: "Run a small server, or the client that measures."
+        )
+
+        @Argument(parsing: .captureForPassthrough, help: "The program's name and its options; none lists them.")
+        var arguments: [String] = []
+
+        func run() async throws {
+            guard let name = self.arguments.first, name != "--help", name != "-h" else {
+                print(LabApplications.usage)
+                return
+            }
+            do {
+                try await LabApplications.run(name: name, arguments: Array(self.arguments.dropFirst()))
+            } catch {
+                printError("edgemesh lab app \(name): \(error)")
+                throw ExitCode(ExitStatus.failure)
+            }
+        }
+    }
+
+    struct Clean: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "clean",
+            abstract: "Remove the labs whose process is gone, also after kill -9."
+        )
+
+        func run() throws {
+            do {
+                let names = try LabCleaner.cleanAbandoned()
+                print(names.isEmpty ? "no abandoned lab" : names.map { "removed \($0)" }.joined(separator: "\n"))
+            } catch {
+                printError("edgemesh lab clean: \(error)")
+                throw ExitCode(ExitStatus.failure)
+            }
+        }
+    }
+
+    struct Demo: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "demo",
+            abstract: "Build a node with three backends and show, step by step, what the agent does for it."
+        )
+
+        @Option(help: "The name of the lab.")
+        var name = "demo"
+
+        @Option(help: "How many backends the services have, from 2.")
+        var backends = 3
+
+        @OptionGroup var output: OutputOptions
+
+        func validate() throws {
+            guard (2...20).contains(self.backends) else {
+                throw ValidationError("--backends is a number from 2 to 20.")
+            }
+        }
+
+        func run() async throws {
+            var options = DemoRunner.Options()
+            options.lab.name = self.name
+            options.lab.backends = self.backends
+            options.printsJSON = self.output.output == .json
+            let code = try await reportingErrors("edgemesh lab demo") {
+                try await LabPrivileges.enterUserNamespaceIfNeeded(arguments: CommandLine.arguments)
+                return try await DemoRunner.run(options)
+            }
+            throw ExitCode(code)
+        }
+    }
+
+    struct Up: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "up",
+            abstract: "Build the one-node lab with its agent, and keep it until Ctrl-C."
+        )
+
+        @Option(help: "The name of the lab.")
+        var name = "node"
+
+        @Option(help: "How many backends the services have.")
+        var backends = 3
+
+        func validate() throws {
+            guard (1...60).contains(self.backends) else {
+                throw ValidationError("--backends is a number from 1 to 60.")
+            }
+        }
+
+        func run() async throws {
+            var options = NodeLab.Options()
+            options.name = self.name
+            options.backends = self.backends
+            try await reportingErrors("edgemesh lab up") {
+                try await LabPrivileges.enterUserNamespaceIfNeeded(arguments: CommandLine.arguments)
+                try await LabSession.up(options)
+            }
+        }
+    }
+
+    struct List: ParsableCommand {
+        static let configuration = CommandConfiguration(commandName: "list", abstract: "The labs of this machine.")
+
+        func run() {
+            print(LabSession.list(), terminator: "")
+        }
+    }
+
+    struct Execute: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "exec",
+            abstract: "Run a command in a host of a running lab."
+        )
+
+        @Argument(help: "The lab.")
+        var lab: String
+
+        @Argument(help: "The host.")
+        var host: String
+
+        @Argument(parsing: .captureForPassthrough, help: "The command; a shell by default.")
+        var command: [String] = []
+
+        func run() async throws {
+            let command = self.command.isEmpty ? ["sh"] : self.command
+            let code = try await reportingErrors("edgemesh lab exec") {
+                try LabSession.execute(lab: self.lab, host: self.host, command: command)
+            }
+            throw ExitCode(code)
+        }
+    }
+}
+
+/// Runs `body`; what it throws is printed behind `name`, and ends the command with exit code 1.
+private func reportingErrors<Result>(_ name: String, _ body: () async throws -> Result) async throws -> Result {
+    do {
+        return try await body()
+    } catch {
+        printError("\(name): \(error)")
+        throw ExitCode(ExitStatus.failure)
+    }
+}

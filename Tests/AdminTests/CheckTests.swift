@@ -1,0 +1,131 @@
+import MeshCore
+import Testing
+
+@testable import Admin
+
+/// A machine made of tables.
+struct FakeHost: HostReading {
+    var files: [String: String] = [:]
+    var programs: [String: CommandResult] = [:]
+    var bindErrors: [TransportProtocol: Int32] = [:]
+    var http: [UInt16: String] = [:]
+    var fileLimit: UInt64 = 65_536
+
+    func file(_ path: String) -> String? { self.files[path] }
+    func run(_ program: String, _ arguments: [String], input: String) async -> CommandResult? { self.programs[program] }
+    func bindError(_ address: TransportAddress, _ transport: TransportProtocol) -> Int32? { self.bindErrors[transport] }
+    func localHTTP(port: UInt16, path: String) -> String? { self.http[port] }
+}
+
+@Suite struct CheckTests {
+    static let bridge = IPAddress.v4(IPv4Address(rawValue: 0xA9FE_6010))
+
+    /// A node on which all is well.
+    static let soundHost = FakeHost(
+        files: [
+            "/proc/self/status": "Name:\tx\nCapEff:\t000001ffffffffff\n", "/proc/sys/net/ipv4/ip_forward": "1\n",
+            "/proc/sys/net/bridge/bridge-nf-call-iptables": "1\n", "/proc/sys/net/netfilter/nf_conntrack_max": "1000\n",
+            "/proc/sys/net/netfilter/nf_conntrack_count": "10\n", "/etc/resolv.conf": "nameserver 192.0.2.53\n",
+            "/var/lib/kubelet/config.yaml": "clusterDNS:\n- 169.254.96.16\nclusterDomain: cluster.local\n",
+        ],
+        programs: ["nft": CommandResult(status: 0, output: ""), "iptables": CommandResult(status: 0, output: "iptables v1.8.9")]
+    )
+
+    static func checks(_ host: FakeHost, running: Bool = false) -> SystemChecks<FakeHost> {
+        SystemChecks(
+            host: host,
+            expectation: .init(
+                bridgeAddress: Self.bridge, dnsPort: 53, isDNSEnabled: true, isProxyEnabled: true, isAgentRunning: running
+            )
+        )
+    }
+
+    @Test func aSoundNodePasses() async {
+        let results = await Self.checks(Self.soundHost).run()
+        #expect(results.filter { $0.outcome != .pass } == [])
+        #expect(Set(results.map(\.name)).count == results.count, "names are unique")
+        #expect(!CheckReport(results).hasFailed)
+    }
+
+    struct Defect: Sendable, CustomTestStringConvertible {
+        var testDescription: String
+        var check: String
+        var outcome: CheckResult.Outcome
+        var change: @Sendable (inout FakeHost) -> Void
+
+        init(_ text: String, _ check: String, _ outcome: CheckResult.Outcome, _ change: @escaping @Sendable (inout FakeHost) -> Void) {
+            self.testDescription = text
+            self.check = check
+            self.outcome = outcome
+            self.change = change
+        }
+    }
+
+    static let defects: [Defect] = [
+        Defect("no capability", "privileges", .fail) { $0.files["/proc/self/status"] = "CapEff:\t0000000000000000\n" },
+        Defect("no /proc", "privileges", .warn) { $0.files["/proc/self/status"] = nil },
+        Defect("few files", "file-limit", .warn) { $0.fileLimit = 1024 },
+        Defect("nft refuses, iptables is there", "packet-filter", .warn) { $0.programs["nft"] = .init(status: 1, output: "no") },
+        Defect("no nft, iptables is there", "packet-filter", .warn) { $0.programs["nft"] = nil },
+        Defect("no packet filter", "packet-filter", .fail) { $0.programs = [:] },
+        Defect("nft refuses, no iptables", "packet-filter", .fail) { $0.programs = ["nft": .init(status: 1, output: "no")] },
+        Defect("no forwarding", "ip-forward", .fail) { $0.files["/proc/sys/net/ipv4/ip_forward"] = "0\n" },
+        Defect("bridge skips filter", "bridge-nf-call-iptables", .warn) {
+            $0.files["/proc/sys/net/bridge/bridge-nf-call-iptables"] = "0"
+        },
+        Defect("no br_netfilter", "bridge-nf-call-iptables", .warn) {
+            $0.files["/proc/sys/net/bridge/bridge-nf-call-iptables"] = nil
+        },
+        Defect("conntrack full", "conntrack", .warn) { $0.files["/proc/sys/net/netfilter/nf_conntrack_count"] = "900\n" },
+        Defect("no conntrack", "conntrack", .warn) { $0.files["/proc/sys/net/netfilter/nf_conntrack_max"] = nil },
+        Defect("port 53 taken on UDP", "dns-port", .fail) { $0.bindErrors[.udp] = 98 },
+        Defect("port 53 taken on TCP", "dns-port", .fail) { $0.bindErrors[.tcp] = 98 },
+        Defect("port 53 forbidden", "dns-port", .fail) { $0.bindErrors[.udp] = 13 },
+        Defect("no resolv.conf", "node-resolver", .warn) { $0.files["/etc/resolv.conf"] = nil },
+        Defect("empty resolv.conf", "node-resolver", .warn) { $0.files["/etc/resolv.conf"] = "search x\n" },
+        Defect("resolv.conf names the mesh", "node-resolver", .warn) {
+            $0.files["/etc/resolv.conf"] = "nameserver 169.254.96.16\n"
+        },
+        Defect("pods ask another", "pod-resolver", .warn) {
+            $0.files["/var/lib/kubelet/config.yaml"] = "clusterDNS: [\"10.96.0.10\"]\n"
+        },
+        Defect("no kubelet", "pod-resolver", .warn) { $0.files["/var/lib/kubelet/config.yaml"] = nil },
+        Defect("IPVS leftovers", "kube-proxy", .warn) { $0.files["/proc/net/ip_vs"] = "a\nb\nc\nd\n" },
+    ]
+
+    @Test(arguments: defects)
+    func aDefectIsFoundWithItsMend(_ defect: Defect) async throws {
+        var host = Self.soundHost
+        defect.change(&host)
+        let results = await Self.checks(host).run()
+        let result = try #require(results.first { $0.name == defect.check })
+        #expect(result.outcome == defect.outcome)
+        #expect(!result.mend.isEmpty)
+        #expect(results.filter { $0.outcome != .pass }.map(\.name) == [defect.check], "no other check is disturbed")
+    }
+
+    @Test func aRunningAgentHoldsThePort() async {
+        var host = Self.soundHost
+        host.bindErrors[.udp] = 98
+        #expect(Self.checks(host, running: true).dnsPort().outcome == .pass)
+        #expect(Self.checks(Self.soundHost, running: true).dnsPort().outcome == .fail)
+    }
+
+    @Test(arguments: [
+        ("clusterDNS:\n- 10.0.0.1\n- 10.0.0.2\nx: 1\n- 10.0.0.3", ["10.0.0.1", "10.0.0.2"]),
+        ("  clusterDNS: ['10.0.0.1', \"fd00::1\"]", ["10.0.0.1", "fd00::1"]),
+        ("    tailoredKubeletConfig:\n      clusterDNS:\n      - \"169.254.96.16\"\n", ["169.254.96.16"]),
+        ("clusterDNS: 169.254.96.16\n", ["169.254.96.16"]), ("other: 1", []),
+    ])
+    func clusterDNSIsFound(text: String, addresses: [String]) {
+        #expect(SystemChecks<FakeHost>.clusterDNS(inConfig: text).map(\.description) == addresses)
+    }
+
+    @Test func theReportCountsAndTheTextNamesMends() {
+        let report = CheckReport([
+            CheckResult("a", .pass, "fine"), CheckResult("b", .fail, "broken", mend: "repair it"),
+        ])
+        #expect(report.text == "PASS  a: fine\nFAIL  b: broken\n      mend: repair it\n1 pass, 0 warn, 1 fail\n")
+        #expect(report.hasFailed)
+    }
+}

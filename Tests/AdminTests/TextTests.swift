@@ -1,0 +1,76 @@
+import Documents
+import MeshInterfaces
+import Testing
+
+@testable import Admin
+
+@Suite struct TextTests {
+    @Test func columnsLineUpAndLinesEndWithoutBlanks() {
+        var table = TextTable(header: ["NAME", "B", "LAST"])
+        table.add(["a", "", "x"])
+        table.add(["longer name", "2", ""])
+        #expect(table.text == "NAME         B  LAST\na               x\nlonger name  2\n")
+    }
+
+    @Test func prometheusGroupsNamesAndEscapes() {
+        let text = PrometheusText.render([
+            .init(name: "edgemesh_b_total", kind: .counter, help: "", labels: ["k": "a\"b\\c\n"], value: 2),
+            .init(name: "edgemesh_a", kind: .gauge, help: "First\nline", value: 1.5),
+            .init(name: "edgemesh_b_total", kind: .counter, help: "", labels: ["k": "z", "a": "y"], value: 1e15),
+        ])
+        #expect(
+            text == #"""
+                # HELP edgemesh_a First\nline
+                # TYPE edgemesh_a gauge
+                edgemesh_a 1.5
+                # TYPE edgemesh_b_total counter
+                edgemesh_b_total{k="a\"b\\c\n"} 2
+                edgemesh_b_total{a="y",k="z"} 1000000000000000
+
+                """#
+        )
+    }
+
+    @Test func countersOfAStatusBecomeMetrics() {
+        let status: Document = [
+            "counters": ["cacheHits": 3, "queriesTotal": 4, "text": "no"], "gauges": ["openSessions": 7, "rate": 0.5],
+            "other": 1,
+        ]
+        let samples = MetricSample.samples(ofStatus: status, subsystem: "edgeDNS")
+        #expect(samples.map(\.name) == [
+            "edgemesh_dns_cache_hits_total", "edgemesh_dns_queries_total", "edgemesh_dns_open_sessions", "edgemesh_dns_rate",
+        ])
+        #expect(samples.map(\.value) == [3, 4, 7, 0.5])
+        #expect(samples.map(\.kind) == [.counter, .counter, .gauge, .gauge])
+    }
+
+    @Test(arguments: [
+        (0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (11_100, "3 h 5 min"), (180_000, "2 d 2 h"),
+    ])
+    func durations(seconds: Int64, text: String) {
+        #expect(StatusText.duration(seconds) == text)
+    }
+
+    @Test func statusIsReadLeniently() {
+        #expect(StatusText.overview([:]).contains("No services are known"))
+        let text = StatusText.overview([
+            "agent": [
+                "version": "v1", "node": "n1", "uptimeSeconds": 60, "sources": [["state": "stale", "message": "refused"]],
+                "modules": ["edgeDNS": ["state": "running"]], "warnings": ["edgeTunnel is not served by this build"],
+                "config": ["file": "/c.yaml", "error": "line 3", "restartNeeded": ["a.b"]],
+            ],
+            "services": [
+                ["namespace": "default", "name": "web", "addresses": ["10.0.0.1"], "ports": ["80/tcp"], "endpoints": 3,
+                 "ready": 2, "path": "kernel"],
+            ],
+            "servicesOmitted": 4, "rejected": [["kind": "Service", "name": "a/b", "field": "spec", "reason": "bad"]],
+            "edgeDNS": ["counters": ["queries": 12]],
+        ])
+        for words in [
+            "v1 on n1, up 60 s", "stale", "(refused)", "edgeDNS", "not in force: line 3", "needed for a.b", "10.0.0.1",
+            "2/3", "kernel", "--limit 5", "a/b", "queries", "12", "edgeTunnel is not served",
+        ] {
+            #expect(text.contains(words), "\(words) is missing in:\n\(text)")
+        }
+    }
+}
