@@ -148,7 +148,7 @@ let package = Package(
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests("AdminTests", ["Admin", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]),
-        tests("MeshAppTests", ["MeshApp", "MeshCore", "Documents", logging]),
+        tests("MeshAppTests", ["MeshApp", "Configuration", "MeshCore", "Documents", logging, lifecycle]),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),

@@ -116,9 +116,10 @@ public final class OfflineStore: Sendable {
         if self.state.withLock({ $0.schedule.deadline }) != nil { await self.saveIfReady(catalog) }
     }
 
-    /// Until the API has listed once in this process, the catalog may hold less than the file.
+    /// Until every source has listed once in this process, the catalog may hold less than the file.
     private func saveIfReady(_ catalog: ClusterCatalog) async {
-        let wasSynced = catalog.freshness.sources.contains { $0.source == .api && $0.sinceSynced != nil }
+        let sources = catalog.freshness.sources.filter { $0.source != .store }
+        let wasSynced = !sources.isEmpty && sources.allSatisfy { $0.sinceSynced != nil }
         let snapshot = self.state.withLock { state -> CatalogSnapshot? in
             guard wasSynced else {
                 state.schedule.postponed(now: .now())
