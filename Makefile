@@ -9,7 +9,7 @@ RELEASE_BINARY := $(BUILD_DIR)/release/edgemesh
 RELEASE_FLAGS := -c release --product edgemesh --static-swift-stdlib -Xswiftc -static-executable \
 	-Xswiftc -use-ld=lld -Xlinker --gc-sections -Xlinker --icf=safe
 # Suites that need root and network namespaces.
-PRIVILEGED := NamespaceTests|KernelTests|NetLabTests
+PRIVILEGED := NamespaceTests|KernelTests|LabTests
 
 .PHONY: help bootstrap build demo test test-fast bench lint fuzz release clean
 

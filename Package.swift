@@ -125,7 +125,7 @@ let package = Package(
         library(
             "NetLab",
             [
-                "CLinux", "MeshCore", "Documents", "LinuxNetwork", "ByteStreams", nioCore, nioPosix, nioHTTP1,
+                "CLinux", "MeshCore", "Documents", nioCore, nioPosix, nioHTTP1,
                 nioWebSocket, nioSSL, logging, unixSignals,
             ]
         ),
@@ -152,12 +152,12 @@ let package = Package(
             "KubeClientTests",
             [
                 "KubeClient", "FakeKube", "KubeModel", "Documents", "MeshCore", "MeshTesting", nioCore, nioPosix,
-                nioHTTP1, logging,
+                nioHTTP1, nioEmbedded, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests("AdminTests", ["Admin", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]),
-        tests("MeshAppTests", ["MeshApp", "MeshCore", "Documents", logging]),
+        tests("MeshAppTests", ["MeshApp", "Configuration", "MeshCore", "Documents", logging, lifecycle]),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
@@ -168,6 +168,7 @@ let package = Package(
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
         tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
+        tests("LabTests", ["edgemesh", "NetLab", "MeshCore", "Documents"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
         tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
         tests(

@@ -299,8 +299,7 @@ struct JSONParser {
                 self.index += 1
                 return try self.validated(content, from: start - 1)
             case UInt8(ascii: "\\"):
-                let scalar = try self.parseEscape()
-                content.append(contentsOf: UTF8.encode(scalar).map(Array.init) ?? [])
+                content.append(contentsOf: try self.parseEscape().utf8)
             case ..<0x20:
                 throw self.controlCharacter
             default:

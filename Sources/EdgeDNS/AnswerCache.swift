@@ -107,10 +107,6 @@ struct AnswerCache {
         self.table.insert(Entry(answer: answer, stored: now, lifetime: lifetime), for: name, tag)
     }
 
-    mutating func removeAll() {
-        self.table.removeAll()
-    }
-
     /// Seconds; nil if the message must not be kept. A negative answer without SOA says nothing of its time, so it is not
     /// (RFC 2308 section 5).
     func lifetime(of message: Message) -> UInt32? {

@@ -11,7 +11,6 @@ final class DatagramServerHandler: ChannelInboundHandler {
     private struct PendingReply {
         var length: Int
         var remote: SocketAddress
-        var metadata: AddressedEnvelope<ByteBuffer>.Metadata?
     }
 
     private let responder: QueryResponder
@@ -39,13 +38,6 @@ final class DatagramServerHandler: ChannelInboundHandler {
         let envelope = self.unwrapInboundIn(data)
         // Port 0 cannot be answered.
         guard let source = envelope.remoteAddress.ip, envelope.remoteAddress.port != 0 else { return }
-        let metadata =
-            envelope.metadata?.packetInfo == nil
-            ? nil
-            : AddressedEnvelope<ByteBuffer>.Metadata(
-                ecnState: .transportNotCapable,
-                packetInfo: envelope.metadata?.packetInfo
-            )
         let start = self.replies.writerIndex
         switch self.responder.limiter.admit(source, now: .now()) {
         case .pass:
@@ -54,7 +46,7 @@ final class DatagramServerHandler: ChannelInboundHandler {
             }
             if case .deferred(let query) = disposition {
                 self.responder.resolve(query) { [weak self] reply in
-                    self?.send(reply, to: envelope.remoteAddress, metadata)
+                    self?.send(reply, to: envelope.remoteAddress)
                 }
             }
         case .truncate:
@@ -65,7 +57,7 @@ final class DatagramServerHandler: ChannelInboundHandler {
         }
         let length = self.replies.writerIndex - start
         if length > 0 {
-            self.pending.append(PendingReply(length: length, remote: envelope.remoteAddress, metadata: metadata))
+            self.pending.append(PendingReply(length: length, remote: envelope.remoteAddress))
         }
     }
 
@@ -73,7 +65,7 @@ final class DatagramServerHandler: ChannelInboundHandler {
         guard !self.pending.isEmpty else { return }
         for reply in self.pending {
             guard let bytes = self.replies.readSlice(length: reply.length) else { break }
-            let envelope = AddressedEnvelope(remoteAddress: reply.remote, data: bytes, metadata: reply.metadata)
+            let envelope = AddressedEnvelope(remoteAddress: reply.remote, data: bytes)
             context.write(self.wrapOutboundOut(envelope), promise: nil)
         }
         self.pending.removeAll(keepingCapacity: true)
@@ -86,12 +78,8 @@ final class DatagramServerHandler: ChannelInboundHandler {
         // An ICMP error for an earlier reply: the client is gone.
     }
 
-    private func send(
-        _ reply: ByteBuffer,
-        to remote: SocketAddress,
-        _ metadata: AddressedEnvelope<ByteBuffer>.Metadata?
-    ) {
-        let envelope = AddressedEnvelope(remoteAddress: remote, data: reply, metadata: metadata)
+    private func send(_ reply: ByteBuffer, to remote: SocketAddress) {
+        let envelope = AddressedEnvelope(remoteAddress: remote, data: reply)
         self.context?.writeAndFlush(self.wrapOutboundOut(envelope), promise: nil)
     }
 }

@@ -107,6 +107,8 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
         for await _ in wakeUps.cancelOnGracefulShutdown() {
             self.maintainUpstreams(&resolver, workers)
             await self.maintainSockets(&sockets, workers)
+            // Only now could a probe come back.
+            self.probeForLoops(workers)
         }
         await self.stop(sockets, workers)
     }
@@ -149,43 +151,30 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
     }
 
     private func maintainUpstreams(_ resolver: inout ResolverFile, _ workers: [Worker]) {
-        let settings = self.state.withLock { $0.settings }
+        var settings = self.state.withLock { $0.settings }
+        settings.listenAddresses = ServerSockets.expand(settings.listenAddresses)
         self.read(&resolver, path: settings.resolvConfPath)
         let snapshot = self.catalog.snapshot
-        let plan = UpstreamPlan(settings: settings, resolvConf: resolver.content, snapshot: snapshot)
-        let zone = settings.cacheDNS == nil ? self.zone(settings, resolver.content) : nil
+        var plan = UpstreamPlan(settings: settings, resolvConf: resolver.content, snapshot: snapshot)
+        let zone = settings.cacheDNS == nil ? self.zone(settings, resolver.content, &plan.problems) : nil
         let wanted = Applied(settings: settings, zone: zone, plan: plan)
-        let now = MonotonicTime.now()
-        let (previous, probes, cleared, looping) = self.state.withLock { state in
-            var generator = SystemRandomNumberGenerator()
-            let probes = state.loopGuard.takeProbes(for: plan.upstreams, now: now, using: &generator)
-            let cleared = state.loopGuard.takeCleared(now: now)
+        let (previous, looping) = self.state.withLock { state in
             defer { state.applied = wanted }
-            return (state.applied, probes, cleared, state.loopGuard.looping)
+            return (state.applied, state.loopGuard.looping)
         }
-        if previous != wanted || !cleared.isEmpty {
+        if previous != wanted {
             for worker in workers {
-                worker.loop.execute {
+                worker.loop.execute { [settings, upstreams = plan.upstreams] in
                     worker.responder.value.apply(settings, zone: zone)
-                    worker.responder.value.forwarder.setUpstreams(plan.upstreams, looping: looping)
+                    worker.responder.value.forwarder.setUpstreams(upstreams, looping: looping)
                 }
             }
         }
-        for upstream in cleared {
-            self.logger.notice("DNS upstream no longer sends queries back", metadata: ["upstream": "\(upstream)"])
-        }
         for problem in plan.problems where previous?.plan.problems.contains(problem) != true {
-            self.logger.error("DNS upstreams: \(problem)")
+            self.logger.error("DNS: \(problem)")
         }
         if let previous, previous.plan.upstreams != plan.upstreams {
             self.logger.notice("DNS upstreams changed", metadata: ["upstreams": "\(plan.upstreams)"])
-        }
-        guard let prober = workers.first, !probes.isEmpty else { return }
-        prober.loop.execute {
-            for probe in probes {
-                guard let name = try? DomainName("\(probe.label).\(LoopGuard.domain)") else { continue }
-                prober.responder.value.forwarder.send(Question(name, .hinfo), to: probe.upstream)
-            }
         }
     }
 
@@ -205,12 +194,15 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
         resolver.file = file
     }
 
-    private func zone(_ settings: EdgeDNSSettings, _ resolvConf: ResolvConf?) -> ClusterZone? {
+    private func zone(
+        _ settings: EdgeDNSSettings,
+        _ resolvConf: ResolvConf?,
+        _ problems: inout [String]
+    ) -> ClusterZone? {
         let text = settings.clusterDomain ?? resolvConf?.clusterDomain ?? EdgeDNSService.defaultClusterDomain
         guard let domain = try? DomainName(text), domain != .root else {
-            self.logger.error(
-                "the cluster domain is no domain name; no cluster names are answered: mend clusterDomain",
-                metadata: ["clusterDomain": "\(text)"]
+            problems.append(
+                "clusterDomain '\(text)' is no domain name: no cluster names are answered until it is mended"
             )
             return nil
         }
@@ -222,6 +214,36 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
         )
     }
 
+    /// Sends what the loop guard wants to know, and takes upstreams into use again that no longer loop.
+    private func probeForLoops(_ workers: [Worker]) {
+        let now = MonotonicTime.now()
+        let upstreams = self.state.withLock { $0.listening.isEmpty ? nil : $0.applied?.plan.upstreams }
+        guard let upstreams else { return }
+        let (probes, cleared, looping) = self.state.withLock { state in
+            var generator = SystemRandomNumberGenerator()
+            let probes = state.loopGuard.takeProbes(for: upstreams, now: now, using: &generator)
+            let cleared = state.loopGuard.takeCleared(now: now)
+            return (probes, cleared, state.loopGuard.looping)
+        }
+        for upstream in cleared {
+            self.logger.notice("DNS upstream no longer sends queries back", metadata: ["upstream": "\(upstream)"])
+        }
+        if !cleared.isEmpty { self.setLooping(looping, workers) }
+        guard let prober = workers.first, !probes.isEmpty else { return }
+        prober.loop.execute {
+            for probe in probes {
+                guard let name = try? DomainName("\(probe.label).\(LoopGuard.domain)") else { continue }
+                prober.responder.value.forwarder.send(Question(name, .hinfo), to: probe.upstream)
+            }
+        }
+    }
+
+    private func setLooping(_ looping: Set<TransportAddress>, _ workers: [Worker]) {
+        for worker in workers {
+            worker.loop.execute { worker.responder.value.forwarder.setLooping(looping) }
+        }
+    }
+
     private func probeArrived(_ label: String) {
         let (upstream, looping, workers) = self.state.withLock { state in
             (state.loopGuard.arrived(label), state.loopGuard.looping, state.workers)
@@ -231,12 +253,7 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
             "DNS upstream sends our queries back to us; it is not used until it stops: it must not forward to this server",
             metadata: ["upstream": "\(upstream)"]
         )
-        for worker in workers {
-            worker.loop.execute {
-                let forwarder = worker.responder.value.forwarder
-                forwarder.setUpstreams(forwarder.pool.upstreams.map(\.address), looping: looping)
-            }
-        }
+        self.setLooping(looping, workers)
     }
 
     // MARK: Sockets
@@ -244,7 +261,7 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
     private func maintainSockets(_ sockets: inout [ListenerKey: [any Channel]], _ workers: [Worker]) async {
         let settings = self.state.withLock { $0.settings }
         let wanted = Set(
-            settings.listenAddresses.flatMap { address in
+            ServerSockets.expand(settings.listenAddresses).flatMap { address in
                 [TransportProtocol.udp, .tcp].map { ListenerKey(address: address, transport: $0) }
             }
         )

@@ -13,7 +13,8 @@ public struct EdgeDNSSettings: Hashable, Sendable {
         public init() {}
     }
 
-    /// UDP and TCP sockets. An address that the node does not have yet is bound all the same.
+    /// UDP and TCP sockets. An address that the node does not have yet is bound all the same; a wildcard stands for the
+    /// addresses that the node has at the time.
     public var listenAddresses: [TransportAddress]
     /// Nil: taken from the search list of `resolvConfPath`, else `cluster.local`.
     public var clusterDomain: String?

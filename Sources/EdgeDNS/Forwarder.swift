@@ -89,6 +89,11 @@ final class Forwarder {
         self.pool.setLooping(looping)
     }
 
+    /// These send our own queries back: they are not asked.
+    func setLooping(_ addresses: Set<TransportAddress>) {
+        self.pool.setLooping(addresses)
+    }
+
     /// Asks, or waits for the answer to the same question that is under way. `completion` is called on the loop, perhaps
     /// before this returns.
     func resolve(_ question: UpstreamQuestion, completion: @escaping (Outcome) -> Void) {

@@ -413,6 +413,6 @@ extension PreparedAnswer {
 extension UnsafeRawBufferPointer {
     fileprivate func hasSuffix(_ suffix: [UInt8]) -> Bool {
         guard self.count >= suffix.count else { return false }
-        return suffix.withUnsafeBytes { UnsafeRawBufferPointer(rebasing: self.suffix($0.count)).elementsEqual($0) }
+        return suffix.withUnsafeBytes { UnsafeRawBufferPointer(rebasing: self.suffix($0.count)).isEqual(to: $0) }
     }
 }

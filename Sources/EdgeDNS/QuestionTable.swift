@@ -1,4 +1,5 @@
 import DNSWire
+import Glibc
 
 /// Values by question, bounded, least recently used first out. A look-up hashes the bytes of the name where they lie and
 /// allocates nothing. The hash is keyed anew in each process, so that names cannot be chosen to collide.
@@ -51,7 +52,7 @@ struct QuestionTable<Value> {
         while index >= 0 {
             let place = Int(index)
             if self.entries[place].hash == hash, self.entries[place].tag == tag,
-                self.entries[place].name.withUnsafeBytes({ $0.elementsEqual(name) })
+                self.entries[place].name.withUnsafeBytes({ $0.isEqual(to: name) })
             {
                 return place
             }
@@ -128,13 +129,6 @@ struct QuestionTable<Value> {
         self.count -= 1
     }
 
-    mutating func removeAll() {
-        self.entries.removeAll()
-        self.buckets = [Int32](repeating: -1, count: 16)
-        (self.newest, self.oldest, self.free) = (-1, -1, -1)
-        self.count = 0
-    }
-
     private mutating func growBuckets() {
         self.buckets = [Int32](repeating: -1, count: self.buckets.count * 2)
         var index = self.oldest
@@ -157,5 +151,14 @@ struct QuestionTable<Value> {
         self.entries[Int(index)].newer = -1
         if self.newest >= 0 { self.entries[Int(self.newest)].newer = index } else { self.oldest = index }
         self.newest = index
+    }
+}
+
+extension UnsafeRawBufferPointer {
+    func isEqual(to other: UnsafeRawBufferPointer) -> Bool {
+        guard self.count == other.count, let mine = self.baseAddress, let theirs = other.baseAddress else {
+            return self.count == other.count
+        }
+        return memcmp(mine, theirs, self.count) == 0
     }
 }

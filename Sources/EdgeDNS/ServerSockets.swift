@@ -9,6 +9,17 @@ enum ServerSockets {
     private static let ipFreebind: CInt = 15
     private static let ipv6Freebind: CInt = 78
 
+    /// Puts the node's present addresses in the place of a wildcard. A socket of its own for each makes replies come from
+    /// the address that was asked, which NIO cannot choose on a wildcard socket. Link-local addresses are left out.
+    static func expand(_ addresses: [TransportAddress]) -> [TransportAddress] {
+        addresses.flatMap { address -> [TransportAddress] in
+            guard address.address.isUnspecified else { return [address] }
+            let own = ((try? System.enumerateDevices()) ?? []).compactMap { $0.address?.ip }
+            return Set(own).filter { $0.family == address.address.family && !$0.isLinkLocalIPv6 }.sorted()
+                .map { TransportAddress($0, address.port) }
+        }
+    }
+
     /// - Parameter isShared: other loops bind the same address, and the kernel spreads clients over them.
     static func bindDatagram(
         _ address: TransportAddress,
@@ -20,8 +31,8 @@ enum ServerSockets {
         var bootstrap = DatagramBootstrap(group: loop)
             .channelOption(.datagramVectorReadMessageCount, value: DatagramServerHandler.readBatch)
             .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: readSize))
-            // Replies to a query for a wildcard address must come from the address that was asked.
-            .channelOption(.receivePacketInfo, value: address.address.isUnspecified)
+            // Room for a burst from many pods; the kernel grants what net.core.rmem_max allows.
+            .channelOption(.socketOption(.so_rcvbuf), value: 1 << 20)
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(DatagramServerHandler(responder.value))
@@ -89,4 +100,12 @@ enum ServerSockets {
 /// TCP connections of one event loop.
 final class ConnectionCount {
     var open = 0
+}
+
+extension MeshCore.IPAddress {
+    /// `fe80::/10`: means nothing without an interface.
+    fileprivate var isLinkLocalIPv6: Bool {
+        guard case .v6(let address) = self else { return false }
+        return address.high >> 54 == 0xFE80 >> 6
+    }
 }

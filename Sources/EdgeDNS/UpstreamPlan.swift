@@ -10,6 +10,8 @@ struct UpstreamPlan: Hashable, Sendable {
     /// What an operator should know, one sentence each.
     var problems: [String] = []
 
+    /// More than this many upstreams are not asked: a list that long is no list of name servers.
+    static let maximumUpstreams = 16
     static let clusterDNSServices = ["coredns", "kube-dns"].map { ObjectName(namespace: "kube-system", name: $0) }
 
     /// - Parameter resolvConf: nil if the file is not there or cannot be read.
@@ -50,6 +52,12 @@ struct UpstreamPlan: Hashable, Sendable {
         }
         var seen = Set(own)
         self.upstreams = self.upstreams.filter { seen.insert($0).inserted }
+        if self.upstreams.count > UpstreamPlan.maximumUpstreams {
+            self.problems.append(
+                "\(origin) gives \(self.upstreams.count) upstreams; only the first \(UpstreamPlan.maximumUpstreams) are asked"
+            )
+            self.upstreams.removeLast(self.upstreams.count - UpstreamPlan.maximumUpstreams)
+        }
         if self.upstreams.isEmpty {
             self.problems.append(
                 settings.cacheDNS == nil

@@ -101,7 +101,8 @@ private enum TCPOption {
     static let keepCount: CInt = 6
 }
 
-/// A connection in use by one task. Its functions are `@concurrent` because NIO's async channel leaves the caller's actor.
+/// A connection in use by one task. Its functions are `@concurrent` because NIO's async channel leaves the caller's
+/// actor.
 struct KubeConnection {
     /// A request head with its limits, for the handler that watches over them.
     struct Message: Sendable {
@@ -264,14 +265,14 @@ final class RequestDeadlineHandler: ChannelDuplexHandler {
         }
         context.write(self.wrapOutboundOut(.end(nil)), promise: promise)
         self.idleLimit = message.idleLimit
-        self.totalDeadline = .now() + message.totalLimit
-        self.waitingSince = .now()
+        self.totalDeadline = context.eventLoop.now + message.totalLimit
+        self.waitingSince = context.eventLoop.now
         self.timer?.cancel()
         self.schedule(context: context, in: min(message.idleLimit, message.totalLimit))
     }
 
     func read(context: ChannelHandlerContext) {
-        self.waitingSince = self.waitingSince ?? .now()
+        self.waitingSince = self.waitingSince ?? context.eventLoop.now
         context.read()
     }
 
@@ -298,7 +299,7 @@ final class RequestDeadlineHandler: ChannelDuplexHandler {
     }
 
     private func check(context: ChannelHandlerContext) {
-        let now = NIODeadline.now()
+        let now = context.eventLoop.now
         let silentUntil = self.waitingSince.map { $0 + self.idleLimit } ?? now + self.idleLimit
         let deadline = min(silentUntil, self.totalDeadline)
         guard now >= deadline else { return self.schedule(context: context, in: deadline - now) }

@@ -3,14 +3,14 @@ public import MeshCore
 
 /// The kernel's table of flows, over ctnetlink, in the network namespace of the thread that makes this value.
 ///
-/// Not Sendable and not copyable: an event loop or a task has one of its own. A lookup is one `send` and one `recv`, tens of
+/// Not Sendable: an event loop or a task has one of its own. A lookup is one `send` and one `recv`, tens of
 /// microseconds, so that an event loop may call it.
-public struct Conntrack: ~Copyable {
+public final class Conntrack {
     private static let get: UInt16 = 1 << 8 | 1
     private static let delete: UInt16 = 1 << 8 | 2
     private static let statistics: UInt16 = 1 << 8 | 5
 
-    private var socket: NetlinkSocket
+    private let socket: NetlinkSocket
 
     public init(timeoutMilliseconds: Int = 1000) throws {
         self.socket = try NetlinkSocket(.netfilter, timeoutMilliseconds: timeoutMilliseconds)
@@ -27,8 +27,10 @@ public struct Conntrack: ~Copyable {
     }
 
     /// Where the client sent the flow that reached `proxy`, before destination translation; nil if the kernel has no such flow.
-    public mutating func originalDestination(
-        transport: TransportProtocol, client: TransportAddress, proxy: TransportAddress
+    public func originalDestination(
+        transport: TransportProtocol,
+        client: TransportAddress,
+        proxy: TransportAddress
     ) throws -> TransportAddress? {
         guard client.address.family == proxy.address.family else { return nil }
         do {
@@ -39,13 +41,14 @@ public struct Conntrack: ~Copyable {
             }
             guard let message = answers.first else { return nil }
             return try Self.parse(message)?.destination
-        } catch let error where error.errno == ENOENT {
+        } catch {
+            guard error.errno == ENOENT else { throw error }
             return nil
         }
     }
 
     /// All flows of a family. The kernel's table is as large as `nf_conntrack_max`: filter before keeping.
-    public mutating func flows(_ family: IPFamily, where wanted: (Flow) -> Bool) throws -> [Flow] {
+    public func flows(_ family: IPFamily, where wanted: (Flow) -> Bool) throws -> [Flow] {
         try self.socket.request(type: Self.get, flags: .dump, what: "listing flows") {
             $0.netfilterHeader(family: family.number)
         }.compactMap { try Self.parse($0) }.filter(wanted)
@@ -53,17 +56,22 @@ public struct Conntrack: ~Copyable {
 
     /// Deletes the UDP flows that `stale` names, so that the next datagram is balanced anew; returns how many there were.
     @discardableResult
-    public mutating func deleteUDP(_ family: IPFamily, where stale: (Flow) -> Bool) throws -> Int {
+    public func deleteUDP(_ family: IPFamily, where stale: (Flow) -> Bool) throws -> Int {
         let doomed = try self.flows(family) { $0.transport == TransportProtocol.udp.rawValue && stale($0) }
         var count = 0
         for flow in doomed {
             do {
-                try self.socket.request(type: Self.delete, flags: .ack, what: "deleting the flow to \(flow.destination)") {
+                try self.socket.request(
+                    type: Self.delete,
+                    flags: .ack,
+                    what: "deleting the flow to \(flow.destination)"
+                ) {
                     $0.netfilterHeader(family: family.number)
                     $0.attribute(1 | 0x8000, flow.original)
                 }
                 count += 1
-            } catch let error where error.errno == ENOENT {
+            } catch {
+                guard error.errno == ENOENT else { throw error }
                 continue
             }
         }
@@ -71,7 +79,7 @@ public struct Conntrack: ~Copyable {
     }
 
     /// The number of flows in this namespace.
-    public mutating func count() throws -> Int {
+    public func count() throws -> Int {
         let answers = try self.socket.request(type: Self.statistics, flags: [], what: "counting flows") {
             $0.netfilterHeader(family: 0)
         }
@@ -80,7 +88,9 @@ public struct Conntrack: ~Copyable {
     }
 
     private static func write(
-        _ transport: UInt8, from source: TransportAddress, to destination: TransportAddress,
+        _ transport: UInt8,
+        from source: TransportAddress,
+        to destination: TransportAddress,
         into writer: inout NetlinkWriter
     ) {
         let isV4 = source.address.family == .v4
@@ -101,13 +111,17 @@ public struct Conntrack: ~Copyable {
             let reply = try Self.tuple(attributes, 2)
         else { return nil }
         return Flow(
-            transport: original.transport, source: original.source, destination: original.destination,
-            replySource: reply.source, original: Array(bytes)
+            transport: original.transport,
+            source: original.source,
+            destination: original.destination,
+            replySource: reply.source,
+            original: Array(bytes)
         )
     }
 
     private static func tuple(
-        _ attributes: NetlinkAttributes, _ type: UInt16
+        _ attributes: NetlinkAttributes,
+        _ type: UInt16
     ) throws(LinuxNetworkError) -> (transport: UInt8, source: TransportAddress, destination: TransportAddress)? {
         guard let tuple = try attributes.nested(type), let addresses = try tuple.nested(1),
             let transport = try tuple.nested(2), let number = transport.native(1, UInt8.self),

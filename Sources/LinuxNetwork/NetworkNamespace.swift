@@ -58,12 +58,14 @@ private func onThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> 
     var thread = pthread_t()
     let argument = Unmanaged.passRetained(job).toOpaque()
     let status = pthread_create(
-        &thread, nil,
+        &thread,
+        nil,
         { argument in
             // The pointer is never null: it is the one passed below.
             if let argument { Unmanaged<ThreadJob>.fromOpaque(argument).takeRetainedValue().work() }
             return nil
-        }, argument
+        },
+        argument
     )
     guard status == 0 else {
         Unmanaged<ThreadJob>.fromOpaque(argument).release()

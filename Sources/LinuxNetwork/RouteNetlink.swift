@@ -28,21 +28,23 @@ public enum RouteNetlink {
     private static let getAddress: UInt16 = 22
 
     public static func links() throws -> [NetworkLink] {
-        var socket = try NetlinkSocket(.route)
+        let socket = try NetlinkSocket(.route)
         return try socket.request(type: self.getLink, flags: .dump, what: "listing devices") {
             $0.bytes(linkHeader(index: 0, up: nil))
         }.compactMap { message in
             guard message.type == self.newLink, message.payload.count >= 16 else { return nil }
             let attributes = try NetlinkAttributes(message.payload.dropFirst(16))
             return NetworkLink(
-                index: message.payload.native(Int32.self, at: 4), name: attributes.text(3) ?? "",
-                isUp: message.payload.native(UInt32.self, at: 8) & 1 != 0, kind: try attributes.nested(18)?.text(1)
+                index: message.payload.native(Int32.self, at: 4),
+                name: attributes.text(3) ?? "",
+                isUp: message.payload.native(UInt32.self, at: 8) & 1 != 0,
+                kind: try attributes.nested(18)?.text(1)
             )
         }
     }
 
     public static func addresses() throws -> [LinkAddress] {
-        var socket = try NetlinkSocket(.route)
+        let socket = try NetlinkSocket(.route)
         return try socket.request(type: self.getAddress, flags: .dump, what: "listing addresses") {
             $0.bytes([UInt8](repeating: 0, count: 8))
         }.compactMap { message in
@@ -53,7 +55,8 @@ public enum RouteNetlink {
                 return nil
             }
             return LinkAddress(
-                linkIndex: Int32(bitPattern: message.payload.native(UInt32.self, at: 4)), address: address,
+                linkIndex: Int32(bitPattern: message.payload.native(UInt32.self, at: 4)),
+                address: address,
                 prefixLength: message.payload[message.payload.startIndex + 1]
             )
         }
@@ -65,14 +68,17 @@ public enum RouteNetlink {
         guard !name.isEmpty, name.utf8.count < 16 else {
             throw LinuxNetworkError(.unsupported, "device name \"\(name)\" must have 1 to 15 characters")
         }
-        var socket = try NetlinkSocket(.route)
+        let socket = try NetlinkSocket(.route)
         do {
-            try socket.request(type: self.newLink, flags: [.create, .exclusive, .ack], what: "creating bridge \(name)") {
+            try socket.request(type: self.newLink, flags: [.create, .exclusive, .ack], what: "creating bridge \(name)")
+            {
                 $0.bytes(linkHeader(index: 0, up: true))
                 $0.attribute(3, text: name)
                 $0.nested(18) { $0.attribute(1, text: "bridge") }
             }
-        } catch let error where error.errno == EEXIST {}
+        } catch {
+            guard error.errno == EEXIST else { throw error }
+        }
         guard let link = try self.links().first(where: { $0.name == name }) else {
             throw LinuxNetworkError(.system(ENODEV), "bridge \(name) vanished")
         }
@@ -85,7 +91,9 @@ public enum RouteNetlink {
         for address in addresses {
             do {
                 try socket.request(
-                    type: self.newAddress, flags: [.create, .exclusive, .ack], what: "adding \(address) to \(name)"
+                    type: self.newAddress,
+                    flags: [.create, .exclusive, .ack],
+                    what: "adding \(address) to \(name)"
                 ) {
                     // family, prefix length, flags (IFA_F_NODAD for IPv6: usable at once), scope, index
                     $0.bytes([
@@ -96,19 +104,23 @@ public enum RouteNetlink {
                     $0.attribute(2, address.networkBytes)
                     $0.attribute(1, address.networkBytes)
                 }
-            } catch let error where error.errno == EEXIST {}
+            } catch {
+                guard error.errno == EEXIST else { throw error }
+            }
         }
     }
 
     /// Removes a device; one that is not there is fine.
     public static func removeLink(_ name: String) throws {
-        var socket = try NetlinkSocket(.route)
+        let socket = try NetlinkSocket(.route)
         do {
             try socket.request(type: self.deleteLink, flags: .ack, what: "removing device \(name)") {
                 $0.bytes(linkHeader(index: 0, up: nil))
                 $0.attribute(3, text: name)
             }
-        } catch let error where error.errno == ENODEV {}
+        } catch {
+            guard error.errno == ENODEV else { throw error }
+        }
     }
 
     /// `ifinfomsg`; `up` nil leaves the device's state alone.

@@ -75,7 +75,10 @@ public struct KernelBalancing: Hashable, Sendable {
     public var masquerade: Bool
 
     public init(
-        policy: Policy, backends: [TransportAddress], affinitySeconds: Int? = nil, localBackends: Set<IPAddress> = [],
+        policy: Policy,
+        backends: [TransportAddress],
+        affinitySeconds: Int? = nil,
+        localBackends: Set<IPAddress> = [],
         masquerade: Bool = false
     ) {
         self.policy = policy
@@ -107,7 +110,10 @@ public struct ProxyListeners: Hashable, Sendable {
     public var udpV6: TransportAddress?
 
     public init(
-        tcpV4: TransportAddress, udpV4: TransportAddress, tcpV6: TransportAddress? = nil, udpV6: TransportAddress? = nil
+        tcpV4: TransportAddress,
+        udpV4: TransportAddress,
+        tcpV6: TransportAddress? = nil,
+        udpV6: TransportAddress? = nil
     ) {
         self.tcpV4 = tcpV4
         self.udpV4 = udpV4

@@ -3,13 +3,8 @@ import Glibc
 /// The text of an errno, from a buffer of our own (`strerror` is not thread-safe).
 func errnoText(_ number: Int32) -> String {
     var buffer = [CChar](repeating: 0, count: 128)
-    return buffer.withUnsafeMutableBufferPointer { buffer in
-        // The GNU variant: it may answer with a constant of its own instead of the buffer.
-        guard let start = buffer.baseAddress, let text = strerror_r(number, start, buffer.count) else {
-            return "errno \(number)"
-        }
-        return String(cString: text)
-    }
+    guard strerror_r(number, &buffer, buffer.count) == 0 else { return "errno \(number)" }
+    return String(decoding: buffer.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
 }
 
 /// An error that carries the current errno. Call it before anything that may change errno.

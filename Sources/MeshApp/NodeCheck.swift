@@ -15,6 +15,7 @@ public enum NodeCheck {
         let source = ConfigSource(options: options)
         var results: [CheckResult] = []
         var configuration = AgentConfiguration.defaults(source.environment)
+        configuration.commonConfig.manifestsDir = options.manifestFolder ?? ""
         do {
             let reading = try source.read()
             configuration = reading.configuration

@@ -13,18 +13,6 @@ struct NodePlatform: Sendable {
     var clearStaleFlows: @Sendable ([StaleUDPFlows]) async -> Void
 }
 
-extension NodePlatform {
-    /// This machine.
-    static func live(_ logger: Logger) -> NodePlatform {
-        NodePlatform(
-            ensureBridge: { _, _ in },
-            makeProgramming: { _, _ in NoKernelProgramming() },
-            udpOriginalDestination: { _, _ in nil },
-            clearStaleFlows: { _ in }
-        )
-    }
-}
-
 /// `kernelBackend: none`: for nodes whose rules are made by other means. Nothing is redirected.
 struct NoKernelProgramming: ServiceProgramming {
     let backendName = "none"

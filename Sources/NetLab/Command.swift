@@ -22,15 +22,21 @@ enum Command {
 
     /// Runs `request` (its descriptors are replaced) on a thread that may block.
     static func run(
-        _ request: SpawnRequest, input: String, deadline: Duration
+        _ request: SpawnRequest,
+        input: String,
+        deadline: Duration
     ) async throws -> CommandOutput {
-        try await NIOThreadPool.singleton.runIfActive { try Self.runBlocking(request, input: input, deadline: deadline) }
+        try await NIOThreadPool.singleton.runIfActive {
+            try Self.runBlocking(request, input: input, deadline: deadline)
+        }
     }
 
     /// Runs a program of this machine, outside of any host of a lab, and throws if it fails.
     @discardableResult
     static func runLocal(
-        _ arguments: [String], input: String = "", deadline: Duration = .seconds(10)
+        _ arguments: [String],
+        input: String = "",
+        deadline: Duration = .seconds(10)
     ) async throws -> CommandOutput {
         let request = SpawnRequest(
             arguments: arguments,
@@ -50,7 +56,11 @@ enum Command {
         return output
     }
 
-    static func runBlocking(_ request: SpawnRequest, input: String, deadline: Duration) throws(LabError) -> CommandOutput {
+    static func runBlocking(
+        _ request: SpawnRequest,
+        input: String,
+        deadline: Duration
+    ) throws(LabError) -> CommandOutput {
         var request = request
         let output = try Pipe()
         let errors = try Pipe()

@@ -70,7 +70,10 @@ public final class Lab: Sendable {
             namespaces[section.namespace] = namespace
         }
         for host in plan.hosts {
-            try Files.write(host.resolverConfiguration, to: Self.resolverConfigurationPath(of: host.name, in: directory))
+            try Files.write(
+                host.resolverConfiguration,
+                to: Self.resolverConfigurationPath(of: host.name, in: directory)
+            )
         }
         return namespaces
     }
@@ -78,7 +81,10 @@ public final class Lab: Sendable {
     private static func runIP(_ options: [String], _ commands: [String]) async throws {
         guard !commands.isEmpty else { return }
         do {
-            try await Command.runLocal(["ip"] + options + ["-batch", "-"], input: commands.joined(separator: "\n") + "\n")
+            try await Command.runLocal(
+                ["ip"] + options + ["-batch", "-"],
+                input: commands.joined(separator: "\n") + "\n"
+            )
         } catch let error as LabError where error.code == .commandFailed {
             let line = Self.failedLine(of: commands, said: error.cause ?? "") ?? "(one of \(commands.count) commands)"
             throw LabError(.commandFailed, "'ip \(options.joined(separator: " ")) \(line)' failed", cause: error.cause)
@@ -141,7 +147,10 @@ extension Lab {
     ///
     /// - Parameter arguments: The command. `program` is the file to run if it is not `arguments[0]`.
     public func start(
-        on host: String, _ arguments: [String], program: String? = nil, environment: [String: String] = [:],
+        on host: String,
+        _ arguments: [String],
+        program: String? = nil,
+        environment: [String: String] = [:],
         log: String? = nil
     ) throws(LabError) -> LabProcess {
         let logFile = "\(self.directory)/\(log ?? host).log"
@@ -164,8 +173,12 @@ extension Lab {
 
     /// Runs a program in a host to its end, whatever its exit code is. It is killed at the deadline.
     public func run(
-        on host: String, _ arguments: [String], program: String? = nil, input: String = "",
-        environment: [String: String] = [:], deadline: Duration = .seconds(10)
+        on host: String,
+        _ arguments: [String],
+        program: String? = nil,
+        input: String = "",
+        environment: [String: String] = [:],
+        deadline: Duration = .seconds(10)
     ) async throws -> CommandOutput {
         let request = try self.request(on: host, arguments, program: program, environment: environment)
         return try await Command.run(request, input: input, deadline: deadline)
@@ -174,7 +187,10 @@ extension Lab {
     /// Runs a program in a host and returns its standard output; throws if its exit code is not 0.
     @discardableResult
     public func output(
-        on host: String, _ arguments: [String], input: String = "", deadline: Duration = .seconds(10)
+        on host: String,
+        _ arguments: [String],
+        input: String = "",
+        deadline: Duration = .seconds(10)
     ) async throws -> String {
         let output = try await self.run(on: host, arguments, input: input, deadline: deadline)
         guard output.status.isSuccess else {
@@ -188,7 +204,10 @@ extension Lab {
     }
 
     private func request(
-        on host: String, _ arguments: [String], program: String?, environment: [String: String]
+        on host: String,
+        _ arguments: [String],
+        program: String?,
+        environment: [String: String]
     ) throws(LabError) -> SpawnRequest {
         SpawnRequest(
             arguments: arguments,
@@ -212,7 +231,8 @@ extension Lab {
 
     /// Calls `body` on this thread inside the host's network: sockets made there stay in it.
     public func withNetwork<Result>(
-        of host: String, _ body: () throws(LabError) -> Result
+        of host: String,
+        _ body: () throws(LabError) -> Result
     ) throws(LabError) -> Result {
         try self.handle(of: host).perform(body)
     }
@@ -223,7 +243,9 @@ extension Lab {
 extension Lab {
     /// Polls until `condition` holds.
     public func wait(
-        for what: String, within deadline: Duration = .seconds(10), until condition: () async throws -> Bool
+        for what: String,
+        within deadline: Duration = .seconds(10),
+        until condition: () async throws -> Bool
     ) async throws {
         let end = MonotonicTime.now() + deadline
         while try await !condition() {
@@ -236,7 +258,10 @@ extension Lab {
 
     /// Waits until `process` listens on a port, and fails at once if it ends before.
     public func waitForListener(
-        _ process: LabProcess, _ transport: TransportProtocol, port: UInt16, within deadline: Duration = .seconds(10)
+        _ process: LabProcess,
+        _ transport: TransportProtocol,
+        port: UInt16,
+        within deadline: Duration = .seconds(10)
     ) async throws {
         do {
             try await self.wait(for: "'\(process.command)' to listen on \(transport) port \(port)", within: deadline) {

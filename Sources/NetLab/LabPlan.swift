@@ -107,7 +107,10 @@ extension LabPlan {
 
     /// A host with one interface on a LAN.
     public mutating func addHost(
-        _ name: String, on lan: String, address: InterfaceAddress, gateway: IPAddress? = nil,
+        _ name: String,
+        on lan: String,
+        address: InterfaceAddress,
+        gateway: IPAddress? = nil,
         resolverConfiguration: String = ""
     ) {
         var host = Host(name: name)
@@ -119,8 +122,12 @@ extension LabPlan {
 
     /// A node: a host on a LAN with a bridge for its pods.
     public mutating func addNode(
-        _ name: String, on lan: String, address: InterfaceAddress, podBridge: InterfaceAddress,
-        gateway: IPAddress? = nil, resolverConfiguration: String = ""
+        _ name: String,
+        on lan: String,
+        address: InterfaceAddress,
+        podBridge: InterfaceAddress,
+        gateway: IPAddress? = nil,
+        resolverConfiguration: String = ""
     ) {
         self.addHost(
             name,
@@ -135,7 +142,10 @@ extension LabPlan {
 
     /// A pod: a host whose only interface is on the pod bridge of `node`, which is its default gateway.
     public mutating func addPod(
-        _ name: String, on node: String, address: InterfaceAddress, furtherAddresses: [InterfaceAddress] = [],
+        _ name: String,
+        on node: String,
+        address: InterfaceAddress,
+        furtherAddresses: [InterfaceAddress] = [],
         resolverConfiguration: String = ""
     ) {
         var pod = Host(name: name)
@@ -151,7 +161,11 @@ extension LabPlan {
 
     /// A router that hides the LAN `inside` behind its address on the LAN `outside`.
     public mutating func addNATRouter(
-        _ name: String, inside: String, insideAddress: InterfaceAddress, outside: String, outsideAddress: InterfaceAddress,
+        _ name: String,
+        inside: String,
+        insideAddress: InterfaceAddress,
+        outside: String,
+        outsideAddress: InterfaceAddress,
         gateway: IPAddress? = nil
     ) {
         var router = Host(name: name)
@@ -196,7 +210,10 @@ extension LabPlan {
                 }
             }
             for interface in host.interfaces where !self.exists(interface.attachment) {
-                throw LabError(.invalidPlan, "'\(host.name)' is attached to \(interface.attachment), which does not exist")
+                throw LabError(
+                    .invalidPlan,
+                    "'\(host.name)' is attached to \(interface.attachment), which does not exist"
+                )
             }
         }
     }

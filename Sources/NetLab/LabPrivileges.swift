@@ -49,7 +49,10 @@ public enum LabPrivileges {
             """
         let executable = try Self.executable()
         let command =
-            ["unshare", "--user", "--map-root-user", "--net", "--mount", "--propagation", "private", "sh", "-c", script]
+            [
+                "unshare", "--user", "--map-root-user", "--net", "--mount", "--propagation", "private", "sh", "-c",
+                script,
+            ]
             + ["edgemesh-lab", executable] + arguments.dropFirst()
         setenv(Self.mark, "1", 1)
         let pointers = command.map { strdup($0) } + [nil]

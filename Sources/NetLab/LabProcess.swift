@@ -36,7 +36,9 @@ public final class LabProcess: Sendable {
         self.status.withLock { known in
             if known == nil {
                 var status: Int32 = 0
-                if waitpid(self.processID, &status, WNOHANG) == self.processID { known = ExitStatus(waitStatus: status) }
+                if waitpid(self.processID, &status, WNOHANG) == self.processID {
+                    known = ExitStatus(waitStatus: status)
+                }
             }
             return known
         }
@@ -93,7 +95,8 @@ public final class LabProcess: Sendable {
 
     /// Whether a socket of its network namespace listens on `port`.
     func isListening(_ transport: TransportProtocol, port: UInt16) -> Bool {
-        let wanted = ":" + String(repeating: "0", count: 4 - String(port, radix: 16).count)
+        let wanted =
+            ":" + String(repeating: "0", count: 4 - String(port, radix: 16).count)
             + String(port, radix: 16, uppercase: true)
         // Fields of /proc/net/tcp: number, local address, remote address, state (0A is LISTEN).
         return ["", "6"].contains { family in

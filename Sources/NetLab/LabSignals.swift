@@ -29,14 +29,13 @@ enum LabSignals {
                 return true
             }
             group.addTask {
-                for await _ in signals {
-                    guardian.remove()
-                    break
-                }
+                for await _ in signals { break }
                 return false
             }
             let isFinished = await group.next() ?? false
+            // First, so that the work knows why its commands die.
             group.cancelAll()
+            if !isFinished { guardian.remove() }
             return isFinished
         }
     }

@@ -76,7 +76,8 @@ struct SpawnRequest {
 
 /// Calls `body` with a null-terminated array of C strings.
 private func withCStrings<Result>(
-    _ strings: [String], _ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> Result
+    _ strings: [String],
+    _ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> Result
 ) -> Result {
     let copies = strings.map { strdup($0) } + [nil]
     defer { for copy in copies { free(copy) } }

@@ -1,4 +1,5 @@
 public import KubeModel
+import LoadBalancing
 
 /// Which services the proxy serves, by the label `service.edgemesh.kubeedge.io/service-proxy-name` (its value is irrelevant).
 public enum ServiceFilterMode: String, Hashable, Sendable, CaseIterable {
@@ -26,14 +27,22 @@ public struct CatalogSettings: Hashable, Sendable {
     public var clusterDomain: String
     /// The most rejected objects that a snapshot lists; more are only counted.
     public var maximumRejected: Int
+    /// `loadBalancer.consistentHash.load`: how far above its share of connections a ring endpoint may go; at least 1.
+    public var ringLoadFactor: Double
+    /// The least size of hash rings whose rule does not say.
+    public var ringSize: Int
 
     public init(
         filterMode: ServiceFilterMode = .filterIfLabelExists,
         clusterDomain: String = "cluster.local",
-        maximumRejected: Int = Self.defaultMaximumRejected
+        maximumRejected: Int = Self.defaultMaximumRejected,
+        ringLoadFactor: Double? = nil,
+        ringSize: Int? = nil
     ) {
         self.filterMode = filterMode
         self.clusterDomain = clusterDomain
         self.maximumRejected = maximumRejected
+        self.ringLoadFactor = ringLoadFactor ?? ConsistentHashPolicy.defaultLoadFactor
+        self.ringSize = ringSize ?? ConsistentHashPolicy.defaultRingSize
     }
 }

@@ -7,7 +7,7 @@ extension CatalogState {
     mutating func putRule(_ object: DestinationRuleObject) {
         let rule: ValidatedRule
         do {
-            rule = try ValidatedRule(object, clusterDomain: self.settings.clusterDomain)
+            rule = try ValidatedRule(object, settings: self.settings)
         } catch {
             self.removeRule(object.name)
             let key = ObjectKey(kind: .destinationRule, name: object.name)
@@ -24,7 +24,7 @@ extension CatalogState {
             return
         }
         if let former = self.rules[object.name] {
-            guard former.object != object || former.host != rule.host else { return }
+            guard former != rule else { return }
             self.removeRule(object.name)
         }
         self.refusedRules[object.name] = nil

@@ -26,7 +26,9 @@ extension CatalogState {
     mutating func update(settings: CatalogSettings) -> Set<ObjectName>? {
         let former = self.settings
         self.settings = settings
-        if settings.clusterDomain != former.clusterDomain {
+        if settings.clusterDomain != former.clusterDomain || settings.ringLoadFactor != former.ringLoadFactor
+            || settings.ringSize != former.ringSize
+        {
             for rule in Array(self.snapshot.destinationRules.values) { self.putRule(rule) }
         }
         if settings.filterMode != former.filterMode {

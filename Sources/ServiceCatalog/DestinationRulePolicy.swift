@@ -3,27 +3,31 @@ import LoadBalancing
 import MeshCore
 
 /// A DestinationRule whose policies are supported.
-struct ValidatedRule {
+struct ValidatedRule: Equatable {
     var object: DestinationRuleObject
     var host: DestinationRuleHost
     var policy: LoadBalancingPolicy?
     var portPolicies: [UInt16: LoadBalancingPolicy]
 
-    init(_ object: DestinationRuleObject, clusterDomain: String) throws(RuleRefusal) {
+    init(_ object: DestinationRuleObject, settings: CatalogSettings) throws(RuleRefusal) {
         self.object = object
         self.host = DestinationRuleHost(
             object.host,
             ruleNamespace: object.name.namespace,
-            clusterDomain: clusterDomain
+            clusterDomain: settings.clusterDomain
         )
         self.policy = nil
         self.portPolicies = [:]
         if let balancer = object.loadBalancer {
-            self.policy = try LoadBalancingPolicy(balancer, field: "spec.trafficPolicy.loadBalancer")
+            self.policy = try LoadBalancingPolicy(
+                balancer,
+                field: "spec.trafficPolicy.loadBalancer",
+                settings: settings
+            )
         }
         for (port, balancer) in object.portLoadBalancers.sorted(by: { $0.key < $1.key }) {
             let field = "spec.trafficPolicy.portLevelSettings[port \(port)].loadBalancer"
-            self.portPolicies[port] = try LoadBalancingPolicy(balancer, field: field)
+            self.portPolicies[port] = try LoadBalancingPolicy(balancer, field: field, settings: settings)
         }
     }
 }
@@ -35,7 +39,11 @@ struct RuleRefusal: Error {
 }
 
 extension LoadBalancingPolicy {
-    init(_ balancer: DestinationRuleObject.LoadBalancer, field: String) throws(RuleRefusal) {
+    init(
+        _ balancer: DestinationRuleObject.LoadBalancer,
+        field: String,
+        settings: CatalogSettings
+    ) throws(RuleRefusal) {
         switch balancer {
         case .simple(let name):
             switch name.uppercased() {
@@ -51,13 +59,17 @@ extension LoadBalancingPolicy {
                 )
             }
         case .consistentHash(let hash):
-            self = .consistentHash(try ConsistentHashPolicy(hash, field: field + ".consistentHash"))
+            self = .consistentHash(try ConsistentHashPolicy(hash, field: field + ".consistentHash", settings: settings))
         }
     }
 }
 
 extension ConsistentHashPolicy {
-    init(_ hash: DestinationRuleObject.ConsistentHash, field: String) throws(RuleRefusal) {
+    init(
+        _ hash: DestinationRuleObject.ConsistentHash,
+        field: String,
+        settings: CatalogSettings
+    ) throws(RuleRefusal) {
         let key: Key
         switch hash.key {
         case .sourceIP: key = .sourceAddress
@@ -83,7 +95,7 @@ extension ConsistentHashPolicy {
         }
         switch hash.algorithm {
         case .ring(let minimumSize):
-            let size = minimumSize ?? UInt64(Self.defaultRingSize)
+            let size = minimumSize ?? 0
             guard size <= UInt64(Self.ringSizes.upperBound) else {
                 throw RuleRefusal(
                     field: field + ".minimumRingSize",
@@ -91,8 +103,8 @@ extension ConsistentHashPolicy {
                 )
             }
             // Zero is protobuf's way to say "not set".
-            let ringSize = size == 0 ? Self.defaultRingSize : Int(size)
-            self.init(key: key, algorithm: .ring(minimumSize: ringSize, loadFactor: Self.defaultLoadFactor))
+            let ringSize = size == 0 ? settings.ringSize : Int(size)
+            self.init(key: key, algorithm: .ring(minimumSize: ringSize, loadFactor: settings.ringLoadFactor))
         case .maglev(let tableSize):
             let size = tableSize.flatMap { $0 == 0 ? nil : $0 } ?? UInt64(Self.defaultMaglevTableSize)
             guard let size = Int(exactly: size), Self.maglevTableSizes.contains(size), Self.isPrime(size) else {

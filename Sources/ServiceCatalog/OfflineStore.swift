@@ -43,7 +43,7 @@ public final class OfflineStore: Sendable {
     /// - Parameters:
     ///   - directory: Created, with mode 0700, if it is missing; its parent must exist.
     ///   - quiet: How long after the last change the state is written.
-    ///   - atMost: How long constant change can put that off.
+    ///   - atMost: How long constant change can put that off, and the least time between two writes.
     public init(
         directory: String,
         logger: Logger,
@@ -116,9 +116,10 @@ public final class OfflineStore: Sendable {
         if self.state.withLock({ $0.schedule.deadline }) != nil { await self.saveIfReady(catalog) }
     }
 
-    /// Until the API has listed once in this process, the catalog may hold less than the file.
+    /// Until every source has listed once in this process, the catalog may hold less than the file.
     private func saveIfReady(_ catalog: ClusterCatalog) async {
-        let wasSynced = catalog.freshness.sources.contains { $0.source == .api && $0.sinceSynced != nil }
+        let sources = catalog.freshness.sources.filter { $0.source != .store }
+        let wasSynced = !sources.isEmpty && sources.allSatisfy { $0.sinceSynced != nil }
         let snapshot = self.state.withLock { state -> CatalogSnapshot? in
             guard wasSynced else {
                 state.schedule.postponed(now: .now())
@@ -141,7 +142,7 @@ public final class OfflineStore: Sendable {
         case .success(let summary):
             let former = self.state.withLock { state -> OfflineStoreError? in
                 defer { state.status.failure = nil }
-                state.schedule.succeeded()
+                state.schedule.succeeded(now: now, bytes: summary.bytes)
                 state.status.savedObjects = summary.objects
                 state.status.savedBytes = summary.bytes
                 state.status.lastSaved = now

@@ -1,8 +1,11 @@
 import MeshCore
 
 /// When to write: some time after the last change, but not put off for ever by constant change, and later again after
-/// each failure. No clock of its own.
+/// each failure; never so often that flash memory wears out. No clock of its own.
 struct SaveSchedule {
+    /// Bytes per second that writing may take up in the long run: a large state is written less often.
+    static let maximumWriteRate = 512 << 10
+
     let quiet: Duration
     let atMost: Duration
     private var backoff = Backoff(base: .seconds(5), cap: .seconds(300))
@@ -33,9 +36,9 @@ struct SaveSchedule {
         self.lastChange = nil
     }
 
-    mutating func succeeded() {
+    mutating func succeeded(now: MonotonicTime, bytes: Int) {
         self.backoff.reset()
-        self.notBefore = nil
+        self.notBefore = now + max(self.atMost, .seconds(bytes / Self.maximumWriteRate))
     }
 
     mutating func failed(now: MonotonicTime, using generator: inout some RandomNumberGenerator) {

@@ -145,6 +145,17 @@ struct YAMLTests {
         }
     }
 
+    @Test("a key may be repeated with an equal value where that is asked for")
+    func equalRepeats() throws {
+        let limits = DocumentLimits(allowsEqualRepeats: true)
+        let equal = try Document.parseYAML(Array("a: [1, {b: c}]\na:\n- 1\n- b: c\n".utf8), limits: limits)
+        #expect(equal.map(\.withoutPositions) == [["a": [1, ["b": "c"]]]])
+        let error = #expect(throws: DocumentError.self) {
+            try Document.parseYAML(Array("a: 1\na: \"1\"\n".utf8), limits: limits)
+        }
+        #expect(error?.code == .duplicateKey)
+    }
+
     @Test("limits of depth, size and count hold exactly")
     func limits() throws {
         func nested(_ levels: Int) -> String {

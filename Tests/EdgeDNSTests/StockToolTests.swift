@@ -59,6 +59,18 @@ import Testing
         }
     }
 
+    /// dig takes a reply only from the address that it asked.
+    @Test(arguments: [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::1", "::1")])
+    func repliesFromTheAddressAsked(host: String, asked: String) async throws {
+        try await withServer(StockToolTests.snapshot, host: host) { server in
+            for transport in ["+notcp", "+tcp"] {
+                let dig = "dig @\(asked) -p \(server.address.port) +tries=1 +time=3 +short \(transport)"
+                let reply = try await Sockets.shell("\(dig) web.default.svc.cluster.local A")
+                #expect(reply.output == "10.96.0.10\n", "\(transport)")
+            }
+        }
+    }
+
     /// Runs a command that sees a resolver configuration with search list and ndots as pods have.
     private func withResolver(_ command: String) async throws -> (output: String, status: CInt) {
         guard getuid() == 0 else { throw TestFailure("this test needs root: it makes a mount namespace") }

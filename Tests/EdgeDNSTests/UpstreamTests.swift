@@ -211,6 +211,13 @@ private let second = address("10.0.0.2:53")
         #expect(plan.problems.count == 1)
     }
 
+    @Test func boundsTheNumberOfUpstreams() {
+        let file = ResolvConf(parsing: (0..<40).map { "nameserver 10.0.0.\($0)" }.joined(separator: "\n"))
+        let plan = UpstreamPlan(settings: self.settings, resolvConf: file, snapshot: CatalogSnapshot())
+        #expect(plan.upstreams.count == 16)
+        #expect(plan.problems.count == 1)
+    }
+
     @Test func findsTheClusterDNSServices() {
         var settings = self.settings
         settings.cacheDNS = .init()

@@ -149,7 +149,9 @@ struct StreamProxyTests {
     func notHTTP() async throws {
         let server = try await Loopback.nameServer("127.0.0.1")
         let service = try Loopback.service(
-            ["127.0.0.1"], port: Loopback.port(server), policy: EdgeProxyTests.headerHash
+            ["127.0.0.1"],
+            port: Loopback.port(server),
+            policy: EdgeProxyTests.headerHash
         )
         try await Loopback.withProxy([service]) { proxy, listeners, _, _ in
             let exchange = try await Loopback.exchange(listeners.tcpV4, send: [0x16, 3, 1])
@@ -165,7 +167,9 @@ struct StreamProxyTests {
         var limits = ProxyLimits()
         limits.sniffTimeout = .milliseconds(20)
         let service = try Loopback.service(
-            ["127.0.0.1"], port: Loopback.port(server), policy: EdgeProxyTests.headerHash
+            ["127.0.0.1"],
+            port: Loopback.port(server),
+            policy: EdgeProxyTests.headerHash
         )
         try await Loopback.withProxy([service], limits: limits) { proxy, listeners, _, _ in
             let exchange = try await Loopback.exchange(listeners.tcpV4)

@@ -4,6 +4,8 @@ import Glibc
 import KubeModel
 import MeshCore
 import MeshTesting
+import NIOCore
+import NIOEmbedded
 import NIOHTTP1
 import NIOPosix
 import Testing
@@ -315,28 +317,28 @@ import Testing
         }
     }
 
-    @Test func aReaderThatHoldsBackIsNoSilence() async throws {
-        try await withFake { fake in
-            let filler = Document.string(String(repeating: "x", count: 1 << 20))
-            for number in 0..<16 {
-                fake.apply(["kind": "Node", "metadata": ["name": .string("n\(number)")], "filler": filler])
-            }
-            let transport = KubeTransport(
-                endpoint: try KubeEndpoint(fake.url),
-                credentials: CredentialStore(try .master(fake.url)),
-                group: MultiThreadedEventLoopGroup.singleton,
-                userAgent: "test"
-            )
-            let size = try await transport.withConnection { connection in
-                _ = try await connection.send(
-                    KubeRequest(path: "/api/v1/nodes", idleLimit: .milliseconds(300), totalLimit: .seconds(60))
-                )
-                // The server cannot go on meanwhile, which must not count as its silence.
-                try await Task.sleep(for: .milliseconds(900))
-                return try await connection.collect(limit: 1 << 26).count
-            }
-            #expect(size > 16 << 20)
-        }
+    @Test func onlyWaitingForTheServerCountsAsSilence() throws {
+        let channel = EmbeddedChannel(handler: RequestDeadlineHandler(url: "http://test"))
+        try channel.connect(to: SocketAddress(unixDomainSocketPath: "x")).wait()
+        let head = HTTPRequestHead(version: .http1_1, method: .GET, uri: "/")
+        let message = KubeConnection.Message(
+            head: head,
+            body: [],
+            idleLimit: .seconds(10),
+            totalLimit: .seconds(100)
+        )
+        channel.write(message, promise: nil)
+        channel.embeddedEventLoop.advanceTime(by: .seconds(9))
+        try channel.writeInbound(HTTPClientResponsePart.head(.init(version: .http1_1, status: .ok)))
+        // The reader holds back.
+        channel.embeddedEventLoop.advanceTime(by: .seconds(50))
+        try channel.throwIfErrorCaught()
+        channel.read()
+        channel.embeddedEventLoop.advanceTime(by: .seconds(9))
+        try channel.throwIfErrorCaught()
+        channel.embeddedEventLoop.advanceTime(by: .seconds(10))
+        #expect(throws: KubeError.self) { try channel.throwIfErrorCaught() }
+        #expect(!channel.isActive)
     }
 
     @Test func bodiesAreBoundedAndMayBeCompressed() async throws {

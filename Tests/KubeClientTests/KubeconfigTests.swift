@@ -99,7 +99,8 @@ final class TestFolder {
         let exec = try self.load(
             cluster: cluster,
             user:
-                "{exec: {apiVersion: client.authentication.k8s.io/v1, command: get, args: [a], env: [{name: N, value: V}]}}"
+                "{exec: {apiVersion: client.authentication.k8s.io/v1, command: get, args: [a], "
+                + "env: [{name: N, value: V}]}}"
         )
         guard case .exec(let plugin) = exec.credentials else {
             Issue.record("no exec plugin")

@@ -137,7 +137,8 @@ private func randomDocument(depth: Int, using generator: inout SeededGenerator) 
 
 @Suite struct WatchLineTests {
     private static let lines = [
-        #"{"type":"ADDED","object":{"metadata":{"name":"a","namespace":"n","resourceVersion":"5"},"spec":{"ports":7}}}"#,
+        #"{"type":"ADDED","object":{"metadata":{"name":"a","namespace":"n","resourceVersion":"5"},"#
+            + #""spec":{"ports":7}}}"#,
         #"{"type":"DELETED","object":{"metadata":{"name":"a","namespace":"n","resourceVersion":"6"}}}"#,
         #"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"7"}}}"#,
         #"{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}"#,

@@ -88,13 +88,16 @@ final class LabNode: Sendable {
                 """
             if !outside {
                 script += "cat > /tmp/em-kernel-app.py <<'E'\n\(Self.application)\nE\n"
-                script += "ip netns exec \(ns) setsid python3 /tmp/em-kernel-app.py \(index) >/dev/null 2>&1 </dev/null &\n"
+                script +=
+                    "ip netns exec \(ns) setsid python3 /tmp/em-kernel-app.py \(index) >/dev/null 2>&1 </dev/null &\n"
             }
         }
-        script += "ip -n \(self.name) route add default via 10.8.0.2; ip -n \(self.name) route add default via fd08::2\n"
+        script +=
+            "ip -n \(self.name) route add default via 10.8.0.2; ip -n \(self.name) route add default via fd08::2\n"
         script += "cat > /tmp/em-kernel-client.py <<'E'\n\(Self.client)\nE\n"
         for pod in 1...pods {
-            script += "for i in $(seq 100); do ip netns exec \(self.name)p\(pod) ss -Hltn | grep -q '\\[::\\]:8080\\|\\*:8080' && break; sleep 0.1; done\n"
+            script +=
+                "for i in $(seq 100); do ip netns exec \(self.name)p\(pod) ss -Hltn | grep -q '\\[::\\]:8080\\|\\*:8080' && break; sleep 0.1; done\n"
         }
         do { try shell(script) } catch {
             Self.destroy(self.name)
@@ -119,7 +122,13 @@ final class LabNode: Sendable {
     }
 
     /// Answers of `count` calls, first word only, counted.
-    func call(_ place: String, _ count: Int, _ address: String, _ port: Int, _ more: String = "") throws -> [String: Int] {
+    func call(
+        _ place: String,
+        _ count: Int,
+        _ address: String,
+        _ port: Int,
+        _ more: String = ""
+    ) throws -> [String: Int] {
         let text = try self.run(place, "python3 /tmp/em-kernel-client.py \(count) \(address) \(port) \(more)")
         return text.split(separator: "\n").reduce(into: [:]) { $0[String($1.prefix { $0 != " " }), default: 0] += 1 }
     }

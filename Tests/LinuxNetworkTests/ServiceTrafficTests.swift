@@ -13,14 +13,20 @@ func frontend(_ text: String, _ transport: TransportProtocol = .tcp) throws -> K
 }
 
 func balance(
-    _ policy: KernelBalancing.Policy, _ numbers: ClosedRange<Int> = 1...3, affinity: Int? = nil, masquerade: Bool = false
+    _ policy: KernelBalancing.Policy,
+    _ numbers: ClosedRange<Int> = 1...3,
+    affinity: Int? = nil,
+    masquerade: Bool = false
 ) -> KernelRule {
     let backends = numbers.map(backend)
     return KernelRule(
         action: .balance(
             KernelBalancing(
-                policy: policy, backends: backends, affinitySeconds: affinity,
-                localBackends: Set(backends.map(\.address)), masquerade: masquerade
+                policy: policy,
+                backends: backends,
+                affinitySeconds: affinity,
+                localBackends: Set(backends.map(\.address)),
+                masquerade: masquerade
             )
         )
     )
@@ -38,7 +44,10 @@ struct ServiceTrafficTests {
         let node = try LabNode()
         let program = try node.namespace.run { try NFTablesProgram() }
         // Rules like kube-proxy's, there first and pointing nowhere: they must not win.
-        try node.run("", "nft 'add table ip other; add chain ip other pre { type nat hook prerouting priority -100; }; add rule ip other pre ip daddr 10.96.0.0/16 dnat to 192.0.2.1; add chain ip other out { type nat hook output priority -100; }; add rule ip other out ip daddr 10.96.0.0/16 dnat to 192.0.2.1'")
+        try node.run(
+            "",
+            "nft 'add table ip other; add chain ip other pre { type nat hook prerouting priority -100; }; add rule ip other pre ip daddr 10.96.0.0/16 dnat to 192.0.2.1; add chain ip other out { type nat hook output priority -100; }; add rule ip other out ip daddr 10.96.0.0/16 dnat to 192.0.2.1'"
+        )
         let nodePort = KernelFrontend(match: .nodePort(.v4), transport: .tcp, port: 30080)
         var ranged = balance(.random)
         ranged.sourceRanges = try [#require(CIDR("10.8.0.0/24"))]
@@ -47,7 +56,8 @@ struct ServiceTrafficTests {
         let rules: [KernelFrontend: KernelRule] = try [
             frontend("10.96.0.1:80"): balance(.roundRobin), frontend("10.96.0.2:80"): balance(.random),
             frontend("10.96.0.3:80"): balance(.sourceHash), frontend("10.96.0.4:80"): balance(.random, affinity: 2),
-            frontend("10.96.0.5:80"): KernelRule(action: .reject), frontend("10.96.0.5:80", .udp): KernelRule(action: .reject),
+            frontend("10.96.0.5:80"): KernelRule(action: .reject),
+            frontend("10.96.0.5:80", .udp): KernelRule(action: .reject),
             frontend("10.96.0.6:80"): KernelRule(action: .drop), frontend("10.96.0.7:80"): balance(.random, 1...1),
             frontend("10.96.0.8:80"): ranged, frontend("10.96.0.9:80"): KernelRule(action: .proxy),
             frontend("10.96.0.1:53", .udp): balance(.roundRobin),
@@ -57,7 +67,10 @@ struct ServiceTrafficTests {
         try await program.install(listeners: listeners, rules: rules)
 
         for place in ["", "out", "p1"] {
-            #expect(try node.call(place, 30, "10.96.0.1", 80) == ["p1": 10, "p2": 10, "p3": 10], "round robin from \(place)")
+            #expect(
+                try node.call(place, 30, "10.96.0.1", 80) == ["p1": 10, "p2": 10, "p3": 10],
+                "round robin from \(place)"
+            )
         }
         let random = try node.call("out", 300, "10.96.0.2", 80)
         #expect(random.count == 3 && random.values.allSatisfy { (60...140).contains($0) }, "\(random)")
@@ -66,11 +79,19 @@ struct ServiceTrafficTests {
         #expect(try node.call("out", 9, "fd96::1", 80) == ["p1": 3, "p2": 3, "p3": 3])
         #expect(try node.call("p1", 3, "10.96.0.7", 80) == ["p1": 3], "hairpin")
         #expect(try node.call("out", 30, "10.8.0.1", 30080).keys.sorted() == ["p1", "p2", "p3"])
-        #expect(try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.8.0.1 30080").contains("10.9.0.1"), "masqueraded")
-        #expect(try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.96.0.2 80").contains("10.8.0.2"), "source kept")
+        #expect(
+            try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.8.0.1 30080").contains("10.9.0.1"),
+            "masqueraded"
+        )
+        #expect(
+            try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.96.0.2 80").contains("10.8.0.2"),
+            "source kept"
+        )
         for place in ["", "out", "p2"] {
             #expect(try node.call(place, 1, "10.96.0.5", 80) == ["ECONNREFUSED": 1], "reject from \(place)")
-            #expect(try node.call(place, 1, "10.96.0.5", 80, "udp") == ["ECONNREFUSED": 1], "reject UDP from \(place)")
+            // A packet refused on its way out fails the send itself.
+            let udp = place.isEmpty ? "EPERM" : "ECONNREFUSED"
+            #expect(try node.call(place, 1, "10.96.0.5", 80, "udp") == [udp: 1], "reject UDP from \(place)")
         }
         #expect(try node.call("out", 1, "10.96.0.6", 80) == ["TIMEOUT": 1])
         #expect(try node.call("out", 3, "10.96.0.8", 80).values.reduce(0, +) == 3)
@@ -82,10 +103,17 @@ struct ServiceTrafficTests {
             try RouteNetlink.ensureBridge("edgemesh0", addresses: [listeners.tcpV4.address])
             let link = try RouteNetlink.links().first { $0.name == "edgemesh0" }
             #expect(link?.kind == "bridge" && link?.isUp == true)
-            #expect(try RouteNetlink.addresses().filter { $0.linkIndex == link?.index }.map(\.address).contains(listeners.tcpV4.address))
+            #expect(
+                try RouteNetlink.addresses().filter { $0.linkIndex == link?.index }.map(\.address).contains(
+                    listeners.tcpV4.address
+                )
+            )
         }
-        try node.run("", "sh -c 'setsid socat TCP4-LISTEN:7001,bind=169.254.96.16,fork,reuseaddr SYSTEM:\"echo proxied\" >/dev/null 2>&1 & sleep 0.5'")
-        for place in ["", "out", "p1"] { #expect(try node.call(place, 1, "10.96.0.9", 80) == ["proxied\n".trimmed: 1]) }
+        try node.run(
+            "",
+            "sh -c 'setsid socat TCP4-LISTEN:7001,bind=169.254.96.16,fork,reuseaddr SYSTEM:\"echo proxied\" >/dev/null 2>&1 & sleep 0.5'"
+        )
+        for place in ["", "out", "p1"] { #expect(try node.call(place, 1, "10.96.0.9", 80) == ["proxied": 1]) }
         #expect(try node.call("", 1, "127.0.0.1", 30080) == ["proxied": 1], "loopback node port goes to the proxy")
 
         // Affinity: the same backend until the timeout; a removed backend is left at once.
@@ -101,8 +129,13 @@ struct ServiceTrafficTests {
         let second = try node.call("out", 20, "10.96.0.4", 80)
         #expect(second.count == 1 && second.keys != first.keys, "\(second)")
 
+        // nft 1.0.6 aborts on a set lookup whose key comes from a map, which the rule for affinity has.
+        try await program.update([frontend("10.96.0.4:80"): nil])
         let listing = try node.run("", "nft list ruleset")
-        for text in ["10.96.0.1 . tcp . 80", "goto random-3", "goto round-robin-3-tcp-80-10.96.0.1", "30080", "jhash ip saddr mod 3"] {
+        for text in [
+            "10.96.0.1 . tcp . 80", "goto random-3", "goto round-robin-3-tcp-80-10.96.0.1", "30080",
+            "jhash ip saddr mod 3",
+        ] {
             #expect(listing.contains(text), "\(text) in \(listing)")
         }
         let counters = try await program.counters()
@@ -126,8 +159,4 @@ struct ServiceTrafficTests {
         try await next.remove()
         #expect(!(try node.run("", "nft list ruleset")).contains("edgemesh"))
     }
-}
-
-extension String {
-    var trimmed: String { String(self.prefix { $0 != "\n" }) }
 }

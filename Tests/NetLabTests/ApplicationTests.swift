@@ -10,7 +10,9 @@ import Testing
 @Suite(.timeLimit(.minutes(2))) struct ApplicationTests {
     /// Starts a server on a free port of loopback and calls `body` with its address.
     private func withServer(
-        _ name: String, _ arguments: [String] = [], _ body: (_ host: String, _ port: Int) async throws -> Void
+        _ name: String,
+        _ arguments: [String] = [],
+        _ body: (_ host: String, _ port: Int) async throws -> Void
     ) async throws {
         let channels = try await LabApplications.startServer(
             name: name,
@@ -28,7 +30,9 @@ import Testing
 
     @Test func hostnameAnswersHTTP() async throws {
         try await self.withServer("hostname", ["--name", "backend-1"]) { host, port in
-            let output = try await Command.runLocal(["curl", "-sS", "http://\(host):\(port)/any", "http://\(host):\(port)/"])
+            let output = try await Command.runLocal([
+                "curl", "-sS", "http://\(host):\(port)/any", "http://\(host):\(port)/",
+            ])
             #expect(output.standardOutput == "backend-1\nbackend-1\n")
         }
     }

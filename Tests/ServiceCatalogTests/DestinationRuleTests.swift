@@ -37,6 +37,21 @@ struct DestinationRuleTests {
         #expect(self.policy("d/web") == .random)
     }
 
+    @Test("ring settings of the node can change while rules are in force")
+    func ringSettings() {
+        func policy(_ size: Int, _ factor: Double) -> LoadBalancingPolicy {
+            .consistentHash(
+                ConsistentHashPolicy(key: .sourceAddress, algorithm: .ring(minimumSize: size, loadFactor: factor))
+            )
+        }
+        var object = DestinationRuleObject(name: name("d/web"), host: "web")
+        object.loadBalancer = .consistentHash(.init(key: .sourceIP, algorithm: .ring(minimumSize: nil)))
+        self.catalog.apply([service("d/web").upsert, .upsert(.destinationRule(object))], from: .api)
+        #expect(self.policy("d/web") == policy(1_024, 1.25))
+        self.catalog.update(settings: CatalogSettings(ringLoadFactor: 2, ringSize: 500))
+        #expect(self.policy("d/web") == policy(500, 2))
+    }
+
     /// Each pair in force at once, in both orders of arrival: the first must win.
     @Test(
         "the rule that means a service most exactly wins",

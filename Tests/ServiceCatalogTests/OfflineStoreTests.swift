@@ -282,8 +282,12 @@ struct SaveScheduleTests {
         schedule.began()
         #expect(schedule.deadline == nil)
         schedule.changed(now: self.time(11))
-        schedule.succeeded()
-        #expect(schedule.deadline == self.time(13))
+        schedule.succeeded(now: self.time(11), bytes: 1_000)
+        #expect(schedule.deadline == self.time(21))
+        schedule.began()
+        schedule.succeeded(now: self.time(30), bytes: 40 * SaveSchedule.maximumWriteRate)
+        schedule.changed(now: self.time(31))
+        #expect(schedule.deadline == self.time(70))
     }
 
     @Test("failures are retried later and later, up to a bound")
@@ -299,8 +303,8 @@ struct SaveScheduleTests {
         #expect(delays.allSatisfy { $0 >= .seconds(2) && $0 <= .seconds(300) })
         #expect(delays[11] >= .seconds(150))
         schedule.began()
-        schedule.succeeded()
-        schedule.changed(now: self.time(0))
-        #expect(schedule.deadline == self.time(2))
+        schedule.succeeded(now: self.time(0), bytes: 0)
+        schedule.changed(now: self.time(20))
+        #expect(schedule.deadline == self.time(22))
     }
 }

@@ -42,7 +42,10 @@ struct NFTBatch {
     }
 
     mutating func message(
-        _ message: Message, _ family: NFTFamily, flags: NetlinkWriter.Flags = [], _ body: (inout NetlinkWriter) -> Void
+        _ message: Message,
+        _ family: NFTFamily,
+        flags: NetlinkWriter.Flags = [],
+        _ body: (inout NetlinkWriter) -> Void
     ) {
         self.sequence += 1
         self.writer.begin(type: message.type, flags: flags.union(.request), sequence: self.sequence)

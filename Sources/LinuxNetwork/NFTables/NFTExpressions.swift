@@ -76,7 +76,9 @@ struct NFTExpressions {
 
     mutating func destinationAddress(_ register: NFTRegister) {
         self.payload(
-            register, base: 1, offset: self.family.sourceOffset + self.family.addressLength,
+            register,
+            base: 1,
+            offset: self.family.sourceOffset + self.family.addressLength,
             length: self.family.addressLength
         )
     }
@@ -203,10 +205,11 @@ struct NFTExpressions {
     /// A hash of the source address in `source`, below `modulus`. The seed is fixed, so that a client keeps its backend when
     /// the agent restarts.
     mutating func hash(_ source: NFTRegister, into register: NFTRegister, modulus: Int) {
+        let family = self.family
         self.expression("hash") { writer in
             writer.attribute(1, network: source.number)
             writer.attribute(2, network: register.number)
-            writer.attribute(3, network: self.family.addressLength)
+            writer.attribute(3, network: family.addressLength)
             writer.attribute(4, network: UInt32(modulus))
             writer.attribute(5, network: UInt32(0xED6E_3E54))
             writer.attribute(7, network: UInt32(0))
@@ -219,7 +222,11 @@ struct NFTExpressions {
     }
 
     mutating func dynamic(
-        _ operation: DynamicOperation, _ set: NFTSet, key: NFTRegister, data: NFTRegister? = nil, seconds: Int = 0
+        _ operation: DynamicOperation,
+        _ set: NFTSet,
+        key: NFTRegister,
+        data: NFTRegister? = nil,
+        seconds: Int = 0
     ) {
         self.expression("dynset") { writer in
             writer.attribute(1, text: set.rawValue)
@@ -233,9 +240,10 @@ struct NFTExpressions {
     /// DNAT to the address in `address` and the port in the register after it.
     mutating func translate(_ address: NFTRegister) {
         let port = address + self.family.addressWords
+        let family = self.family
         self.expression("nat") { writer in
             writer.attribute(1, network: UInt32(1))
-            writer.attribute(2, network: UInt32(self.family.number))
+            writer.attribute(2, network: UInt32(family.number))
             writer.attribute(3, network: address.number)
             writer.attribute(5, network: port.number)
         }
@@ -247,9 +255,10 @@ struct NFTExpressions {
 
     /// ICMP "port unreachable", or a TCP reset.
     mutating func reject(tcpReset: Bool) {
+        let family = self.family
         self.expression("reject") { writer in
             writer.attribute(1, network: UInt32(tcpReset ? 1 : 0))
-            if !tcpReset { writer.attribute(2, native: UInt8(self.family == .ip ? 3 : 4)) }
+            if !tcpReset { writer.attribute(2, native: UInt8(family == .ip ? 3 : 4)) }
         }
     }
 }

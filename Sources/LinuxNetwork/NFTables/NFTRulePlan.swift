@@ -89,7 +89,7 @@ enum NFTDynamicChain: Hashable {
             batch.appendRule(family, chain: name) { rule in
                 choose(&rule)
                 // An update leaves the value of an entry as it is; one that names a dead backend has to go first.
-                rule.dynamic(.delete, .affinity, key: source)
+                rule.dynamic(.delete, .affinity, key: source, data: index)
                 rule.dynamic(.update, .affinity, key: source, data: index, seconds: seconds)
                 rule.translate(index)
             }
@@ -153,14 +153,20 @@ struct NFTRulePlan {
     }
 
     private mutating func balance(
-        _ frontend: KernelFrontend, _ balancing: KernelBalancing, key: [UInt8], nodePort: Bool
+        _ frontend: KernelFrontend,
+        _ balancing: KernelBalancing,
+        key: [UInt8],
+        nodePort: Bool
     ) {
         let family = frontend.family
         let backends = balancing.backends.filter { $0.address.family == family }
         guard !backends.isEmpty else { return }
         let policy = backends.count == 1 ? nil : balancing.policy
         let pick = NFTDynamicChain.Pick(
-            policy: policy, count: backends.count, nodePort: nodePort, affinitySeconds: balancing.affinitySeconds,
+            policy: policy,
+            count: backends.count,
+            nodePort: nodePort,
+            affinitySeconds: balancing.affinitySeconds,
             owner: policy == .roundRobin ? frontend : nil
         )
         self.chains.insert(.pick(pick))

@@ -17,7 +17,7 @@ public struct FlowCounter: Hashable, Sendable {
 public actor NFTablesProgram: ServiceProgramming {
     public nonisolated let backendName = "nftables"
 
-    private let socket: NetlinkSocketBox
+    private let socket: NetlinkSocket
     private var families: [NFTFamily] = []
     private var listeners: ProxyListeners?
     private var rules: [KernelFrontend: KernelRule] = [:]
@@ -26,7 +26,7 @@ public actor NFTablesProgram: ServiceProgramming {
 
     /// Opens the socket in the network namespace of the calling thread; it stays there.
     public init() throws {
-        self.socket = NetlinkSocketBox(try NetlinkSocket(.netfilter))
+        self.socket = try NetlinkSocket(.netfilter)
     }
 
     public func install(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) async throws {
@@ -42,7 +42,8 @@ public actor NFTablesProgram: ServiceProgramming {
         guard !batch.isEmpty else { return }
         do {
             try self.commit(&batch, "changing \(changes.count) service rules in nftables")
-        } catch let error where [ENOENT, EBUSY, EEXIST].contains(error.errno) {
+        } catch {
+            guard [ENOENT, EBUSY, EEXIST].contains(error.errno) else { throw error }
             // Someone flushed or changed our table: bring all of it back.
             try self.program(listeners: listeners, rules: state.rules)
             return
@@ -57,7 +58,8 @@ public actor NFTablesProgram: ServiceProgramming {
             batch.deleteTable(family)
             do {
                 try self.commit(&batch, "removing the nftables table \(NFTBatch.tableName)")
-            } catch let error where error.errno == EAFNOSUPPORT || error.errno == EOPNOTSUPP {
+            } catch {
+                guard error.errno == EAFNOSUPPORT || error.errno == EOPNOTSUPP else { throw error }
                 continue
             }
         }
@@ -68,13 +70,16 @@ public actor NFTablesProgram: ServiceProgramming {
     public func verify() throws -> Bool {
         for family in self.families {
             do {
-                try self.socket.socket.request(
-                    type: NFTBatch.Message.getTable.type, flags: [], what: "reading table \(NFTBatch.tableName)"
+                try self.socket.request(
+                    type: NFTBatch.Message.getTable.type,
+                    flags: [],
+                    what: "reading table \(NFTBatch.tableName)"
                 ) {
                     $0.netfilterHeader(family: family.number)
                     $0.attribute(1, text: NFTBatch.tableName)
                 }
-            } catch let error where error.errno == ENOENT {
+            } catch {
+                guard error.errno == ENOENT else { throw error }
                 return false
             }
         }
@@ -108,7 +113,7 @@ public actor NFTablesProgram: ServiceProgramming {
 
     private func commit(_ batch: inout NFTBatch, _ what: String) throws(LinuxNetworkError) {
         let (bytes, last) = batch.finish()
-        try self.socket.socket.commit(bytes, lastSequence: last, what: what)
+        try self.socket.commit(bytes, lastSequence: last, what: what)
     }
 
     /// Flows per frontend since its rule was last changed; only frontends of action `.proxy` or `.balance`.
@@ -116,8 +121,10 @@ public actor NFTablesProgram: ServiceProgramming {
         var counters: [KernelFrontend: FlowCounter] = [:]
         for family in self.families {
             for set in [NFTSet.services, .nodePorts] {
-                let messages = try self.socket.socket.request(
-                    type: NFTBatch.Message.getElement.type, flags: .dump, what: "reading map \(set.rawValue)"
+                let messages = try self.socket.request(
+                    type: NFTBatch.Message.getElement.type,
+                    flags: .dump,
+                    what: "reading map \(set.rawValue)"
                 ) {
                     $0.netfilterHeader(family: family.number)
                     $0.attribute(1, text: NFTBatch.tableName)
@@ -131,7 +138,8 @@ public actor NFTablesProgram: ServiceProgramming {
                             let counter = try element.nested(7)?.nested(2)
                         else { continue }
                         counters[frontend] = FlowCounter(
-                            flows: counter.network(2, UInt64.self) ?? 0, bytes: counter.network(1, UInt64.self) ?? 0
+                            flows: counter.network(2, UInt64.self) ?? 0,
+                            bytes: counter.network(1, UInt64.self) ?? 0
                         )
                     }
                 }
@@ -148,7 +156,9 @@ public actor NFTablesProgram: ServiceProgramming {
 
         /// The difference as a batch: new chains, old elements, new elements, then chains that nobody names any more.
         mutating func apply(
-            _ changes: [KernelFrontend: KernelRule?], families: [NFTFamily], into start: NFTBatch? = nil
+            _ changes: [KernelFrontend: KernelRule?],
+            families: [NFTFamily],
+            into start: NFTBatch? = nil
         ) -> NFTBatch {
             var batch = start ?? NFTBatch()
             for family in families {
@@ -194,12 +204,6 @@ public actor NFTablesProgram: ServiceProgramming {
             return batch
         }
     }
-}
-
-/// Holds the socket for an actor: a noncopyable value cannot be captured by the actor's closures otherwise.
-private final class NetlinkSocketBox {
-    var socket: NetlinkSocket
-    init(_ socket: consuming NetlinkSocket) { self.socket = socket }
 }
 
 extension KernelFrontend {

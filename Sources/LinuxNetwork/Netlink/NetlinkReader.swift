@@ -21,8 +21,10 @@ struct NetlinkMessage {
             }
             messages.append(
                 NetlinkMessage(
-                    type: rest.native(UInt16.self, at: 4), flags: rest.native(UInt16.self, at: 6),
-                    sequence: rest.native(UInt32.self, at: 8), payload: rest.prefix(length).dropFirst(16)
+                    type: rest.native(UInt16.self, at: 4),
+                    flags: rest.native(UInt16.self, at: 6),
+                    sequence: rest.native(UInt32.self, at: 8),
+                    payload: rest.prefix(length).dropFirst(16)
                 )
             )
             rest = rest.dropFirst((length + 3) & ~3)

@@ -1,7 +1,7 @@
 import Glibc
 
 /// A blocking netlink socket of one thread or task at a time. Every wait has a timeout.
-struct NetlinkSocket: ~Copyable {
+final class NetlinkSocket {
     enum Family: Int32 {
         case route = 0
         case netfilter = 12
@@ -44,15 +44,18 @@ struct NetlinkSocket: ~Copyable {
     }
 
     /// Reserves `count` sequence numbers and returns the first.
-    mutating func reserveSequences(_ count: Int) -> UInt32 {
+    func reserveSequences(_ count: Int) -> UInt32 {
         defer { self.sequence = self.sequence &+ UInt32(truncatingIfNeeded: count) }
         return self.sequence
     }
 
     /// Sends the bytes as one datagram, growing the socket's buffer to fit (the kernel takes a batch only whole).
-    mutating func send(_ bytes: borrowing [UInt8]) throws(LinuxNetworkError) {
+    func send(_ bytes: [UInt8]) throws(LinuxNetworkError) {
         guard bytes.count <= Self.maximumRequest else {
-            throw LinuxNetworkError(.tooLarge, "netlink request of \(bytes.count) bytes, at most \(Self.maximumRequest)")
+            throw LinuxNetworkError(
+                .tooLarge,
+                "netlink request of \(bytes.count) bytes, at most \(Self.maximumRequest)"
+            )
         }
         if bytes.count + 4096 > self.sendBuffer {
             self.sendBuffer = max(bytes.count + 4096, 256 << 10)
@@ -66,7 +69,7 @@ struct NetlinkSocket: ~Copyable {
     }
 
     /// The messages of the next datagram. ENOBUFS means that the kernel dropped some: callers must not trust what they have.
-    mutating func receive() throws(LinuxNetworkError) -> [NetlinkMessage] {
+    func receive() throws(LinuxNetworkError) -> [NetlinkMessage] {
         while true {
             let count = self.chunk.withUnsafeMutableBytes {
                 recv(self.descriptor, $0.baseAddress, $0.count, Int32(MSG_TRUNC))
@@ -77,7 +80,10 @@ struct NetlinkSocket: ~Copyable {
                 throw systemError("cannot receive from netlink")
             }
             guard count <= self.chunk.count else {
-                throw LinuxNetworkError(.malformed, "netlink datagram of \(count) bytes, expected at most \(self.chunk.count)")
+                throw LinuxNetworkError(
+                    .malformed,
+                    "netlink datagram of \(count) bytes, expected at most \(self.chunk.count)"
+                )
             }
             return try NetlinkMessage.parse(self.chunk[..<count])
         }
@@ -85,8 +91,11 @@ struct NetlinkSocket: ~Copyable {
 
     /// One request that is answered by an acknowledgement, by a message, or (a dump) by many.
     @discardableResult
-    mutating func request(
-        type: UInt16, flags: NetlinkWriter.Flags, what: String, _ body: (inout NetlinkWriter) -> Void
+    func request(
+        type: UInt16,
+        flags: NetlinkWriter.Flags,
+        what: String,
+        _ body: (inout NetlinkWriter) -> Void
     ) throws(LinuxNetworkError) -> [NetlinkMessage] {
         let sequence = self.reserveSequences(1)
         var writer = NetlinkWriter()
@@ -106,8 +115,8 @@ struct NetlinkSocket: ~Copyable {
                     throw LinuxNetworkError(.system(number), text.map { "\(what) (\($0))" } ?? what)
                 default:
                     answers.append(message)
-                    // Neither a dump nor acknowledged: the one answer is all there is.
-                    if message.flags & 0x2 == 0, flags.isDisjoint(with: [.ack, .dump]) { return answers }
+                    // Neither a dump nor acknowledged: the one answer is all there is (ctnetlink marks even that as one of many).
+                    if flags.isDisjoint(with: [.ack, .dump]) { return answers }
                 }
             }
         }
@@ -115,7 +124,7 @@ struct NetlinkSocket: ~Copyable {
 
     /// Sends a batch whose last message, `lastSequence`, wants an acknowledgement; returns when the kernel has committed it.
     /// On error nothing of the batch is in force.
-    mutating func commit(_ batch: borrowing [UInt8], lastSequence: UInt32, what: String) throws(LinuxNetworkError) {
+    func commit(_ batch: [UInt8], lastSequence: UInt32, what: String) throws(LinuxNetworkError) {
         try self.send(batch)
         while true {
             for message in try self.receive() where message.type == NetlinkMessage.error {
@@ -129,7 +138,7 @@ struct NetlinkSocket: ~Copyable {
         }
     }
 
-    private mutating func discardPending() {
+    private func discardPending() {
         while recv(self.descriptor, &self.chunk, self.chunk.count, Int32(MSG_DONTWAIT)) > 0 {}
     }
 }

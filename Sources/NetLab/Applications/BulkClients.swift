@@ -25,7 +25,10 @@ final class ThroughputClient: ChannelInboundHandler {
         ClientBootstrap(group: loop)
             .connectTimeout(.nanoseconds(options.timeout.saturatedNanoseconds))
             .channelOption(.allowRemoteHalfClosure, value: true)
-            .channelOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 4096, initial: 65_536, maximum: 262_144))
+            .channelOption(
+                .recvAllocator,
+                value: AdaptiveRecvByteBufferAllocator(minimum: 4096, initial: 65_536, maximum: 262_144)
+            )
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(ThroughputClient(options, finished))

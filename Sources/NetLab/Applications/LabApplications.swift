@@ -31,7 +31,9 @@ public enum LabApplications {
             return
         }
         let channels = try await Self.startServer(name: name, arguments: arguments)
-        for channel in channels { writeToStandardOutput("\(name) listens on \(channel.localAddress?.description ?? "?")\n") }
+        for channel in channels {
+            writeToStandardOutput("\(name) listens on \(channel.localAddress?.description ?? "?")\n")
+        }
         try await withTaskCancellationHandler {
             for channel in channels { try await channel.closeFuture.get() }
         } onCancel: {

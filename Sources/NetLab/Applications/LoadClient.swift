@@ -31,7 +31,9 @@ enum LoadClient {
     }
 
     private static func collect(
-        _ options: LoadOptions, workers: Int, loops: [any EventLoop],
+        _ options: LoadOptions,
+        workers: Int,
+        loops: [any EventLoop],
         _ body: (any EventLoop, Int) -> EventLoopFuture<LoadReport>
     ) async throws -> LoadReport {
         let futures = (0..<workers).map { body(loops[$0 % loops.count], $0) }
@@ -87,7 +89,10 @@ final class ExchangeWorker {
     private var lastSuccess: MonotonicTime
 
     static func run(
-        _ options: LoadOptions, share: Int?, start: MonotonicTime, on loop: any EventLoop
+        _ options: LoadOptions,
+        share: Int?,
+        start: MonotonicTime,
+        on loop: any EventLoop
     ) -> EventLoopFuture<LoadReport> {
         loop.flatSubmit {
             let worker = ExchangeWorker(options, share: share, start: start, on: loop)
@@ -173,7 +178,8 @@ final class ExchangeWorker {
             connected.whenSuccess { channel in
                 // Reset instead of TIME_WAIT, which would use all ports up.
                 if resets, let socket = channel as? any SocketOptionProvider {
-                    socket.setSoLinger(linger(l_onoff: 1, l_linger: 0)).whenComplete { _ in channel.close(promise: nil) }
+                    socket.setSoLinger(linger(l_onoff: 1, l_linger: 0)).whenComplete { _ in channel.close(promise: nil)
+                    }
                 } else {
                     channel.close(promise: nil)
                 }

@@ -31,7 +31,10 @@ final class HTTPExchange: ChannelInboundHandler {
             self.isSuccess = head.status == .ok
         case .body(let bytes):
             if self.body.utf8.count < Self.maximumAnswer {
-                self.body += String(buffer: bytes.getSlice(at: bytes.readerIndex, length: min(bytes.readableBytes, Self.maximumAnswer)) ?? bytes)
+                self.body += String(
+                    buffer: bytes.getSlice(at: bytes.readerIndex, length: min(bytes.readableBytes, Self.maximumAnswer))
+                        ?? bytes
+                )
             }
         case .end:
             self.isSuccess ? self.answer.succeed(self.body.trimmed) : self.answer.fail(LoadFailure.status)

@@ -100,7 +100,9 @@ struct LoadReport: Sendable {
         func counts(_ counts: [String: Int]) -> Document {
             .object(counts.sorted { $0.key < $1.key }.map { Document.Member($0.key, .integer($0.value)) })
         }
-        func microseconds(_ duration: Duration) -> Document { .init(.number((duration.inSeconds * 1e7).rounded() / 10)) }
+        func microseconds(_ duration: Duration) -> Document {
+            .init(.number((duration.inSeconds * 1e7).rounded() / 10))
+        }
         return [
             "mode": .string(self.mode.rawValue), "target": .string(self.target),
             "seconds": .init(.number((self.elapsed.inSeconds * 1e6).rounded() / 1e6)),

@@ -13,7 +13,8 @@ enum LabServer {
 
     /// Binds with one handler for each connection.
     static func start(
-        on address: SocketAddress, handler: @escaping @Sendable () -> some ChannelHandler
+        on address: SocketAddress,
+        handler: @escaping @Sendable () -> some ChannelHandler
     ) async throws -> any Channel {
         try await Self.bootstrap()
             .childChannelInitializer { channel in
@@ -84,7 +85,8 @@ final class DatagramServer: ChannelInboundHandler {
     }
 
     static func start(
-        on address: SocketAddress, answer: @escaping @Sendable (ByteBuffer) -> ByteBuffer
+        on address: SocketAddress,
+        answer: @escaping @Sendable (ByteBuffer) -> ByteBuffer
     ) async throws -> any Channel {
         try await DatagramBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .channelOption(.socketOption(.so_reuseaddr), value: 1)

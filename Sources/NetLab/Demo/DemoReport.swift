@@ -43,6 +43,7 @@ final class DemoJournal: Sendable {
     /// - Returns: Whether it passed.
     @discardableResult
     func step(_ title: String, _ body: () async throws -> Void) async -> Bool {
+        guard !Task.isCancelled else { return false }
         let number = self.state.withLock { steps in
             steps.append(DemoStep(title: title))
             return steps.count
@@ -71,6 +72,8 @@ final class DemoJournal: Sendable {
     }
 
     func fail(_ text: String) {
+        // Interrupted: what fails now fails because its lab has gone.
+        guard !Task.isCancelled else { return }
         self.state.withLock { $0[$0.count - 1].failures.append(text) }
         self.console.failure(text)
     }

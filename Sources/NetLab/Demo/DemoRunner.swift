@@ -38,7 +38,10 @@ public enum DemoRunner {
     }
 
     private static func runSteps(
-        _ options: Options, console: DemoConsole, journal: DemoJournal, guardian: LabSignals.Guardian
+        _ options: Options,
+        console: DemoConsole,
+        journal: DemoJournal,
+        guardian: LabSignals.Guardian
     ) async {
         console.plain(Self.picture(of: NodeLab.Layout(backends: options.lab.backends)))
         var created: NodeLab?

@@ -37,7 +37,10 @@ struct DemoScript {
         let files = Files.names(in: self.node.manifestsDirectory)
         self.journal.command("ls \(self.node.manifestsDirectory)", on: self.node.layout.node)
         self.journal.fact(files.joined(separator: "  "))
-        self.journal.command(self.node.agentCommand(withManifests: true).joined(separator: " "), on: self.node.layout.node)
+        self.journal.command(
+            self.node.agentCommand(withManifests: true).joined(separator: " "),
+            on: self.node.layout.node
+        )
         let started = MonotonicTime.now()
         let agent = try self.node.startAgent()
         try await self.node.waitUntilServing(agent)
@@ -132,7 +135,10 @@ struct DemoScript {
         let before = try await self.curlCounting("http://hostname-svc:12345/", times: 30)
         self.journal.fact("while its endpoint is still there, \(before.lost) of 30 calls are lost")
 
-        self.journal.command("rm \(self.node.manifestsDirectory)/\(NodeLabManifests.podFile(victim))", on: self.node.layout.node)
+        self.journal.command(
+            "rm \(self.node.manifestsDirectory)/\(NodeLabManifests.podFile(victim))",
+            on: self.node.layout.node
+        )
         let removed = MonotonicTime.now()
         try self.node.deletePod(victim)
         let rest = self.node.layout.backends.count - 1
@@ -149,7 +155,9 @@ struct DemoScript {
     }
 
     private func killAgent(_ agent: LabProcess) async throws {
-        let arguments = ["http", "--target", "\(Self.clusterIP):12345", "--seconds", "2", "--connections", "4", "--interval", "2"]
+        let arguments = [
+            "http", "--target", "\(Self.clusterIP):12345", "--seconds", "2", "--connections", "4", "--interval", "2",
+        ]
         self.journal.command("edgemesh lab app client \(arguments.joined(separator: " ")) &", on: self.client)
         async let load = self.node.runClient(arguments, on: self.client)
         try await Task.sleep(for: .milliseconds(500))
@@ -161,9 +169,14 @@ struct DemoScript {
     }
 
     private func restartOffline() async throws -> LabProcess {
-        let arguments = ["http", "--target", "\(Self.clusterIP):12345", "--seconds", "3", "--connections", "4", "--interval", "2"]
+        let arguments = [
+            "http", "--target", "\(Self.clusterIP):12345", "--seconds", "3", "--connections", "4", "--interval", "2",
+        ]
         async let load = self.node.runClient(arguments, on: self.client)
-        self.journal.command(self.node.agentCommand(withManifests: false).joined(separator: " "), on: self.node.layout.node)
+        self.journal.command(
+            self.node.agentCommand(withManifests: false).joined(separator: " "),
+            on: self.node.layout.node
+        )
         let started = MonotonicTime.now()
         let agent = try self.node.startAgent(withManifests: false)
         try await self.node.waitUntilServing(agent, within: .seconds(5))
@@ -225,7 +238,10 @@ struct DemoScript {
 
     /// Calls `url` with a new connection for each call, and shows who answered how often.
     private func curl(
-        _ url: String, times: Int, options: [String] = [], on host: String? = nil
+        _ url: String,
+        times: Int,
+        options: [String] = [],
+        on host: String? = nil
     ) async throws -> [String: Int] {
         let calls = try await self.curlCounting(url, times: times, options: options, on: host)
         if calls.lost > 0 { self.journal.fail("\(calls.lost) of \(times) calls were lost: \(calls.said)") }
@@ -233,10 +249,14 @@ struct DemoScript {
     }
 
     private func curlCounting(
-        _ url: String, times: Int, options: [String] = [], on host: String? = nil
+        _ url: String,
+        times: Int,
+        options: [String] = [],
+        on host: String? = nil
     ) async throws -> (spread: [String: Int], lost: Int, said: String) {
         let host = host ?? self.client
-        let command = ["curl", "-sS", "--max-time", "2", "-H", "Connection: close"] + options + ["\(url)?call=[1-\(times)]"]
+        let command =
+            ["curl", "-sS", "--max-time", "2", "-H", "Connection: close"] + options + ["\(url)?call=[1-\(times)]"]
         let shown = command.map { $0.contains(" ") || $0.contains("[") ? "'\($0)'" : $0 }.joined(separator: " ")
         self.journal.command(shown, on: host)
         let output = try await self.node.lab.run(on: host, command, deadline: .seconds(90))

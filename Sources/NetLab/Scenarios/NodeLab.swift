@@ -157,11 +157,14 @@ extension NodeLab {
 
     /// The command of the load client in a host, as shown to people.
     func runClient(
-        _ arguments: [String], on host: String, deadline: Duration = .seconds(60)
+        _ arguments: [String],
+        on host: String,
+        deadline: Duration = .seconds(60)
     ) async throws -> Document {
         let command = ["edgemesh", "lab", "app", "client"] + arguments + ["-o", "json"]
         let output = try await self.lab.run(on: host, command, program: self.program, deadline: deadline)
-        guard output.status.isSuccess, let report = try? Document.parseJSON(Array(output.standardOutput.utf8), limits: .default)
+        guard output.status.isSuccess,
+            let report = try? Document.parseJSON(Array(output.standardOutput.utf8), limits: .default)
         else {
             throw LabError(
                 .commandFailed,
@@ -273,7 +276,9 @@ extension NodeLab {
 
     /// Waits until the agent answers for a service's name and a call by that name is answered.
     public func waitUntilServing(
-        _ agent: LabProcess, service: String = "hostname-svc", within deadline: Duration = .seconds(15)
+        _ agent: LabProcess,
+        service: String = "hostname-svc",
+        within deadline: Duration = .seconds(15)
     ) async throws {
         let name = "\(service).default.svc.cluster.local"
         do {
@@ -288,7 +293,11 @@ extension NodeLab {
                 return call.status.isSuccess
             }
         } catch let error as LabError {
-            throw LabError(error.code, error.message, cause: "\(error.cause ?? "")\nits log ends with:\n" + agent.logTail())
+            throw LabError(
+                error.code,
+                error.message,
+                cause: "\(error.cause ?? "")\nits log ends with:\n" + agent.logTail()
+            )
         }
     }
 

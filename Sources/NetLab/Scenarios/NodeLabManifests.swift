@@ -101,7 +101,11 @@ enum NodeLabManifests {
     }
 
     static func service(
-        _ name: String, clusterIP: IPv4Address, selector: String?, ports: [ServicePort], nodePort: UInt16? = nil
+        _ name: String,
+        clusterIP: IPv4Address,
+        selector: String?,
+        ports: [ServicePort],
+        nodePort: UInt16? = nil
     ) -> String {
         var text = """
             apiVersion: v1

@@ -1,0 +1,69 @@
+import EdgeProxy
+import LinuxNetwork
+import Logging
+import MeshCore
+import Synchronization
+
+extension NodePlatform {
+    /// This machine.
+    static func live(_ logger: Logger) -> NodePlatform {
+        let lookups = FlowLookups()
+        return NodePlatform(
+            ensureBridge: { name, addresses in try RouteNetlink.ensureBridge(name, addresses: addresses) },
+            makeProgramming: { backend, _ in
+                switch backend {
+                case "none": NoKernelProgramming()
+                default: try NFTablesProgram()
+                }
+            },
+            udpOriginalDestination: { client, listener in lookups.udp(client: client, listener: listener) },
+            clearStaleFlows: { stale in
+                do {
+                    try Self.clear(stale)
+                } catch {
+                    logger.warning("stale UDP flows stay until they time out", metadata: ["error": "\(error)"])
+                }
+            }
+        )
+    }
+
+    /// Deletes the UDP flows to a frontend whose backend is not among those that remain.
+    private static func clear(_ stale: [StaleUDPFlows]) throws {
+        let byPort = Dictionary(grouping: stale) { $0.frontend.port }
+        let conntrack = try Conntrack()
+        for family in Set(stale.map(\.frontend.family)) {
+            try conntrack.deleteUDP(family) { flow in
+                (byPort[flow.destination.port] ?? []).contains { candidate in
+                    let isToFrontend =
+                        switch candidate.frontend.match {
+                        case .address(let address): address == flow.destination.address
+                        case .nodePort(let family): family == flow.destination.address.family
+                        }
+                    return isToFrontend && !candidate.remainingBackends.contains(flow.replySource)
+                }
+            }
+        }
+    }
+}
+
+/// One conntrack socket for the lookups of all loops: a lookup is a system call or two, made once per UDP session.
+private final class FlowLookups: Sendable {
+    private struct State: ~Copyable {
+        var conntrack: Conntrack?
+    }
+
+    private let state = Mutex(State(conntrack: nil))
+
+    func udp(client: TransportAddress, listener: TransportAddress) -> TransportAddress? {
+        self.state.withLock { state in
+            do {
+                if state.conntrack == nil { state.conntrack = try Conntrack() }
+                return try state.conntrack?.originalDestination(transport: .udp, client: client, proxy: listener)
+            } catch {
+                // A socket that failed is opened anew for the next session.
+                state.conntrack = nil
+                return nil
+            }
+        }
+    }
+}
