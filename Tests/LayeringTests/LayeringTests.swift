@@ -110,7 +110,8 @@ private enum Repository {
         for file in Repository.swiftFiles(in: "Sources") {
             guard let target = Repository.target(of: file) else { continue }
             for imported in Repository.imports(in: try String(contentsOf: file, encoding: .utf8)) {
-                if let why = self.rules.forbidden[imported] {
+                // Test support is no part of the binary.
+                if !self.rules.testSupport.contains(target), let why = self.rules.forbidden[imported] {
                     Issue.record("\(file.path) imports \(imported): \(why)")
                 }
                 if let restriction = self.rules.onlyIn[imported], !restriction.targets.contains(target) {
