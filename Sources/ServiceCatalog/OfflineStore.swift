@@ -73,7 +73,6 @@ public final class OfflineStore: Sendable {
             let age = max(0, Int64(time(nil)) - summary.savedAt)
             let status = SourceStatus(state: .stale, origin: self.path, message: "written \(age) s before this start")
             catalog.apply([.status(status)], from: .store)
-            self.state.withLock { $0.loadedVersion = catalog.snapshot.version }
             let version = catalog.snapshot.version
             self.state.withLock {
                 $0.status.loadedObjects = summary.objects
