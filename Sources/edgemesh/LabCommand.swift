@@ -11,7 +11,8 @@ struct LabCommand: AsyncParsableCommand {
 
     struct App: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            commandName: "app", abstract: "Run a small server, or the client that measures."
+            commandName: "app",
+            abstract: "Run a small server, or the client that measures."
         )
 
         @Argument(parsing: .captureForPassthrough, help: "The program's name and its options; none lists them.")
@@ -33,7 +34,8 @@ struct LabCommand: AsyncParsableCommand {
 
     struct Clean: ParsableCommand {
         static let configuration = CommandConfiguration(
-            commandName: "clean", abstract: "Remove the labs whose process is gone, also after kill -9."
+            commandName: "clean",
+            abstract: "Remove the labs whose process is gone, also after kill -9."
         )
 
         func run() throws {
@@ -62,7 +64,9 @@ struct LabCommand: AsyncParsableCommand {
         @OptionGroup var output: OutputOptions
 
         func validate() throws {
-            guard (2...20).contains(self.backends) else { throw ValidationError("--backends is a number from 2 to 20.") }
+            guard (2...20).contains(self.backends) else {
+                throw ValidationError("--backends is a number from 2 to 20.")
+            }
         }
 
         func run() async throws {
@@ -80,7 +84,8 @@ struct LabCommand: AsyncParsableCommand {
 
     struct Up: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            commandName: "up", abstract: "Build the one-node lab with its agent, and keep it until Ctrl-C."
+            commandName: "up",
+            abstract: "Build the one-node lab with its agent, and keep it until Ctrl-C."
         )
 
         @Option(help: "The name of the lab.")
@@ -90,7 +95,9 @@ struct LabCommand: AsyncParsableCommand {
         var backends = 3
 
         func validate() throws {
-            guard (1...60).contains(self.backends) else { throw ValidationError("--backends is a number from 1 to 60.") }
+            guard (1...60).contains(self.backends) else {
+                throw ValidationError("--backends is a number from 1 to 60.")
+            }
         }
 
         func run() async throws {
@@ -114,7 +121,8 @@ struct LabCommand: AsyncParsableCommand {
 
     struct Execute: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            commandName: "exec", abstract: "Run a command in a host of a running lab."
+            commandName: "exec",
+            abstract: "Run a command in a host of a running lab."
         )
 
         @Argument(help: "The lab.")

@@ -94,7 +94,10 @@ private enum Repository {
             for imported in Repository.imports(in: text) {
                 seen += 1
                 if !self.rules.testSupport.contains(target) {
-                    #expect(!self.rules.testSupport.contains(imported), "\(file.path) imports the test support \(imported)")
+                    #expect(
+                        !self.rules.testSupport.contains(imported),
+                        "\(file.path) imports the test support \(imported)"
+                    )
                 }
                 let why = self.rules.layer(of: target)?.why ?? "test support"
                 #expect(
@@ -137,7 +140,9 @@ private enum Repository {
     }
 
     @Test func sourcesHoldNoEscapeHatchWithoutAReason() throws {
-        let hatches = ["@unchecked Sendable", "nonisolated(unsafe)", "Task.detached", "DispatchSemaphore", "try!", "as!"]
+        let hatches = [
+            "@unchecked Sendable", "nonisolated(unsafe)", "Task.detached", "DispatchSemaphore", "try!", "as!",
+        ]
         for file in Repository.swiftFiles(in: "Sources") {
             let lines = try String(contentsOf: file, encoding: .utf8).split(
                 separator: "\n",
