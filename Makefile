@@ -6,7 +6,7 @@ BUILD_DIR ?= .build
 RELEASE_DIR := build
 RELEASE_BINARY := $(BUILD_DIR)/release/edgemesh
 # The static binary: the linker that comes with Swift drops unused sections and folds identical code.
-RELEASE_FLAGS := -c release --product edgemesh --static-swift-stdlib -Xswiftc -static-executable \
+RELEASE_FLAGS := -c release --static-swift-stdlib -Xswiftc -static-executable \
 	-Xswiftc -use-ld=lld -Xlinker --gc-sections -Xlinker --icf=safe
 # Suites that need root and network namespaces.
 PRIVILEGED := NamespaceTests|KernelTests|LabTests
@@ -35,13 +35,14 @@ lint: ## format, file sizes, imports, shell scripts
 	@scripts/lint
 
 bench: release ## benchmarks beside a peer in the same run (BENCH="--quick dns"; needs root)
-	@scripts/bench $(RELEASE_DIR)/edgemesh $(BENCH)
+	$(SWIFT) build $(RELEASE_FLAGS) --product meshbench
+	@scripts/bench $(BUILD_DIR)/release/meshbench $(RELEASE_DIR)/edgemesh $(BENCH)
 
 fuzz: ## fuzz the decoders of hostile bytes (FUZZ_SECONDS=60 each)
 	@Fuzzing/run
 
 release: ## the static, stripped binary and its symbolic links in build/
-	$(SWIFT) build $(RELEASE_FLAGS)
+	$(SWIFT) build $(RELEASE_FLAGS) --product edgemesh
 	@mkdir -p $(RELEASE_DIR)
 	@strip --strip-all -o $(RELEASE_DIR)/edgemesh.new $(RELEASE_BINARY)
 	@mv -f $(RELEASE_DIR)/edgemesh.new $(RELEASE_DIR)/edgemesh
