@@ -131,7 +131,7 @@ struct TrafficBenchmark {
         try writeText(
             """
             global
-              maxconn 20000
+              maxconn 9000
               nbthread 1
             defaults
               mode tcp
