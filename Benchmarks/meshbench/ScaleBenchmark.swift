@@ -20,7 +20,9 @@ struct ScaleBenchmark {
             "node",
             on: "lan",
             address: InterfaceAddress(IPv4Address(192, 168, 50, 2), prefixLength: 24),
-            podBridge: InterfaceAddress(IPv4Address(10, 244, 1, 1), prefixLength: 24)
+            podBridge: InterfaceAddress(IPv4Address(10, 244, 1, 1), prefixLength: 24),
+            // Service addresses need a route to be sent at all; where it leads does not matter.
+            gateway: .v4(IPv4Address(192, 168, 50, 1))
         )
         let lab = try await Lab.create(plan)
         defer { try? lab.remove() }
