@@ -4,15 +4,15 @@ import MeshCore
 enum NFTDynamicChain: Hashable {
     /// Picks one of `count` backends.
     case pick(Pick)
-    /// Lets only some sources through.
-    case sources(KernelFrontend, [CIDR], NFTVerdict)
+    /// Lets only some sources through. A chain is never changed, only replaced by one of the next version.
+    case sources(KernelFrontend, [CIDR], NFTVerdict, version: UInt32)
 
     struct Pick: Hashable {
         /// `nil` when there is nothing to choose.
         var policy: KernelBalancing.Policy?
         var count: Int
         var nodePort: Bool
-        var affinitySeconds: Int?
+        var affinitySeconds: UInt32?
         /// A round-robin counter belongs to one frontend.
         var owner: KernelFrontend?
     }
@@ -30,11 +30,8 @@ enum NFTDynamicChain: Hashable {
             if let seconds = pick.affinitySeconds { parts += ["sticky", "\(seconds)"] }
             if let owner = pick.owner { parts.append(owner.chainSuffix) }
             return parts.joined(separator: "-")
-        case .sources(let frontend, let ranges, let verdict):
-            // A chain is never changed, only replaced, so its content is part of the name (djb2 over its text).
-            let text = "\(ranges)\(verdict)"
-            let digest = text.utf8.reduce(UInt32(5381)) { $0 &* 33 ^ UInt32($1) }
-            return "sources-\(frontend.chainSuffix)-\(String(digest, radix: 16))"
+        case .sources(let frontend, _, _, let version):
+            return "sources-\(frontend.chainSuffix)-\(version)"
         }
     }
 
@@ -43,7 +40,7 @@ enum NFTDynamicChain: Hashable {
         batch.createChain(family, name)
         switch self {
         case .pick(let pick): Self.write(pick, name, family, to: &batch)
-        case .sources(_, let ranges, let verdict):
+        case .sources(_, let ranges, let verdict, _):
             for range in ranges where NFTFamily(range.address.family) == family {
                 batch.appendRule(family, chain: name) { rule in
                     if range.prefixLength > 0 {
@@ -65,10 +62,10 @@ enum NFTDynamicChain: Hashable {
         let source = NFTRegister(0)
         let frontend = source + words
         let index = frontend + words + 2
-        func choose(_ rule: inout NFTExpressions) {
+        func choose(_ rule: inout NFTExpressions, _ policy: KernelBalancing.Policy?) {
             rule.sourceAddress(source)
             rule.frontendKey(frontend, nodePort: pick.nodePort)
-            switch pick.policy {
+            switch policy {
             case nil: rule.immediate(index, hostOrder(0))
             case .random: rule.number(index, .random, modulus: pick.count)
             case .roundRobin: rule.number(index, .incremental, modulus: pick.count)
@@ -82,38 +79,47 @@ enum NFTDynamicChain: Hashable {
                 rule.sourceAddress(source)
                 rule.frontendKey(frontend, nodePort: pick.nodePort)
                 rule.lookup(.affinity, key: source, into: index)
-                rule.lookup(.live, key: frontend)
-                rule.dynamic(.update, .affinity, key: source, data: index, seconds: seconds)
+                rule.remember(.affinity, key: source, data: index, seconds: seconds)
                 rule.translate(index)
             }
             batch.appendRule(family, chain: name) { rule in
-                choose(&rule)
-                // An update leaves the value of an entry as it is; one that names a dead backend has to go first.
-                rule.dynamic(.delete, .affinity, key: source, data: index)
-                rule.dynamic(.update, .affinity, key: source, data: index, seconds: seconds)
+                choose(&rule, pick.policy)
+                rule.remember(.affinity, key: source, data: index, seconds: seconds)
                 rule.translate(index)
             }
         }
         // With affinity this is reached only when the map is full.
         batch.appendRule(family, chain: name) { rule in
-            choose(&rule)
+            choose(&rule, pick.policy)
             rule.translate(index)
         }
+        // A packet that is under way while a transaction commits may meet this chain with the next one's backends, which may be
+        // fewer. It must not leave untranslated: the first backend takes it, or else the client sends it again.
+        if pick.policy != nil {
+            batch.appendRule(family, chain: name) { rule in
+                choose(&rule, nil)
+                rule.translate(index)
+            }
+        }
+        batch.appendRule(family, chain: name) { $0.verdict(.drop) }
     }
 }
 
 /// All that one frontend puts into the kernel.
 struct NFTRulePlan {
     var elements: [NFTSet: Set<NFTElement>] = [:]
-    /// Elements that several frontends may want: counted by the program.
-    var hairpins: Set<NFTElement> = []
+    /// Addresses of backends on this node. Several frontends may have one: counted by the program.
+    var localBackends: Set<[UInt8]> = []
     var chains: Set<NFTDynamicChain> = []
+    /// frontend . backend that entries of the affinity map may name.
+    var affinities: Set<[UInt8]> = []
 
     init() {}
 
-    init(_ frontend: KernelFrontend, _ rule: KernelRule) {
+    init(_ frontend: KernelFrontend, _ rule: KernelRule, sourcesVersion: UInt32) {
         let (key, nodePort) = frontend.keys
-        self.filter(frontend, rule, key: nodePort ? Array(key.dropFirst(frontend.family.byteCount)) : key)
+        let short = nodePort ? Array(key.dropFirst(frontend.family.byteCount)) : key
+        self.filter(frontend, rule, key: short, sourcesVersion)
         switch rule.action {
         case .reject, .drop: break
         case .proxy: self.dispatch(key, nodePort, frontend.family, .goto(NFTChain.proxy))
@@ -135,16 +141,11 @@ struct NFTRulePlan {
         self.insert(.loopbackNodePorts, short, .verdict(.goto(NFTChain.proxy)))
     }
 
-    private mutating func filter(_ frontend: KernelFrontend, _ rule: KernelRule, key: [UInt8]) {
-        let verdict: NFTVerdict =
-            switch rule.action {
-            case .balance, .proxy: .accept
-            case .reject: .goto(NFTChain.reject)
-            case .drop: .drop
-            }
+    private mutating func filter(_ frontend: KernelFrontend, _ rule: KernelRule, key: [UInt8], _ version: UInt32) {
+        let verdict = rule.admission
         let set: NFTSet = if case .nodePort = frontend.match { .filteredNodePorts } else { .filteredServices }
         if !rule.sourceRanges.isEmpty {
-            let chain = NFTDynamicChain.sources(frontend, rule.sourceRanges, verdict)
+            let chain = NFTDynamicChain.sources(frontend, rule.sourceRanges, verdict, version: version)
             self.chains.insert(chain)
             self.insert(set, key, .verdict(.goto(chain.name)))
         } else if verdict != .accept {
@@ -162,11 +163,12 @@ struct NFTRulePlan {
         let backends = balancing.backends.filter { $0.address.family == family }
         guard !backends.isEmpty else { return }
         let policy = backends.count == 1 ? nil : balancing.policy
+        let seconds = balancing.affinitySeconds.map { UInt32(clamping: max(1, $0)) }
         let pick = NFTDynamicChain.Pick(
             policy: policy,
             count: backends.count,
             nodePort: nodePort,
-            affinitySeconds: balancing.affinitySeconds,
+            affinitySeconds: seconds,
             owner: policy == .roundRobin ? frontend : nil
         )
         self.chains.insert(.pick(pick))
@@ -174,14 +176,25 @@ struct NFTRulePlan {
         for (index, backend) in backends.enumerated() {
             let target = backend.paddedBytes
             self.insert(.endpoints, key + hostOrder(UInt32(index)), .data(target))
-            if balancing.affinitySeconds != nil { self.insert(.live, key + target) }
+            if seconds != nil { self.affinities.insert(key + target) }
+            if balancing.masquerade, nodePort {
+                self.insert(.masqueradedNodePorts, Array(key.dropFirst(family.byteCount)) + target)
+            }
         }
         for local in balancing.localBackends where local.family == family {
-            self.hairpins.insert(NFTElement(key: local.networkBytes + local.networkBytes))
+            self.localBackends.insert(local.networkBytes)
         }
-        if balancing.masquerade {
-            let short = Array(key.dropFirst(family.byteCount))
-            self.insert(nodePort ? .masqueradedNodePorts : .masqueradedServices, nodePort ? short : key)
+        if balancing.masquerade, !nodePort { self.insert(.masqueradedServices, key) }
+    }
+}
+
+extension KernelRule {
+    /// What the filter chains do with a packet from an allowed source.
+    var admission: NFTVerdict {
+        switch self.action {
+        case .balance, .proxy: .accept
+        case .reject: .goto(NFTChain.reject)
+        case .drop: .drop
         }
     }
 }
