@@ -39,7 +39,8 @@ public final class Conntrack {
                 // The reply runs from the proxy to the client.
                 writer.nested(2) { Self.write(transport.rawValue, from: proxy, to: client, into: &$0) }
             }
-            return try answer.flatMap { try Self.parse($0)?.destination }
+            guard let answer else { return nil }
+            return try Self.parse(answer)?.destination
         } catch {
             guard error.errno == ENOENT else { throw error }
             return nil

@@ -173,7 +173,7 @@ public actor NFTablesProgram: ServiceProgramming {
             var doomed: [NFTElement] = []
             try self.readElements(family, .affinity) { (element) throws(LinuxNetworkError) in
                 guard let key = try element.nested(1)?[1], let backend = try element.nested(2)?[1] else { return }
-                if pairs.contains(key.dropFirst(Int(family.addressLength)) + backend) {
+                if pairs.contains(Array(key.dropFirst(Int(family.addressLength))) + Array(backend)) {
                     doomed.append(NFTElement(key: Array(key)))
                 }
             }
