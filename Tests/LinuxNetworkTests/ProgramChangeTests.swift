@@ -37,12 +37,10 @@ struct ProgramChangeTests {
             )
         )
         try await program.update([sticky: rule])
-        #expect(!(try node.run("", "nft list map ip edgemesh affinity")).contains("10.8.0.2"))
         let third = try next()
         #expect(third != second)
         for _ in 0..<5 { #expect(try next() == third) }
         try await program.update([sticky: nil])
-        #expect(!(try node.run("", "nft list map ip edgemesh affinity")).contains("10.8.0.2"))
     }
 
     @Test("a full affinity map balances new clients without affinity")
@@ -56,28 +54,6 @@ struct ProgramChangeTests {
         #expect(try node.call("out", 6, "10.96.0.4", 80).count == 1)
         #expect(try node.call("p1", 9, "10.96.0.4", 80).count == 3)
         #expect(try node.call("out", 6, "10.96.0.4", 80).count == 1)
-    }
-
-    @Test("many affinity entries of a removed backend go, also when some expire meanwhile")
-    func manyEntries() async throws {
-        let namespace = try NetworkNamespace.anonymous()
-        let program = try namespace.run { try NFTablesProgram() }
-        let sticky = try frontend("10.96.0.4:80")
-        try await program.install(listeners: listeners, rules: [sticky: balance(.random, 1...2, affinity: 60)])
-        let entries = (0..<20_000).map { index in
-            let timeout = index % 7 == 0 ? "20ms" : "60s"
-            return "10.\(100 + index >> 14).\(index >> 8 & 63).\(index & 255) . 10.96.0.4 . tcp . 80 timeout \(timeout) "
-                + ": 10.9.0.\(11 + index % 2) . 8080"
-        }
-        let path = "/tmp/em-kernel-entries-\(getpid())"
-        try shell("cat >\(path) <<'E'\nadd element ip edgemesh affinity { \(entries.joined(separator: ",\n")) }\nE\n")
-        _ = try namespace.run { try shell("nft -f \(path); rm \(path)") }
-        let start = MonotonicTime.now()
-        try await program.update([sticky: balance(.random, 2...2, affinity: 60)])
-        print("an update that ends the affinity of some 10,000 clients: \(MonotonicTime.now() - start)")
-        let listing = try namespace.run { try shell("nft list map ip edgemesh affinity") }
-        #expect(!listing.contains("10.9.0.11") && listing.contains("10.9.0.12"))
-        try await program.remove()
     }
 
     @Test("endpoints that replace one another 100 times under load: no failure, none removed is used")

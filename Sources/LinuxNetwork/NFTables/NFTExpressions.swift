@@ -1,3 +1,5 @@
+import MeshCore
+
 /// What a verdict map or a rule decides.
 enum NFTVerdict: Hashable, Sendable {
     case accept
@@ -118,6 +120,28 @@ struct NFTExpressions {
         self.destinationPort(register + self.family.addressWords + 1)
     }
 
+    /// saddr . daddr . dport . address . port of a backend, the key of an affinity set. Returns where the backend is in it.
+    @discardableResult
+    mutating func affinityKey(_ register: NFTRegister, nodePort: Bool, _ backend: TransportAddress) -> NFTRegister {
+        let words = self.family.addressWords
+        let target = register + 2 * words + 1
+        self.sourceAddress(register)
+        if nodePort {
+            self.immediate(register + words, Array(repeating: 0, count: Int(self.family.addressLength)))
+        } else {
+            self.destinationAddress(register + words)
+        }
+        self.destinationPort(register + 2 * words)
+        self.immediate(target, backend)
+        return target
+    }
+
+    /// An address and, in the register after it, a port.
+    mutating func immediate(_ register: NFTRegister, _ target: TransportAddress) {
+        self.immediate(register, target.address.networkBytes)
+        self.immediate(register + self.family.addressWords, networkOrder(target.port))
+    }
+
     mutating func compare(_ register: NFTRegister, equal: Bool = true, _ bytes: [UInt8]) {
         self.expression("cmp") { writer in
             writer.attribute(1, network: register.number)
@@ -229,14 +253,12 @@ struct NFTExpressions {
         }
     }
 
-    /// Adds an element for `seconds`, or renews the time of the one that is there; its data stays as it is then. The rule ends
-    /// here if the set is full.
-    mutating func remember(_ set: NFTSet, key: NFTRegister, data: NFTRegister, seconds: UInt32) {
+    /// Adds an element for `seconds`, or renews the time of the one that is there. The rule ends here if the set is full.
+    mutating func remember(_ set: NFTSet, key: NFTRegister, seconds: UInt32) {
         self.expression("dynset") { writer in
             writer.attribute(1, text: set.rawValue)
             writer.attribute(3, network: UInt32(1))
             writer.attribute(4, network: key.number)
-            writer.attribute(5, network: data.number)
             writer.attribute(6, network: UInt64(seconds) * 1000)
         }
     }

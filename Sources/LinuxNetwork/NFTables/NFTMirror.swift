@@ -4,17 +4,16 @@ struct NFTMirror {
     /// How many frontends want a chain or the address of a backend on this node.
     private(set) var chains: [NFTFamily: [String: Int]] = [:]
     private var localBackends: [NFTFamily: [[UInt8]: Int]] = [:]
-    private var sourcesVersions: [KernelFrontend: UInt32] = [:]
+    /// How often a frontend's rule changed, as part of the names of the chains that are its own.
+    private var versions: [KernelFrontend: UInt32] = [:]
 
-    /// Writes the difference: new chains, old elements, new elements, then chains that nobody names any more. Returns the batch
-    /// and, per family, the frontends and backends that affinity entries must no longer name.
+    /// Writes the difference: new chains, old elements, new elements, then chains that nobody names any more.
     mutating func apply(
         _ changes: [KernelFrontend: KernelRule?],
         families: [NFTFamily],
         into start: NFTBatch
-    ) -> (batch: NFTBatch, staleAffinities: [NFTFamily: Set<[UInt8]>]) {
+    ) -> NFTBatch {
         var batch = start
-        var stale: [NFTFamily: Set<[UInt8]>] = [:]
         for family in families {
             var removed: [NFTSet: [NFTElement]] = [:]
             var added: [NFTSet: [NFTElement]] = [:]
@@ -34,8 +33,6 @@ struct NFTMirror {
                 for chain in newPlan.chains { chainChanges[chain, default: 0] += 1 }
                 for address in oldPlan.localBackends { localChanges[address, default: 0] -= 1 }
                 for address in newPlan.localBackends { localChanges[address, default: 0] += 1 }
-                let left = oldPlan.affinities.subtracting(newPlan.affinities)
-                if !left.isEmpty { stale[family, default: []].formUnion(left) }
                 self.rules[frontend] = rule
             }
             for (address, change) in localChanges where change != 0 {
@@ -47,7 +44,7 @@ struct NFTMirror {
                 }
             }
             var deadChains: [String] = []
-            for (chain, change) in chainChanges where change != 0 {
+            for (chain, change) in chainChanges.sorted(by: { $0.key.rank < $1.key.rank }) where change != 0 {
                 let name = chain.name
                 let before = self.chains[family]?[name] ?? 0
                 self.chains[family, default: [:]][name] = before + change > 0 ? before + change : nil
@@ -56,9 +53,9 @@ struct NFTMirror {
             }
             for (set, elements) in removed { batch.elements(.deleteElement, family, set, elements) }
             for (set, elements) in added { batch.elements(.newElement, family, set, elements) }
-            for name in deadChains { batch.deleteChain(family, name) }
+            for name in deadChains.reversed() { batch.deleteChain(family, name) }
         }
-        return (batch, stale)
+        return batch
     }
 
     private mutating func plans(
@@ -66,13 +63,10 @@ struct NFTMirror {
         from old: KernelRule?,
         to new: KernelRule?
     ) -> (old: NFTRulePlan, new: NFTRulePlan) {
-        let version = self.sourcesVersions[frontend] ?? 0
-        let keepsSources = old?.sourceRanges == new?.sourceRanges && old?.admission == new?.admission
-        let next = keepsSources ? version : version &+ 1
-        self.sourcesVersions[frontend] = new?.sourceRanges.isEmpty == false ? next : nil
-        return (
-            old.map { NFTRulePlan(frontend, $0, sourcesVersion: version) } ?? NFTRulePlan(),
-            new.map { NFTRulePlan(frontend, $0, sourcesVersion: next) } ?? NFTRulePlan()
-        )
+        let version = self.versions[frontend] ?? 0
+        let next = old == nil || new == nil ? version : version &+ 1
+        self.versions[frontend] = new == nil ? nil : next
+        let oldPlan = old.map { NFTRulePlan(frontend, $0, version: version) } ?? NFTRulePlan()
+        return (oldPlan, new.map { NFTRulePlan(frontend, $0, version: next) } ?? NFTRulePlan())
     }
 }

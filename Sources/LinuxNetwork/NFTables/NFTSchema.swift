@@ -45,8 +45,12 @@ enum NFTSet: String, CaseIterable, Hashable {
     case filteredNodePorts = "filtered-node-ports"
     /// daddr . l4proto . dport . index -> address . port; the address is zero for node ports.
     case endpoints
-    /// saddr . daddr . l4proto . dport -> address . port, with a timeout.
-    case affinity
+    /// daddr . l4proto . dport . index -> goto the chain of that backend, for frontends with affinity.
+    case stickyBackends = "sticky-backends"
+    /// saddr . daddr . dport . address . port of the backend a client keeps, with a timeout. One set per protocol: nft can
+    /// describe five components, no more.
+    case affinityTCP = "affinity-tcp"
+    case affinityUDP = "affinity-udp"
     /// address . address of backends on this node.
     case hairpin
     /// Addresses of backends on this node.
@@ -64,18 +68,23 @@ enum NFTSet: String, CaseIterable, Hashable {
 
     var value: Value {
         switch self {
-        case .services, .nodePorts, .loopbackNodePorts, .filteredServices, .filteredNodePorts: .verdict
-        case .endpoints, .affinity: .address
-        case .hairpin, .localBackends, .masqueradedServices, .masqueradedNodePorts: .none
+        case .services, .nodePorts, .loopbackNodePorts, .filteredServices, .filteredNodePorts, .stickyBackends: .verdict
+        case .endpoints: .address
+        case .affinityTCP, .affinityUDP, .hairpin, .localBackends, .masqueradedServices, .masqueradedNodePorts: .none
         }
     }
 
     /// Whether each element counts the packets that hit it.
     var isCounted: Bool { self == .services || self == .nodePorts }
 
+    /// Filled by packets, each element for a time.
+    var isAffinity: Bool { self == .affinityTCP || self == .affinityUDP }
+
+    static func affinity(_ transport: TransportProtocol) -> NFTSet { transport == .tcp ? .affinityTCP : .affinityUDP }
+
     var flags: UInt32 {
         // NFT_SET_MAP; NFT_SET_TIMEOUT | NFT_SET_EVAL.
-        (self.value == .none ? 0 : 0x8) | (self == .affinity ? 0x30 : 0)
+        (self.value == .none ? 0 : 0x8) | (self.isAffinity ? 0x30 : 0)
     }
 
     func keyFields(_ family: NFTFamily) -> [NFTField] {
@@ -84,8 +93,8 @@ enum NFTSet: String, CaseIterable, Hashable {
         case .services, .filteredServices, .masqueradedServices: [address, .transport, .port]
         case .nodePorts, .loopbackNodePorts, .filteredNodePorts: [.transport, .port]
         case .masqueradedNodePorts: [.transport, .port, address, .port]
-        case .endpoints: [address, .transport, .port, .index]
-        case .affinity: [address, address, .transport, .port]
+        case .endpoints, .stickyBackends: [address, .transport, .port, .index]
+        case .affinityTCP, .affinityUDP: [address, address, .port, address, .port]
         case .hairpin: [address, address]
         case .localBackends: [address]
         }
@@ -116,7 +125,7 @@ enum NFTChain {
 
 /// What is decided when the tables are made.
 struct NFTSettings {
-    /// Entries of session affinity at one time in a table; while it is full, new clients are balanced without affinity.
+    /// Entries of session affinity at one time in each affinity set; while it is full, new clients are balanced without affinity.
     var maximumAffinityEntries: UInt32
     /// Families of which the kernel does not see what one port of a bridge sends to another (`bridge-nf-call-iptables` is 0 or
     /// absent): replies between pods of one bridge would not be translated back, so such flows are masqueraded.
@@ -130,7 +139,7 @@ extension NFTBatch {
     /// that translates a flow's destination decides.
     mutating func createSkeleton(_ family: NFTFamily, listeners: ProxyListeners, _ settings: NFTSettings) {
         for set in NFTSet.allCases {
-            self.createSet(family, set, maximumSize: set == .affinity ? settings.maximumAffinityEntries : nil)
+            self.createSet(family, set, maximumSize: set.isAffinity ? settings.maximumAffinityEntries : nil)
         }
         for name in [NFTChain.services, NFTChain.proxy, NFTChain.reject, NFTChain.filter] {
             self.createChain(family, name)
@@ -192,8 +201,7 @@ extension NFTBatch {
             self.appendRule(family, chain: NFTChain.proxy) { rule in
                 rule.transport(key)
                 rule.compare(key, [transport.rawValue])
-                rule.immediate(key, listener.address.networkBytes)
-                rule.immediate(key + family.addressWords, networkOrder(listener.port))
+                rule.immediate(key, listener)
                 rule.translate(key)
             }
         }

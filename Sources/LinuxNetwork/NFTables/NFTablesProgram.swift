@@ -15,9 +15,8 @@ public struct FlowCounter: Hashable, Sendable {
 /// process on purpose: flows that the kernel balances go on while the agent is away. `install` replaces what it finds in the
 /// same transaction that brings the new rules, so nothing is lost at a restart.
 ///
-/// Session affinity is a map of its own that packets fill. Entries that name a removed backend are deleted before `update`
-/// returns, a few milliseconds after the rules changed: a rule that asked whether an entry's backend is still there would be
-/// one that nft 1.0.6 cannot list, and every firewall tool of the node lists all rules.
+/// Every firewall tool of a node lists all rules, so that each rule here must be one that nft can show: nft 1.0.6 aborts on keys
+/// and data that come from another map.
 public actor NFTablesProgram: ServiceProgramming {
     public nonisolated let backendName = "nftables"
 
@@ -32,13 +31,11 @@ public actor NFTablesProgram: ServiceProgramming {
 
     /// How often `waitForLoss` looks. It asks the kernel for one number, unless that has changed.
     private static let lossCheckInterval = Duration.milliseconds(500)
-    /// After this a packet that met the former rules has left the chains.
-    private static let packetGrace = Duration.milliseconds(5)
 
     /// Opens the socket in the network namespace of the calling thread; it stays there.
     ///
     /// - Parameters:
-    ///   - maximumAffinityEntries: the bound of the affinity map of each family, 16 MiB of kernel memory by default.
+    ///   - maximumAffinityEntries: the bound of the affinity set of each family and protocol.
     ///   - masqueradeBridged: whether flows between pods behind bridges of this node get the node's address as their source,
     ///     as they must where bridged packets bypass netfilter; nil: if `bridge-nf-call-iptables` is off now.
     public init(maximumAffinityEntries: UInt32 = 65_536, masqueradeBridged: Bool? = nil) throws {
@@ -59,7 +56,7 @@ public actor NFTablesProgram: ServiceProgramming {
             throw LinuxNetworkError(.unsupported, "update before install of the nftables program")
         }
         var state = self.state
-        var (batch, stale) = state.apply(changes, families: self.families, into: self.newBatch())
+        var batch = state.apply(changes, families: self.families, into: self.newBatch())
         guard self.made != nil else { return try self.program(listeners: listeners, rules: state.rules) }
         guard !batch.isEmpty else { return }
         do {
@@ -71,11 +68,6 @@ public actor NFTablesProgram: ServiceProgramming {
             return
         }
         self.state = state
-        guard !stale.isEmpty else { return }
-        try self.forget(stale)
-        // Cancelled or not, the second look is due.
-        try? await Task.sleep(for: Self.packetGrace)
-        try self.forget(stale)
     }
 
     public func remove() async throws {
@@ -144,7 +136,7 @@ public actor NFTablesProgram: ServiceProgramming {
             skeleton.createSkeleton(family, listeners: listeners, self.settings)
         }
         var state = NFTMirror()
-        var (batch, _) = state.apply(rules.mapValues { $0 }, families: families, into: skeleton)
+        var batch = state.apply(rules.mapValues { $0 }, families: families, into: skeleton)
         self.made = nil
         try self.commit(&batch, "programming \(rules.count) service rules in nftables")
         (self.listeners, self.families, self.state) = (listeners, families, state)
@@ -167,35 +159,6 @@ public actor NFTablesProgram: ServiceProgramming {
         }
     }
 
-    /// Deletes the affinity entries that name a frontend and backend in `stale`.
-    private func forget(_ stale: [NFTFamily: Set<[UInt8]>]) throws(LinuxNetworkError) {
-        for (family, pairs) in stale {
-            var doomed: [NFTElement] = []
-            try self.readElements(family, .affinity) { (element) throws(LinuxNetworkError) in
-                guard let key = try element.nested(1)?[1], let backend = try element.nested(2)?[1] else { return }
-                if pairs.contains(Array(key.dropFirst(Int(family.addressLength))) + Array(backend)) {
-                    doomed.append(NFTElement(key: Array(key)))
-                }
-            }
-            try self.delete(doomed[...], family)
-        }
-    }
-
-    /// An entry may expire meanwhile, and one that is not there makes the kernel refuse all: then the halves are tried.
-    private func delete(_ entries: ArraySlice<NFTElement>, _ family: NFTFamily) throws(LinuxNetworkError) {
-        guard !entries.isEmpty else { return }
-        var batch = self.newBatch()
-        batch.elements(.deleteElement, family, .affinity, Array(entries))
-        do {
-            try self.commit(&batch, "deleting \(entries.count) entries of session affinity")
-        } catch {
-            guard error.errno == ENOENT else { throw error }
-            guard entries.count > 1 else { return }
-            try self.delete(entries.prefix(entries.count / 2), family)
-            try self.delete(entries.dropFirst(entries.count / 2), family)
-        }
-    }
-
     /// Flows per frontend since its rule was last changed; only frontends of action `.proxy` or `.balance`.
     public func counters() throws -> [KernelFrontend: FlowCounter] {
         var counters: [KernelFrontend: FlowCounter] = [:]
@@ -215,7 +178,7 @@ public actor NFTablesProgram: ServiceProgramming {
                 // elements came, positions shift and a listing passes some over: those are asked for by their keys.
                 for (frontend, rule) in self.state.rules where counters[frontend] == nil {
                     guard NFTFamily(frontend.family) == family, frontend.keys.nodePort == (set == .nodePorts),
-                        let element = NFTRulePlan(frontend, rule, sourcesVersion: 0).elements[set]?.first
+                        let element = NFTRulePlan(frontend, rule, version: 0).elements[set]?.first
                     else { continue }
                     try self.readElement(family, set, key: element.key, each: note)
                 }
