@@ -68,7 +68,8 @@ public final class Conntrack {
                 }
             },
             each: { (message) throws(LinuxNetworkError) in
-                guard let flow = try Self.parse(message), transport == nil || flow.transport == transport?.rawValue else {
+                guard let flow = try Self.parse(message), transport == nil || flow.transport == transport?.rawValue
+                else {
                     return
                 }
                 each(flow)
@@ -76,8 +77,8 @@ public final class Conntrack {
         )
     }
 
-    /// Flows that are gathered before they are deleted.
-    private static let deletionBatch = 16_384
+    /// Flows that are gathered before they are deleted, each some 100 bytes.
+    private static let deletionBatch = 65_536
     private static let maximumPasses = 64
 
     /// Deletes the UDP flows that `stale` names, so that the next datagram is balanced anew; returns how many there were.

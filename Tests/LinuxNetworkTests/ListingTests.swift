@@ -48,14 +48,22 @@ struct ListingTests {
         return rules
     }
 
-    @Test("nft and iptables-nft list everything, with entries in the affinity map, and nft monitors updates", arguments: [false, true])
+    @Test(
+        "nft and iptables-nft list everything, with entries in the affinity map, and nft monitors updates",
+        arguments: [false, true]
+    )
     func listings(bridged: Bool) async throws {
         let node = try LabNode()
-        try node.run("", "sh -c 'iptables-nft -A FORWARD -j ACCEPT; iptables-nft -t nat -A PREROUTING -p tcp --dport 1 -j ACCEPT'")
+        try node.run(
+            "",
+            "sh -c 'iptables-nft -A FORWARD -j ACCEPT; iptables-nft -t nat -A PREROUTING -p tcp --dport 1 -j ACCEPT'"
+        )
         let program = try node.namespace.run { try NFTablesProgram(masqueradeBridged: bridged) }
         let rules = try self.everyKind()
         try await program.install(listeners: listeners, rules: rules)
-        let sticky = rules.filter { if case .balance(let balancing) = $0.value.action { balancing.affinitySeconds != nil } else { false } }
+        let sticky = rules.filter {
+            if case .balance(let balancing) = $0.value.action { balancing.affinitySeconds != nil } else { false }
+        }
         for frontend in sticky.keys where frontend.transport == .tcp {
             guard case .address(let address) = frontend.match else { continue }
             let answer = try node.call("out", 1, "\(address)", Int(frontend.port))
@@ -69,7 +77,9 @@ struct ListingTests {
         }
         let monitor = "/tmp/em-kernel-monitor-\(node.name)"
         try node.run("", "sh -c 'setsid nft monitor >\(monitor) 2>&1 & echo $! >\(monitor).pid; sleep 0.5'")
-        for command in ["nft list ruleset", "nft -j list ruleset", "nft -a list ruleset", "nft list table ip6 edgemesh"] {
+        for command in [
+            "nft list ruleset", "nft -j list ruleset", "nft -a list ruleset", "nft list table ip6 edgemesh",
+        ] {
             let listing = try node.run("", command)
             #expect(listing.contains("affinity") && listing.contains("edgemesh"), "\(command)")
         }
@@ -77,11 +87,16 @@ struct ListingTests {
         #expect(listing.contains("10.8.0.2 . 10.96.1."), "entries in the affinity map: \(listing)")
         #expect(listing.contains("iifkind \"bridge\"") == bridged)
         // What is listed is also a ruleset that nft takes, as a firewall that saves and restores does.
-        try node.run("", "sh -c 'nft list table ip edgemesh >\(monitor).nft && nft -c -f \(monitor).nft; rm \(monitor).nft'")
+        try node.run(
+            "",
+            "sh -c 'nft list table ip edgemesh >\(monitor).nft && nft -c -f \(monitor).nft && rm \(monitor).nft'"
+        )
         for (frontend, rule) in rules {
             guard case .balance(var balancing) = rule.action, balancing.backends.count == 3 else { continue }
             balancing.backends.removeLast()
-            try await program.update([frontend: KernelRule(action: .balance(balancing), sourceRanges: rule.sourceRanges)])
+            try await program.update([
+                frontend: KernelRule(action: .balance(balancing), sourceRanges: rule.sourceRanges)
+            ])
         }
         try await program.update(Dictionary(uniqueKeysWithValues: rules.keys.map { ($0, nil) }))
         try node.run("", "sh -c 'sleep 0.5; kill $(cat \(monitor).pid)'")
@@ -101,7 +116,10 @@ struct ListingTests {
         let program = try node.namespace.run { try NFTablesProgram() }
         try await program.install(listeners: listeners, rules: [frontend("10.96.0.1:80"): balance(.random, 2...2)])
         #expect(try node.call("p1", 3, "10.96.0.1", 80) == ["p2": 3])
-        #expect(try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.96.0.1 80").contains("10.8.0.2"), "source kept")
+        #expect(
+            try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.96.0.1 80").contains("10.8.0.2"),
+            "source kept"
+        )
         // Without masquerading the reply never comes.
         let plain = try node.namespace.run { try NFTablesProgram(masqueradeBridged: false) }
         try await plain.install(listeners: listeners, rules: [frontend("10.96.0.1:80"): balance(.random, 2...2)])

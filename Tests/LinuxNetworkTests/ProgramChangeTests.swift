@@ -115,7 +115,9 @@ struct ProgramChangeTests {
         try node.run("", "sh -c '(echo flush ruleset; nft list ruleset) >\(copy)'")
         try await program.update([frontend("10.96.0.2:80"): balance(.random, 1...1)])
         #expect(try await program.verify())
-        let damages = ["nft flush ruleset", "nft flush table ip edgemesh", "nft -f \(copy)", "nft delete table ip edgemesh"]
+        let damages = [
+            "nft flush ruleset", "nft flush table ip edgemesh", "nft -f \(copy)", "nft delete table ip edgemesh",
+        ]
         for damage in damages {
             let healer = Task {
                 try await program.waitForLoss()
@@ -178,7 +180,7 @@ struct ProgramChangeTests {
             let found = try RouteNetlink.addresses().filter { $0.linkIndex == index }
             for address in addresses { #expect(found.contains { $0.address == address }, "\(found)") }
             #expect(found.first { $0.address == addresses[1] }?.prefixLength == 128)
-            #expect(!(try shell("ip -6 addr show dev edgemesh0")).contains("tentative"))
+            #expect(!(try shell("ip -6 addr show dev edgemesh0 to fd00:96::/64")).contains("tentative"))
             try RouteNetlink.removeLink("edgemesh0")
             try RouteNetlink.removeLink("edgemesh0")
             #expect(try !RouteNetlink.links().contains { $0.name == "edgemesh0" })

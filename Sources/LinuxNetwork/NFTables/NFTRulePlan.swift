@@ -86,7 +86,10 @@ enum NFTDynamicChain: Hashable {
     }
 
     private static func write(_ pick: Pick, _ name: String, _ family: NFTFamily, to batch: inout NFTBatch) {
-        Self.choose(pick.policy, of: pick.count, nodePort: pick.nodePort, name, family, to: &batch) { rule, key, index in
+        Self.choose(pick.policy, of: pick.count, nodePort: pick.nodePort, name, family, to: &batch) {
+            rule,
+            key,
+            index in
             rule.lookup(.endpoints, key: key, into: index)
             rule.translate(index)
         }
@@ -104,7 +107,10 @@ enum NFTDynamicChain: Hashable {
                 rule.verdict(.goto(Self.stickyBackend(frontend, backend, seconds: sticky.seconds).name))
             }
         }
-        Self.choose(sticky.policy, of: sticky.backends.count, nodePort: nodePort, name, family, to: &batch) { rule, key, _ in
+        Self.choose(sticky.policy, of: sticky.backends.count, nodePort: nodePort, name, family, to: &batch) {
+            rule,
+            key,
+            _ in
             rule.lookup(.stickyBackends, key: key)
         }
     }

@@ -117,7 +117,8 @@ struct NFTElement: Hashable {
 enum NFTChain {
     static let services = "services"
     static let proxy = "proxy"
-    static let reject = "reject"
+    /// Not `reject`: nft cannot read back a chain that is named like a word of its language.
+    static let reject = "refuse"
     static let filter = "filter"
     /// Where packets enter, and where their source is translated. Nobody jumps to these.
     static let base = ["filter-prerouting", "filter-output", "nat-prerouting", "nat-output", "nat-postrouting"]

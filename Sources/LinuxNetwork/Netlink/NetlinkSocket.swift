@@ -172,7 +172,10 @@ final class NetlinkSocket {
             }
             if isConsistent { return answers }
         }
-        throw LinuxNetworkError(.system(EINTR), "\(what): the tables changed during each of \(Self.listingAttempts) readings")
+        throw LinuxNetworkError(
+            .system(EINTR),
+            "\(what): the tables changed during each of \(Self.listingAttempts) readings"
+        )
     }
 
     private func start(
@@ -211,7 +214,8 @@ final class NetlinkSocket {
                 throw LinuxNetworkError(.unconfirmed, "\(what): the kernel's answer is missing", cause: error)
             }
             // A late answer to an earlier batch has another number.
-            for message in messages where message.type == NetlinkMessage.error && message.sequence &- first <= last &- first {
+            for message in messages
+            where message.type == NetlinkMessage.error && message.sequence &- first <= last &- first {
                 do { try Self.check(message, what) } catch {
                     self.discardPending()
                     throw error
