@@ -27,6 +27,8 @@ actor KernelProgrammer {
         var transactions: UInt64 = 0
         var installs: UInt64 = 0
         var failures: UInt64 = 0
+        /// How often the rules vanished from the kernel without our doing.
+        var losses: UInt64 = 0
         var lastError: String?
         /// From the moment the catalog told us of the oldest change in the last transaction to its commit.
         var lastLatency: Duration = .zero
@@ -77,10 +79,19 @@ actor KernelProgrammer {
         let inbox = self.inbox
         let subscription = catalog.subscribe { inbox.put($0, at: .now()) }
         defer { subscription.cancel() }
+        let watch = Task { await self.watchForLoss() }
+        defer { watch.cancel() }
         var backoff = Backoff(base: .milliseconds(250), cap: .seconds(30))
         var needsInstall = true
         for await _ in inbox.signal {
             while !Task.isCancelled {
+                if inbox.takeLoss() {
+                    needsInstall = true
+                    self.logger.notice(
+                        "someone removed or changed the service rules, perhaps a firewall that restarted: programming them anew",
+                        metadata: ["backend": "\(self.programming.backendName)"]
+                    )
+                }
                 do {
                     if needsInstall {
                         try await self.install(listeners)
@@ -99,6 +110,18 @@ actor KernelProgrammer {
                     self.noteFailure(error)
                     do { try await self.sleep(backoff.next()) } catch { return }
                 }
+            }
+        }
+    }
+
+    private func watchForLoss() async {
+        while !Task.isCancelled {
+            do {
+                try await self.programming.waitForLoss()
+                self.statistics.losses += 1
+                self.inbox.putLoss()
+            } catch {
+                do { try await self.sleep(.seconds(5)) } catch { return }
             }
         }
     }
@@ -222,9 +245,9 @@ actor KernelProgrammer {
         self.snapshot.services[service].flatMap { self.planner.plan($0) }
     }
 
-    /// After a failed transaction with nothing new: what was taken then.
+    /// After a failed transaction or a loss with nothing new: what was taken last.
     private func lastState() -> (CatalogUpdate, MonotonicTime)? {
-        guard self.statistics.failures > 0 else { return nil }
+        guard self.statistics.failures + self.statistics.losses > 0 else { return nil }
         return (CatalogUpdate(snapshot: self.snapshot, changedServices: []), .now())
     }
 
@@ -243,6 +266,7 @@ actor KernelProgrammer {
 /// What the catalog said since it was last asked, merged: one entry however many updates come.
 private final class Inbox: Sendable {
     private let pending = Mutex<(update: CatalogUpdate, since: MonotonicTime)?>(nil)
+    private let isLost = Mutex(false)
     let signal: AsyncStream<Void>
     private let continuation: AsyncStream<Void>.Continuation
 
@@ -260,6 +284,18 @@ private final class Inbox: Sendable {
             }
         }
         self.continuation.yield()
+    }
+
+    func putLoss() {
+        self.isLost.withLock { $0 = true }
+        self.continuation.yield()
+    }
+
+    func takeLoss() -> Bool {
+        self.isLost.withLock { lost in
+            defer { lost = false }
+            return lost
+        }
     }
 
     func take() -> (CatalogUpdate, MonotonicTime)? {

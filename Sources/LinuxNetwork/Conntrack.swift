@@ -34,56 +34,106 @@ public final class Conntrack {
     ) throws -> TransportAddress? {
         guard client.address.family == proxy.address.family else { return nil }
         do {
-            let answers = try self.socket.request(type: Self.get, flags: [], what: "looking a flow up") { writer in
+            let answer = try self.socket.request(type: Self.get, flags: [], what: "looking a flow up") { writer in
                 writer.netfilterHeader(family: client.address.family.number)
                 // The reply runs from the proxy to the client.
                 writer.nested(2) { Self.write(transport.rawValue, from: proxy, to: client, into: &$0) }
             }
-            guard let message = answers.first else { return nil }
-            return try Self.parse(message)?.destination
+            guard let answer else { return nil }
+            return try Self.parse(answer)?.destination
         } catch {
             guard error.errno == ENOENT else { throw error }
             return nil
         }
     }
 
-    /// All flows of a family. The kernel's table is as large as `nf_conntrack_max`: filter before keeping.
-    public func flows(_ family: IPFamily, where wanted: (Flow) -> Bool) throws -> [Flow] {
-        try self.socket.request(type: Self.get, flags: .dump, what: "listing flows") {
-            $0.netfilterHeader(family: family.number)
-        }.compactMap { try Self.parse($0) }.filter(wanted)
+    /// Calls `each` with every flow of a family as the kernel lists them, or of one protocol. The kernel's table is as large as
+    /// `nf_conntrack_max`.
+    public func forEachFlow(
+        _ family: IPFamily,
+        _ transport: TransportProtocol? = nil,
+        _ each: (Flow) -> Void
+    ) throws {
+        try self.socket.dump(
+            type: Self.get,
+            what: "listing flows",
+            { writer in
+                writer.netfilterHeader(family: family.number)
+                // The kernel filters since Linux 5.8; an older one lists all.
+                guard let transport else { return }
+                writer.nested(1) { $0.nested(2) { $0.attribute(1, native: transport.rawValue) } }
+                writer.nested(25) {
+                    $0.attribute(1, native: UInt32(1 << 3))
+                    $0.attribute(2, native: UInt32(0))
+                }
+            },
+            each: { (message) throws(LinuxNetworkError) in
+                guard let flow = try Self.parse(message), transport == nil || flow.transport == transport?.rawValue
+                else {
+                    return
+                }
+                each(flow)
+            }
+        )
     }
+
+    /// Flows that are gathered before they are deleted, each some 100 bytes.
+    private static let deletionBatch = 65_536
+    private static let maximumPasses = 64
 
     /// Deletes the UDP flows that `stale` names, so that the next datagram is balanced anew; returns how many there were.
     @discardableResult
     public func deleteUDP(_ family: IPFamily, where stale: (Flow) -> Bool) throws -> Int {
-        let doomed = try self.flows(family) { $0.transport == TransportProtocol.udp.rawValue && stale($0) }
-        var count = 0
-        for flow in doomed {
-            do {
-                try self.socket.request(
-                    type: Self.delete,
-                    flags: .ack,
-                    what: "deleting the flow to \(flow.destination)"
-                ) {
-                    $0.netfilterHeader(family: family.number)
-                    $0.attribute(1 | 0x8000, flow.original)
-                }
-                count += 1
-            } catch {
-                guard error.errno == ENOENT else { throw error }
-                continue
+        var total = 0
+        for _ in 0..<Self.maximumPasses {
+            var doomed: [[UInt8]] = []
+            try self.forEachFlow(family, .udp) { flow in
+                if doomed.count < Self.deletionBatch, stale(flow) { doomed.append(flow.original) }
             }
+            total += try self.delete(doomed, family)
+            if doomed.count < Self.deletionBatch { break }
         }
-        return count
+        return total
+    }
+
+    private func delete(_ tuples: [[UInt8]], _ family: IPFamily) throws(LinuxNetworkError) -> Int {
+        var deleted = 0
+        var rest = tuples[...]
+        while !rest.isEmpty {
+            let chunk = rest.prefix(128)
+            rest = rest.dropFirst(chunk.count)
+            let first = self.socket.reserveSequences(chunk.count)
+            var writer = NetlinkWriter(reserving: 16 << 10)
+            for (index, tuple) in chunk.enumerated() {
+                let isLast = index == chunk.count - 1
+                writer.begin(
+                    type: Self.delete,
+                    flags: isLast ? [.request, .ack] : .request,
+                    sequence: first &+ UInt32(truncatingIfNeeded: index)
+                )
+                writer.netfilterHeader(family: family.number)
+                writer.attribute(1 | 0x8000, tuple)
+                writer.end()
+            }
+            // Flows end by themselves meanwhile.
+            let gone = try self.socket.pipeline(
+                try writer.finished(),
+                first: first,
+                last: first &+ UInt32(truncatingIfNeeded: chunk.count - 1),
+                tolerating: ENOENT,
+                what: "deleting flows"
+            )
+            deleted += chunk.count - gone
+        }
+        return deleted
     }
 
     /// The number of flows in this namespace.
     public func count() throws -> Int {
-        let answers = try self.socket.request(type: Self.statistics, flags: [], what: "counting flows") {
+        let answer = try self.socket.request(type: Self.statistics, flags: [], what: "counting flows") {
             $0.netfilterHeader(family: 0)
         }
-        guard let payload = answers.first?.payload else { return 0 }
+        guard let payload = answer?.payload else { return 0 }
         return try NetlinkAttributes(payload.dropFirst(4)).network(1, UInt32.self).map(Int.init) ?? 0
     }
 

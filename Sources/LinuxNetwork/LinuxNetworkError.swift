@@ -7,6 +7,8 @@ public struct LinuxNetworkError: Error, Sendable, CustomStringConvertible {
         case malformed
         /// The kernel did not answer in time.
         case timeout
+        /// A change was sent, but the answer was lost or late: whether it is in force is not known. Program everything anew.
+        case unconfirmed
         /// More than a named bound allows.
         case tooLarge
         /// A tool ended with this status.
@@ -18,10 +20,13 @@ public struct LinuxNetworkError: Error, Sendable, CustomStringConvertible {
     public var code: Code
     /// What failed, to what, and what to check.
     public var message: String
+    /// What led to it, if that was an error itself.
+    public var cause: (any Error)?
 
-    public init(_ code: Code, _ message: String) {
+    public init(_ code: Code, _ message: String, cause: (any Error)? = nil) {
         self.code = code
         self.message = message
+        self.cause = cause
     }
 
     public var errno: Int32? {
@@ -29,9 +34,11 @@ public struct LinuxNetworkError: Error, Sendable, CustomStringConvertible {
     }
 
     public var description: String {
-        switch self.code {
-        case .system(let number): "\(self.message): \(errnoText(number))"
-        default: self.message
-        }
+        let text =
+            switch self.code {
+            case .system(let number): "\(self.message): \(errnoText(number))"
+            default: self.message
+            }
+        return self.cause.map { "\(text) (\($0))" } ?? text
     }
 }

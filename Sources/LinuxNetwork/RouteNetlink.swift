@@ -29,7 +29,7 @@ public enum RouteNetlink {
 
     public static func links() throws -> [NetworkLink] {
         let socket = try NetlinkSocket(.route)
-        return try socket.request(type: self.getLink, flags: .dump, what: "listing devices") {
+        return try socket.list(type: self.getLink, what: "listing devices") {
             $0.bytes(linkHeader(index: 0, up: nil))
         }.compactMap { message in
             guard message.type == self.newLink, message.payload.count >= 16 else { return nil }
@@ -45,7 +45,7 @@ public enum RouteNetlink {
 
     public static func addresses() throws -> [LinkAddress] {
         let socket = try NetlinkSocket(.route)
-        return try socket.request(type: self.getAddress, flags: .dump, what: "listing addresses") {
+        return try socket.list(type: self.getAddress, what: "listing addresses") {
             $0.bytes([UInt8](repeating: 0, count: 8))
         }.compactMap { message in
             guard message.type == self.newAddress, message.payload.count >= 8 else { return nil }

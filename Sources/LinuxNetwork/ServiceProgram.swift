@@ -137,4 +137,15 @@ public protocol ServiceProgramming: Sendable {
 
     /// Removes all that is ours. Idempotent.
     func remove() async throws
+
+    /// Returns when rules that were installed are gone or changed by someone else, as a restart of a firewall does; `install`
+    /// brings them back. Told once per `install`. Throws when it cannot look, and when its task is cancelled.
+    func waitForLoss() async throws
+}
+
+extension ServiceProgramming {
+    /// For programs that cannot tell: only cancellation ends it.
+    public func waitForLoss() async throws {
+        while true { try await Task.sleep(for: .seconds(86_400)) }
+    }
 }

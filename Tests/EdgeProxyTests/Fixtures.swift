@@ -127,7 +127,19 @@ final class RecordingProgramming: ServiceProgramming {
     }
 
     private let state = Mutex(State())
+    private let losses = AsyncStream.makeStream(of: Void.self)
     let backendName = "recording"
+
+    /// As if a firewall had removed the rules.
+    func lose() {
+        self.state.withLock { $0.rules = [:] }
+        self.losses.continuation.yield()
+    }
+
+    func waitForLoss() async throws {
+        for await _ in self.losses.stream { return }
+        throw CancellationError()
+    }
 
     var now: State { self.state.withLock { $0 } }
 

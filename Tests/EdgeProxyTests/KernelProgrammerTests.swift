@@ -138,6 +138,23 @@ struct KernelProgrammerTests {
         }
     }
 
+    @Test("rules that someone removes come back, and later changes go on")
+    func loss() async throws {
+        let programming = RecordingProgramming()
+        let catalog = FakeCatalog([try makeService("s1", clusterIP: "10.96.0.1", endpoints: [endpoint("10.1.0.1")])])
+        try await self.withProgrammer(catalog, programming, Recorder()) { programmer in
+            await programming.wait { $0.installs == 1 }
+            for round in 2...3 {
+                programming.lose()
+                await programming.wait { $0.installs == round && $0.rules.count == 1 }
+            }
+            catalog.set([try makeService("s2", clusterIP: "10.96.0.2", endpoints: [endpoint("10.1.0.2")])])
+            await programming.wait { $0.rules.count == 2 }
+            #expect(await programmer.statistics.losses == 2)
+            #expect(await programmer.statistics.failures == 0)
+        }
+    }
+
     @Test("a frontend finds its route while the kernel hands it over, before and after each transaction")
     func routesOutliveRules() async throws {
         let address = try frontend("10.96.0.10:80")

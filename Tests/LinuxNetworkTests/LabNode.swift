@@ -87,14 +87,15 @@ final class LabNode: Sendable {
 
                 """
             if !outside {
-                script += "cat > /tmp/em-kernel-app.py <<'E'\n\(Self.application)\nE\n"
+                script += "cat > /tmp/em-kernel-app-\(self.name).py <<'E'\n\(Self.application)\nE\n"
                 script +=
-                    "ip netns exec \(ns) setsid python3 /tmp/em-kernel-app.py \(index) >/dev/null 2>&1 </dev/null &\n"
+                    "ip netns exec \(ns) setsid python3 /tmp/em-kernel-app-\(self.name).py \(index) >/dev/null 2>&1 </dev/null &\n"
             }
         }
         script +=
             "ip -n \(self.name) route add default via 10.8.0.2; ip -n \(self.name) route add default via fd08::2\n"
-        script += "cat > /tmp/em-kernel-client.py <<'E'\n\(Self.client)\nE\n"
+        script +=
+            "cat > /tmp/em-kernel-client-$$.py <<'E'\n\(Self.client)\nE\nmv /tmp/em-kernel-client-$$.py /tmp/em-kernel-client.py\n"
         for pod in 1...pods {
             script +=
                 "for i in $(seq 100); do ip netns exec \(self.name)p\(pod) ss -Hltn | grep -q '\\[::\\]:8080\\|\\*:8080' && break; sleep 0.1; done\n"
@@ -103,6 +104,7 @@ final class LabNode: Sendable {
             Self.destroy(self.name)
             throw error
         }
+        try shell("rm /tmp/em-kernel-app-\(self.name).py")
         self.namespace = try NetworkNamespace(named: self.name)
     }
 

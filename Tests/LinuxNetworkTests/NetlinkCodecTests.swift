@@ -44,6 +44,19 @@ struct NetlinkCodecTests {
         #expect(throws: LinuxNetworkError.self) { try short.acknowledgement() }
     }
 
+    @Test("an attribute too long is an error, not a trap", arguments: [65_531, 65_532, 200_000])
+    func longAttribute(length: Int) {
+        var writer = NetlinkWriter()
+        writer.begin(type: 20, flags: .request, sequence: 1)
+        writer.attribute(1, [UInt8](repeating: 1, count: length))
+        writer.end()
+        if length + 4 <= 65_535 {
+            #expect(throws: Never.self) { try writer.finished() }
+        } else {
+            #expect(throws: LinuxNetworkError.self) { try writer.finished() }
+        }
+    }
+
     @Test("mutated messages never trap", arguments: [1, 2, 3] as [UInt64])
     func fuzz(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)

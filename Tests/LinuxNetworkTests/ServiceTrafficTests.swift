@@ -129,8 +129,6 @@ struct ServiceTrafficTests {
         let second = try node.call("out", 20, "10.96.0.4", 80)
         #expect(second.count == 1 && second.keys != first.keys, "\(second)")
 
-        // nft 1.0.6 aborts on a set lookup whose key comes from a map, which the rule for affinity has.
-        try await program.update([frontend("10.96.0.4:80"): nil])
         let listing = try node.run("", "nft list ruleset")
         for text in [
             "10.96.0.1 . tcp . 80", "goto random-3", "goto round-robin-3-tcp-80-10.96.0.1", "30080",

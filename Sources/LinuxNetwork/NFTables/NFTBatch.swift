@@ -6,12 +6,14 @@ struct NFTBatch {
         case getTable = 1
         case deleteTable = 2
         case newChain = 3
+        case getChain = 4
         case deleteChain = 5
         case newRule = 6
         case newSet = 9
         case newElement = 12
         case getElement = 13
         case deleteElement = 14
+        case getGeneration = 16
 
         var type: UInt16 { 10 << 8 | self.rawValue }
     }
@@ -19,26 +21,29 @@ struct NFTBatch {
     static let tableName = "edgemesh"
 
     private(set) var writer: NetlinkWriter
-    private(set) var sequence: UInt32 = 0
+    /// The number of the message that opens the batch; the others follow it.
+    let first: UInt32
+    private(set) var count: UInt32 = 0
     private var setIdentifiers: UInt32 = 0
     /// Whether anything was added.
-    var isEmpty: Bool { self.sequence == 0 }
+    var isEmpty: Bool { self.count == 0 }
 
-    init(reserving capacity: Int = 4096) {
+    init(first: UInt32, reserving capacity: Int = 4096) {
+        self.first = first
         self.writer = NetlinkWriter(reserving: capacity)
-        self.writer.begin(type: 16, flags: .request, sequence: 0)
+        self.writer.begin(type: 16, flags: .request, sequence: first)
         self.writer.netfilterHeader(family: 0, resource: 10)
         self.writer.end()
     }
 
     /// The bytes to send and the sequence number of the message that will be acknowledged.
-    mutating func finish() -> (bytes: [UInt8], lastSequence: UInt32) {
+    mutating func finish() throws(LinuxNetworkError) -> (bytes: [UInt8], last: UInt32) {
         self.writer.addFlags(.ack)
-        let last = self.sequence
-        self.writer.begin(type: 17, flags: .request, sequence: last + 1)
+        let last = self.first &+ self.count
+        self.writer.begin(type: 17, flags: .request, sequence: last &+ 1)
         self.writer.netfilterHeader(family: 0, resource: 10)
         self.writer.end()
-        return (self.writer.bytes, last)
+        return (try self.writer.finished(), last)
     }
 
     mutating func message(
@@ -47,8 +52,8 @@ struct NFTBatch {
         flags: NetlinkWriter.Flags = [],
         _ body: (inout NetlinkWriter) -> Void
     ) {
-        self.sequence += 1
-        self.writer.begin(type: message.type, flags: flags.union(.request), sequence: self.sequence)
+        self.count &+= 1
+        self.writer.begin(type: message.type, flags: flags.union(.request), sequence: self.first &+ self.count)
         self.writer.netfilterHeader(family: family.number)
         self.writer.attribute(1, text: Self.tableName)
         body(&self.writer)
@@ -104,7 +109,7 @@ struct NFTBatch {
         }
     }
 
-    mutating func createSet(_ family: NFTFamily, _ set: NFTSet) {
+    mutating func createSet(_ family: NFTFamily, _ set: NFTSet, maximumSize: UInt32? = nil) {
         self.setIdentifiers += 1
         let identifier = self.setIdentifiers
         self.message(.newSet, family, flags: .create) { writer in
@@ -122,7 +127,7 @@ struct NFTBatch {
                 writer.attribute(6, network: fields.reduce(0) { $0 << 6 | $1.type })
                 writer.attribute(7, network: fields.reduce(0) { $0 + $1.length })
             }
-            if let size = set.maximumSize { writer.nested(9) { $0.attribute(1, network: size) } }
+            if let size = maximumSize { writer.nested(9) { $0.attribute(1, network: size) } }
             writer.attribute(10, network: identifier)
         }
     }

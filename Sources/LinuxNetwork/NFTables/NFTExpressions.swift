@@ -1,3 +1,5 @@
+import MeshCore
+
 /// What a verdict map or a rule decides.
 enum NFTVerdict: Hashable, Sendable {
     case accept
@@ -87,10 +89,23 @@ struct NFTExpressions {
         self.payload(register, base: 2, offset: 2, length: 2)
     }
 
-    mutating func transport(_ register: NFTRegister) {
+    private mutating func meta(_ register: NFTRegister, key: UInt32) {
         self.expression("meta") { writer in
             writer.attribute(1, network: register.number)
-            writer.attribute(2, network: UInt32(16))
+            writer.attribute(2, network: key)
+        }
+    }
+
+    mutating func transport(_ register: NFTRegister) {
+        self.meta(register, key: 16)
+    }
+
+    /// The packet came by a bridge and leaves by one (`iifkind`, `oifkind`). Linux before 5.7 does not know at postrouting by
+    /// which device a packet came: it never matches there.
+    mutating func isBridged() {
+        for key in [UInt32(26), 27] {
+            self.meta(NFTRegister(0), key: key)
+            self.compare(NFTRegister(0), Array("bridge".utf8) + [UInt8](repeating: 0, count: 10))
         }
     }
 
@@ -103,6 +118,28 @@ struct NFTExpressions {
         }
         self.transport(register + self.family.addressWords)
         self.destinationPort(register + self.family.addressWords + 1)
+    }
+
+    /// saddr . daddr . dport . address . port of a backend, the key of an affinity set. Returns where the backend is in it.
+    @discardableResult
+    mutating func affinityKey(_ register: NFTRegister, nodePort: Bool, _ backend: TransportAddress) -> NFTRegister {
+        let words = self.family.addressWords
+        let target = register + 2 * words + 1
+        self.sourceAddress(register)
+        if nodePort {
+            self.immediate(register + words, Array(repeating: 0, count: Int(self.family.addressLength)))
+        } else {
+            self.destinationAddress(register + words)
+        }
+        self.destinationPort(register + 2 * words)
+        self.immediate(target, backend)
+        return target
+    }
+
+    /// An address and, in the register after it, a port.
+    mutating func immediate(_ register: NFTRegister, _ target: TransportAddress) {
+        self.immediate(register, target.address.networkBytes)
+        self.immediate(register + self.family.addressWords, networkOrder(target.port))
     }
 
     mutating func compare(_ register: NFTRegister, equal: Bool = true, _ bytes: [UInt8]) {
@@ -216,24 +253,13 @@ struct NFTExpressions {
         }
     }
 
-    enum DynamicOperation: UInt32 {
-        case update = 1
-        case delete = 2
-    }
-
-    mutating func dynamic(
-        _ operation: DynamicOperation,
-        _ set: NFTSet,
-        key: NFTRegister,
-        data: NFTRegister? = nil,
-        seconds: Int = 0
-    ) {
+    /// Adds an element for `seconds`, or renews the time of the one that is there. The rule ends here if the set is full.
+    mutating func remember(_ set: NFTSet, key: NFTRegister, seconds: UInt32) {
         self.expression("dynset") { writer in
             writer.attribute(1, text: set.rawValue)
-            writer.attribute(3, network: operation.rawValue)
+            writer.attribute(3, network: UInt32(1))
             writer.attribute(4, network: key.number)
-            if let data { writer.attribute(5, network: data.number) }
-            if seconds > 0 { writer.attribute(6, network: UInt64(seconds) * 1000) }
+            writer.attribute(6, network: UInt64(seconds) * 1000)
         }
     }
 

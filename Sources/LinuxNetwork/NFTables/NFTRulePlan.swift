@@ -4,18 +4,32 @@ import MeshCore
 enum NFTDynamicChain: Hashable {
     /// Picks one of `count` backends.
     case pick(Pick)
-    /// Lets only some sources through.
-    case sources(KernelFrontend, [CIDR], NFTVerdict)
+    /// Lets only some sources through. A chain is never changed, only replaced by one of the next version.
+    case sources(KernelFrontend, [CIDR], NFTVerdict, version: UInt32)
+
+    /// Finds the backend that a client keeps, or picks one. Replaced like `sources`.
+    case sticky(Sticky, version: UInt32)
+    /// Sends a client to one backend of a frontend and remembers that.
+    case stickyBackend(KernelFrontend, TransportAddress, seconds: UInt32)
 
     struct Pick: Hashable {
         /// `nil` when there is nothing to choose.
         var policy: KernelBalancing.Policy?
         var count: Int
         var nodePort: Bool
-        var affinitySeconds: Int?
         /// A round-robin counter belongs to one frontend.
         var owner: KernelFrontend?
     }
+
+    struct Sticky: Hashable {
+        var frontend: KernelFrontend
+        var policy: KernelBalancing.Policy?
+        var backends: [TransportAddress]
+        var seconds: UInt32
+    }
+
+    /// Chains of a lower rank are made earlier and deleted later: others go to them.
+    var rank: Int { if case .stickyBackend = self { 0 } else { 1 } }
 
     var name: String {
         switch self {
@@ -27,14 +41,14 @@ enum NFTDynamicChain: Hashable {
             case .sourceHash: parts += ["hash", "\(pick.count)"]
             case .roundRobin: parts += ["round-robin", "\(pick.count)"]
             }
-            if let seconds = pick.affinitySeconds { parts += ["sticky", "\(seconds)"] }
             if let owner = pick.owner { parts.append(owner.chainSuffix) }
             return parts.joined(separator: "-")
-        case .sources(let frontend, let ranges, let verdict):
-            // A chain is never changed, only replaced, so its content is part of the name (djb2 over its text).
-            let text = "\(ranges)\(verdict)"
-            let digest = text.utf8.reduce(UInt32(5381)) { $0 &* 33 ^ UInt32($1) }
-            return "sources-\(frontend.chainSuffix)-\(String(digest, radix: 16))"
+        case .sources(let frontend, _, _, let version):
+            return "sources-\(frontend.chainSuffix)-\(version)"
+        case .sticky(let sticky, let version):
+            return "sticky-\(sticky.frontend.chainSuffix)-\(version)"
+        case .stickyBackend(let frontend, let backend, let seconds):
+            return "sticky-\(seconds)s-\(frontend.chainSuffix)-to-\(backend.address.chainText)-\(backend.port)"
         }
     }
 
@@ -43,7 +57,19 @@ enum NFTDynamicChain: Hashable {
         batch.createChain(family, name)
         switch self {
         case .pick(let pick): Self.write(pick, name, family, to: &batch)
-        case .sources(_, let ranges, let verdict):
+        case .sticky(let sticky, _): Self.write(sticky, name, family, to: &batch)
+        case .stickyBackend(let frontend, let backend, let seconds):
+            batch.appendRule(family, chain: name) { rule in
+                let target = rule.affinityKey(NFTRegister(0), nodePort: frontend.keys.nodePort, backend)
+                rule.remember(.affinity(frontend.transport), key: NFTRegister(0), seconds: seconds)
+                rule.translate(target)
+            }
+            // Reached when the set is full.
+            batch.appendRule(family, chain: name) { rule in
+                rule.immediate(NFTRegister(0), backend)
+                rule.translate(NFTRegister(0))
+            }
+        case .sources(_, let ranges, let verdict, _):
             for range in ranges where NFTFamily(range.address.family) == family {
                 batch.appendRule(family, chain: name) { rule in
                     if range.prefixLength > 0 {
@@ -60,64 +86,86 @@ enum NFTDynamicChain: Hashable {
     }
 
     private static func write(_ pick: Pick, _ name: String, _ family: NFTFamily, to batch: inout NFTBatch) {
-        let words = family.addressWords
-        // saddr . daddr . l4proto . dport . index, so that each lookup's key is a run of registers.
-        let source = NFTRegister(0)
-        let frontend = source + words
-        let index = frontend + words + 2
-        func choose(_ rule: inout NFTExpressions) {
-            rule.sourceAddress(source)
-            rule.frontendKey(frontend, nodePort: pick.nodePort)
-            switch pick.policy {
-            case nil: rule.immediate(index, hostOrder(0))
-            case .random: rule.number(index, .random, modulus: pick.count)
-            case .roundRobin: rule.number(index, .incremental, modulus: pick.count)
-            case .sourceHash: rule.hash(source, into: index, modulus: pick.count)
-            }
-            // The backend takes the place of the index: key and value of the affinity map lie side by side.
-            rule.lookup(.endpoints, key: frontend, into: index)
-        }
-        if let seconds = pick.affinitySeconds {
-            batch.appendRule(family, chain: name) { rule in
-                rule.sourceAddress(source)
-                rule.frontendKey(frontend, nodePort: pick.nodePort)
-                rule.lookup(.affinity, key: source, into: index)
-                rule.lookup(.live, key: frontend)
-                rule.dynamic(.update, .affinity, key: source, data: index, seconds: seconds)
-                rule.translate(index)
-            }
-            batch.appendRule(family, chain: name) { rule in
-                choose(&rule)
-                // An update leaves the value of an entry as it is; one that names a dead backend has to go first.
-                rule.dynamic(.delete, .affinity, key: source, data: index)
-                rule.dynamic(.update, .affinity, key: source, data: index, seconds: seconds)
-                rule.translate(index)
-            }
-        }
-        // With affinity this is reached only when the map is full.
-        batch.appendRule(family, chain: name) { rule in
-            choose(&rule)
+        Self.choose(pick.policy, of: pick.count, nodePort: pick.nodePort, name, family, to: &batch) {
+            rule,
+            key,
+            index in
+            rule.lookup(.endpoints, key: key, into: index)
             rule.translate(index)
         }
+    }
+
+    /// Each live backend is asked for by itself. One lookup that tells the backend, and one that tells whether it is alive, would
+    /// be rules that nft 1.0.6 aborts on when it lists them; and this way a transaction takes a backend's clients along.
+    private static func write(_ sticky: Sticky, _ name: String, _ family: NFTFamily, to batch: inout NFTBatch) {
+        let frontend = sticky.frontend
+        let nodePort = frontend.keys.nodePort
+        for backend in sticky.backends {
+            batch.appendRule(family, chain: name) { rule in
+                rule.affinityKey(NFTRegister(0), nodePort: nodePort, backend)
+                rule.lookup(.affinity(frontend.transport), key: NFTRegister(0))
+                rule.verdict(.goto(Self.stickyBackend(frontend, backend, seconds: sticky.seconds).name))
+            }
+        }
+        Self.choose(sticky.policy, of: sticky.backends.count, nodePort: nodePort, name, family, to: &batch) {
+            rule,
+            key,
+            _ in
+            rule.lookup(.stickyBackends, key: key)
+        }
+    }
+
+    /// Appends rules that make daddr . l4proto . dport . index and hand it to `use`.
+    private static func choose(
+        _ policy: KernelBalancing.Policy?,
+        of count: Int,
+        nodePort: Bool,
+        _ name: String,
+        _ family: NFTFamily,
+        to batch: inout NFTBatch,
+        _ use: (_ rule: inout NFTExpressions, _ key: NFTRegister, _ index: NFTRegister) -> Void
+    ) {
+        let source = NFTRegister(0)
+        let key = source + family.addressWords
+        let index = key + family.addressWords + 2
+        // A packet that is under way while a transaction commits may meet this chain with the next one's backends, which may be
+        // fewer. It must not leave untranslated: the first backend takes it, or else the client sends it again.
+        for policy in policy == nil ? [nil] : [policy, nil] {
+            batch.appendRule(family, chain: name) { rule in
+                rule.frontendKey(key, nodePort: nodePort)
+                switch policy {
+                case nil: rule.immediate(index, hostOrder(0))
+                case .random: rule.number(index, .random, modulus: count)
+                case .roundRobin: rule.number(index, .incremental, modulus: count)
+                case .sourceHash:
+                    rule.sourceAddress(source)
+                    rule.hash(source, into: index, modulus: count)
+                }
+                use(&rule, key, index)
+            }
+        }
+        batch.appendRule(family, chain: name) { $0.verdict(.drop) }
     }
 }
 
 /// All that one frontend puts into the kernel.
 struct NFTRulePlan {
     var elements: [NFTSet: Set<NFTElement>] = [:]
-    /// Elements that several frontends may want: counted by the program.
-    var hairpins: Set<NFTElement> = []
+    /// Addresses of backends on this node. Several frontends may have one: counted by the program.
+    var localBackends: Set<[UInt8]> = []
     var chains: Set<NFTDynamicChain> = []
 
     init() {}
 
-    init(_ frontend: KernelFrontend, _ rule: KernelRule) {
+    /// `version` is that of the chains that are replaced when the rule changes.
+    init(_ frontend: KernelFrontend, _ rule: KernelRule, version: UInt32) {
         let (key, nodePort) = frontend.keys
-        self.filter(frontend, rule, key: nodePort ? Array(key.dropFirst(frontend.family.byteCount)) : key)
+        let short = nodePort ? Array(key.dropFirst(frontend.family.byteCount)) : key
+        self.filter(frontend, rule, key: short, version)
         switch rule.action {
         case .reject, .drop: break
         case .proxy: self.dispatch(key, nodePort, frontend.family, .goto(NFTChain.proxy))
-        case .balance(let balancing): self.balance(frontend, balancing, key: key, nodePort: nodePort)
+        case .balance(let balancing): self.balance(frontend, balancing, key: key, nodePort: nodePort, version)
         }
     }
 
@@ -135,16 +183,11 @@ struct NFTRulePlan {
         self.insert(.loopbackNodePorts, short, .verdict(.goto(NFTChain.proxy)))
     }
 
-    private mutating func filter(_ frontend: KernelFrontend, _ rule: KernelRule, key: [UInt8]) {
-        let verdict: NFTVerdict =
-            switch rule.action {
-            case .balance, .proxy: .accept
-            case .reject: .goto(NFTChain.reject)
-            case .drop: .drop
-            }
+    private mutating func filter(_ frontend: KernelFrontend, _ rule: KernelRule, key: [UInt8], _ version: UInt32) {
+        let verdict = rule.admission
         let set: NFTSet = if case .nodePort = frontend.match { .filteredNodePorts } else { .filteredServices }
         if !rule.sourceRanges.isEmpty {
-            let chain = NFTDynamicChain.sources(frontend, rule.sourceRanges, verdict)
+            let chain = NFTDynamicChain.sources(frontend, rule.sourceRanges, verdict, version: version)
             self.chains.insert(chain)
             self.insert(set, key, .verdict(.goto(chain.name)))
         } else if verdict != .accept {
@@ -156,38 +199,71 @@ struct NFTRulePlan {
         _ frontend: KernelFrontend,
         _ balancing: KernelBalancing,
         key: [UInt8],
-        nodePort: Bool
+        nodePort: Bool,
+        _ version: UInt32
     ) {
         let family = frontend.family
         let backends = balancing.backends.filter { $0.address.family == family }
         guard !backends.isEmpty else { return }
         let policy = backends.count == 1 ? nil : balancing.policy
-        let pick = NFTDynamicChain.Pick(
-            policy: policy,
-            count: backends.count,
-            nodePort: nodePort,
-            affinitySeconds: balancing.affinitySeconds,
-            owner: policy == .roundRobin ? frontend : nil
-        )
-        self.chains.insert(.pick(pick))
-        self.dispatch(key, nodePort, family, .goto(NFTDynamicChain.pick(pick).name))
+        let chain: NFTDynamicChain
+        let seconds = balancing.affinitySeconds.map { UInt32(clamping: max(1, $0)) }
+        if let seconds {
+            chain = .sticky(
+                NFTDynamicChain.Sticky(frontend: frontend, policy: policy, backends: backends, seconds: seconds),
+                version: version
+            )
+        } else {
+            chain = .pick(
+                NFTDynamicChain.Pick(
+                    policy: policy,
+                    count: backends.count,
+                    nodePort: nodePort,
+                    owner: policy == .roundRobin ? frontend : nil
+                )
+            )
+        }
+        self.chains.insert(chain)
+        self.dispatch(key, nodePort, family, .goto(chain.name))
         for (index, backend) in backends.enumerated() {
             let target = backend.paddedBytes
-            self.insert(.endpoints, key + hostOrder(UInt32(index)), .data(target))
-            if balancing.affinitySeconds != nil { self.insert(.live, key + target) }
+            let indexed = key + hostOrder(UInt32(truncatingIfNeeded: index))
+            if let seconds {
+                let backendChain = NFTDynamicChain.stickyBackend(frontend, backend, seconds: seconds)
+                self.chains.insert(backendChain)
+                self.insert(.stickyBackends, indexed, .verdict(.goto(backendChain.name)))
+            } else {
+                self.insert(.endpoints, indexed, .data(target))
+            }
+            if balancing.masquerade, nodePort {
+                self.insert(.masqueradedNodePorts, Array(key.dropFirst(family.byteCount)) + target)
+            }
         }
         for local in balancing.localBackends where local.family == family {
-            self.hairpins.insert(NFTElement(key: local.networkBytes + local.networkBytes))
+            self.localBackends.insert(local.networkBytes)
         }
-        if balancing.masquerade {
-            let short = Array(key.dropFirst(family.byteCount))
-            self.insert(nodePort ? .masqueradedNodePorts : .masqueradedServices, nodePort ? short : key)
+        if balancing.masquerade, !nodePort { self.insert(.masqueradedServices, key) }
+    }
+}
+
+extension KernelRule {
+    /// What the filter chains do with a packet from an allowed source.
+    var admission: NFTVerdict {
+        switch self.action {
+        case .balance, .proxy: .accept
+        case .reject: .goto(NFTChain.reject)
+        case .drop: .drop
         }
     }
 }
 
 extension IPFamily {
     var byteCount: Int { self == .v4 ? 4 : 16 }
+}
+
+extension IPAddress {
+    /// As nft takes it in a name.
+    fileprivate var chainText: String { String(self.description.map { $0 == ":" ? "." : $0 }) }
 }
 
 extension TransportAddress {
@@ -209,7 +285,7 @@ extension KernelFrontend {
     var chainSuffix: String {
         switch self.match {
         case .address(let address):
-            "\(self.transport)-\(self.port)-" + String(address.description.map { $0 == ":" ? "." : $0 })
+            "\(self.transport)-\(self.port)-\(address.chainText)"
         case .nodePort: "\(self.transport)-\(self.port)"
         }
     }

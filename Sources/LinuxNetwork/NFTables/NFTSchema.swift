@@ -45,14 +45,19 @@ enum NFTSet: String, CaseIterable, Hashable {
     case filteredNodePorts = "filtered-node-ports"
     /// daddr . l4proto . dport . index -> address . port; the address is zero for node ports.
     case endpoints
-    /// daddr . l4proto . dport . address . port: the backends that an affinity entry may still name.
-    case live
-    /// saddr . daddr . l4proto . dport -> address . port, with a timeout.
-    case affinity
+    /// daddr . l4proto . dport . index -> goto the chain of that backend, for frontends with affinity.
+    case stickyBackends = "sticky-backends"
+    /// saddr . daddr . dport . address . port of the backend a client keeps, with a timeout. One set per protocol: nft can
+    /// describe five components, no more.
+    case affinityTCP = "affinity-tcp"
+    case affinityUDP = "affinity-udp"
     /// address . address of backends on this node.
     case hairpin
+    /// Addresses of backends on this node.
+    case localBackends = "local-backends"
     /// original daddr . l4proto . dport whose flows are masqueraded.
     case masqueradedServices = "masqueraded-services"
+    /// l4proto . original dport . daddr . dport: a node port alone would match flows that others translate too.
     case masqueradedNodePorts = "masqueraded-node-ports"
 
     enum Value {
@@ -61,36 +66,37 @@ enum NFTSet: String, CaseIterable, Hashable {
         case address
     }
 
-    /// Entries of session affinity at one time; when it is full, new clients are balanced without affinity.
-    static let maximumAffinityEntries: UInt32 = 65_536
-
     var value: Value {
         switch self {
-        case .services, .nodePorts, .loopbackNodePorts, .filteredServices, .filteredNodePorts: .verdict
-        case .endpoints, .affinity: .address
-        case .live, .hairpin, .masqueradedServices, .masqueradedNodePorts: .none
+        case .services, .nodePorts, .loopbackNodePorts, .filteredServices, .filteredNodePorts, .stickyBackends: .verdict
+        case .endpoints: .address
+        case .affinityTCP, .affinityUDP, .hairpin, .localBackends, .masqueradedServices, .masqueradedNodePorts: .none
         }
     }
 
     /// Whether each element counts the packets that hit it.
     var isCounted: Bool { self == .services || self == .nodePorts }
 
-    var maximumSize: UInt32? { self == .affinity ? Self.maximumAffinityEntries : nil }
+    /// Filled by packets, each element for a time.
+    var isAffinity: Bool { self == .affinityTCP || self == .affinityUDP }
+
+    static func affinity(_ transport: TransportProtocol) -> NFTSet { transport == .tcp ? .affinityTCP : .affinityUDP }
 
     var flags: UInt32 {
         // NFT_SET_MAP; NFT_SET_TIMEOUT | NFT_SET_EVAL.
-        (self.value == .none ? 0 : 0x8) | (self == .affinity ? 0x30 : 0)
+        (self.value == .none ? 0 : 0x8) | (self.isAffinity ? 0x30 : 0)
     }
 
     func keyFields(_ family: NFTFamily) -> [NFTField] {
         let address = NFTField.address(family)
         return switch self {
         case .services, .filteredServices, .masqueradedServices: [address, .transport, .port]
-        case .nodePorts, .loopbackNodePorts, .filteredNodePorts, .masqueradedNodePorts: [.transport, .port]
-        case .endpoints: [address, .transport, .port, .index]
-        case .live: [address, .transport, .port, address, .port]
-        case .affinity: [address, address, .transport, .port]
+        case .nodePorts, .loopbackNodePorts, .filteredNodePorts: [.transport, .port]
+        case .masqueradedNodePorts: [.transport, .port, address, .port]
+        case .endpoints, .stickyBackends: [address, .transport, .port, .index]
+        case .affinityTCP, .affinityUDP: [address, address, .port, address, .port]
         case .hairpin: [address, address]
+        case .localBackends: [address]
         }
     }
 }
@@ -111,8 +117,20 @@ struct NFTElement: Hashable {
 enum NFTChain {
     static let services = "services"
     static let proxy = "proxy"
-    static let reject = "reject"
+    /// Not `reject`: nft cannot read back a chain that is named like a word of its language.
+    static let reject = "refuse"
     static let filter = "filter"
+    /// Where packets enter, and where their source is translated. Nobody jumps to these.
+    static let base = ["filter-prerouting", "filter-output", "nat-prerouting", "nat-output", "nat-postrouting"]
+}
+
+/// What is decided when the tables are made.
+struct NFTSettings {
+    /// Entries of session affinity at one time in each affinity set; while it is full, new clients are balanced without affinity.
+    var maximumAffinityEntries: UInt32
+    /// Families of which the kernel does not see what one port of a bridge sends to another (`bridge-nf-call-iptables` is 0 or
+    /// absent): replies between pods of one bridge would not be translated back, so such flows are masqueraded.
+    var bridgedFamilies: Set<NFTFamily>
 }
 
 extension NFTBatch {
@@ -120,8 +138,10 @@ extension NFTBatch {
     ///
     /// The priorities put us before everything at `dstnat` (-100), where kube-proxy is, whoever starts first: the first chain
     /// that translates a flow's destination decides.
-    mutating func createSkeleton(_ family: NFTFamily, listeners: ProxyListeners) {
-        for set in NFTSet.allCases { self.createSet(family, set) }
+    mutating func createSkeleton(_ family: NFTFamily, listeners: ProxyListeners, _ settings: NFTSettings) {
+        for set in NFTSet.allCases {
+            self.createSet(family, set, maximumSize: set.isAffinity ? settings.maximumAffinityEntries : nil)
+        }
         for name in [NFTChain.services, NFTChain.proxy, NFTChain.reject, NFTChain.filter] {
             self.createChain(family, name)
         }
@@ -137,7 +157,7 @@ extension NFTBatch {
         self.createChain(family, "nat-postrouting", type: "nat", hook: .postrouting, priority: 90)
         self.createFilterRules(family)
         self.createServiceRules(family, listeners: listeners)
-        self.createMasqueradeRules(family)
+        self.createMasqueradeRules(family, settings)
     }
 
     private mutating func createFilterRules(_ family: NFTFamily) {
@@ -182,14 +202,13 @@ extension NFTBatch {
             self.appendRule(family, chain: NFTChain.proxy) { rule in
                 rule.transport(key)
                 rule.compare(key, [transport.rawValue])
-                rule.immediate(key, listener.address.networkBytes)
-                rule.immediate(key + family.addressWords, networkOrder(listener.port))
+                rule.immediate(key, listener)
                 rule.translate(key)
             }
         }
     }
 
-    private mutating func createMasqueradeRules(_ family: NFTFamily) {
+    private mutating func createMasqueradeRules(_ family: NFTFamily, _ settings: NFTSettings) {
         let key = NFTRegister(0)
         let words = family.addressWords
         self.appendRule(family, chain: "nat-postrouting") { rule in
@@ -211,7 +230,17 @@ extension NFTBatch {
             rule.isTranslated()
             rule.transport(key)
             rule.originalDestinationPort(key + 1)
+            rule.destinationAddress(key + 2)
+            rule.destinationPort(key + 2 + words)
             rule.lookup(.masqueradedNodePorts, key: key)
+            rule.masquerade()
+        }
+        guard settings.bridgedFamilies.contains(family) else { return }
+        self.appendRule(family, chain: "nat-postrouting") { rule in
+            rule.isTranslated()
+            rule.isBridged()
+            rule.destinationAddress(key)
+            rule.lookup(.localBackends, key: key)
             rule.masquerade()
         }
     }

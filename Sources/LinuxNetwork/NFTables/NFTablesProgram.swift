@@ -14,19 +14,37 @@ public struct FlowCounter: Hashable, Sendable {
 /// A change is one transaction over both families, so that a packet sees the old rules or the new. The rules outlive this
 /// process on purpose: flows that the kernel balances go on while the agent is away. `install` replaces what it finds in the
 /// same transaction that brings the new rules, so nothing is lost at a restart.
+///
+/// Every firewall tool of a node lists all rules, so that each rule here must be one that nft can show: nft 1.0.6 aborts on keys
+/// and data that come from another map.
 public actor NFTablesProgram: ServiceProgramming {
     public nonisolated let backendName = "nftables"
 
     private let socket: NetlinkSocket
+    private let settings: NFTSettings
     private var families: [NFTFamily] = []
     private var listeners: ProxyListeners?
-    private var rules: [KernelFrontend: KernelRule] = [:]
-    private var chains: [NFTFamily: [String: Int]] = [:]
-    private var hairpins: [NFTFamily: [NFTElement: Int]] = [:]
+    private var state = NFTMirror()
+    /// The tables as `program` made them, to recognise that someone else changed them; nil if what the kernel has is not known.
+    private var made: [NFTFamily: TableIdentity]?
+    private var isLossReported = false
+
+    /// How often `waitForLoss` looks. It asks the kernel for one number, unless that has changed.
+    private static let lossCheckInterval = Duration.milliseconds(500)
 
     /// Opens the socket in the network namespace of the calling thread; it stays there.
-    public init() throws {
+    ///
+    /// - Parameters:
+    ///   - maximumAffinityEntries: the bound of the affinity set of each family and protocol.
+    ///   - masqueradeBridged: whether flows between pods behind bridges of this node get the node's address as their source,
+    ///     as they must where bridged packets bypass netfilter; nil: if `bridge-nf-call-iptables` is off now.
+    public init(maximumAffinityEntries: UInt32 = 65_536, masqueradeBridged: Bool? = nil) throws {
         self.socket = try NetlinkSocket(.netfilter)
+        let bridged = NFTFamily.allCases.filter { family in
+            let name = family == .ip ? "bridge-nf-call-iptables" : "bridge-nf-call-ip6tables"
+            return masqueradeBridged ?? (readSmallFile("/proc/sys/net/bridge/\(name)")?.first != "1")
+        }
+        self.settings = NFTSettings(maximumAffinityEntries: maximumAffinityEntries, bridgedFamilies: Set(bridged))
     }
 
     public func install(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) async throws {
@@ -37,23 +55,24 @@ public actor NFTablesProgram: ServiceProgramming {
         guard let listeners = self.listeners else {
             throw LinuxNetworkError(.unsupported, "update before install of the nftables program")
         }
-        var state = State(rules: self.rules, chains: self.chains, hairpins: self.hairpins)
-        var batch = state.apply(changes, families: self.families)
+        var state = self.state
+        var batch = state.apply(changes, families: self.families, into: self.newBatch())
+        guard self.made != nil else { return try self.program(listeners: listeners, rules: state.rules) }
         guard !batch.isEmpty else { return }
         do {
             try self.commit(&batch, "changing \(changes.count) service rules in nftables")
         } catch {
-            guard [ENOENT, EBUSY, EEXIST].contains(error.errno) else { throw error }
-            // Someone flushed or changed our table: bring all of it back.
+            guard error.code == .unconfirmed || [ENOENT, EBUSY, EEXIST].contains(error.errno) else { throw error }
+            // Someone flushed or changed our table, or we do not know what it holds: bring all of it back.
             try self.program(listeners: listeners, rules: state.rules)
             return
         }
-        (self.rules, self.chains, self.hairpins) = (state.rules, state.chains, state.hairpins)
+        self.state = state
     }
 
     public func remove() async throws {
         for family in NFTFamily.allCases {
-            var batch = NFTBatch()
+            var batch = self.newBatch()
             batch.createTable(family)
             batch.deleteTable(family)
             do {
@@ -63,57 +82,81 @@ public actor NFTablesProgram: ServiceProgramming {
                 continue
             }
         }
-        (self.listeners, self.rules, self.chains, self.hairpins) = (nil, [:], [:], [:])
+        (self.listeners, self.state, self.made) = (nil, NFTMirror(), nil)
     }
 
-    /// Whether our tables are there. A firewall restart (`nft flush ruleset`) takes them away; `reinstall` brings them back.
+    /// Whether our tables and chains are as we made them. `nft flush ruleset`, a flush of our table, and a saved ruleset loaded
+    /// over it are noticed; single rules or elements that someone took out are not.
     public func verify() throws -> Bool {
+        guard let made = self.made else { return false }
         for family in self.families {
-            do {
-                try self.socket.request(
-                    type: NFTBatch.Message.getTable.type,
-                    flags: [],
-                    what: "reading table \(NFTBatch.tableName)"
-                ) {
-                    $0.netfilterHeader(family: family.number)
-                    $0.attribute(1, text: NFTBatch.tableName)
-                }
-            } catch {
-                guard error.errno == ENOENT else { throw error }
-                return false
-            }
+            guard let identity = try self.identity(family), identity == made[family] else { return false }
         }
         return true
+    }
+
+    public func waitForLoss() async throws {
+        var checked: UInt32?
+        while true {
+            try await Task.sleep(for: Self.lossCheckInterval)
+            guard self.listeners != nil, !self.isLossReported else { continue }
+            // The generation counts the transactions of this namespace: nothing has changed while it stays.
+            let answer = try self.socket.request(
+                type: NFTBatch.Message.getGeneration.type,
+                flags: [],
+                what: "reading the generation of nftables"
+            ) { $0.netfilterHeader(family: 0) }
+            let generation = try answer.flatMap {
+                try NetlinkAttributes($0.payload.dropFirst(4)).network(1, UInt32.self)
+            }
+            if let generation, generation == checked { continue }
+            guard try self.verify() else {
+                self.isLossReported = true
+                return
+            }
+            checked = generation
+        }
     }
 
     /// Programs everything anew, in one transaction.
     public func reinstall() throws {
         guard let listeners = self.listeners else { return }
-        try self.program(listeners: listeners, rules: self.rules)
+        try self.program(listeners: listeners, rules: self.state.rules)
     }
 
     private func program(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) throws(LinuxNetworkError) {
         let families: [NFTFamily] =
             listeners.tcpV6 == nil && !rules.keys.contains { $0.family == .v6 } ? [.ip] : [.ip, .ip6]
-        var skeleton = NFTBatch(reserving: 64 << 10)
+        var skeleton = NFTBatch(first: self.socket.nextSequence, reserving: 64 << 10)
         for family in NFTFamily.allCases where families.contains(family) || self.families.contains(family) {
             skeleton.createTable(family)
             skeleton.deleteTable(family)
             guard families.contains(family) else { continue }
             skeleton.createTable(family)
-            skeleton.createSkeleton(family, listeners: listeners)
+            skeleton.createSkeleton(family, listeners: listeners, self.settings)
         }
-        var state = State()
+        var state = NFTMirror()
         var batch = state.apply(rules.mapValues { $0 }, families: families, into: skeleton)
+        self.made = nil
         try self.commit(&batch, "programming \(rules.count) service rules in nftables")
-        self.listeners = listeners
-        self.families = families
-        (self.rules, self.chains, self.hairpins) = (state.rules, state.chains, state.hairpins)
+        (self.listeners, self.families, self.state) = (listeners, families, state)
+        var made: [NFTFamily: TableIdentity] = [:]
+        for family in families { made[family] = try self.identity(family) }
+        self.made = made
+        self.isLossReported = false
     }
 
+    private func newBatch() -> NFTBatch { NFTBatch(first: self.socket.nextSequence) }
+
     private func commit(_ batch: inout NFTBatch, _ what: String) throws(LinuxNetworkError) {
-        let (bytes, last) = batch.finish()
-        try self.socket.commit(bytes, lastSequence: last, what: what)
+        let (bytes, last) = try batch.finish()
+        let first = self.socket.reserveSequences(Int(batch.count) + 2)
+        do {
+            try self.socket.commit(bytes, first: first, last: last, what: what)
+        } catch {
+            if error.code == .unconfirmed { self.made = nil }
+            throw error
+        }
     }
 
     /// Flows per frontend since its rule was last changed; only frontends of action `.proxy` or `.balance`.
@@ -121,88 +164,111 @@ public actor NFTablesProgram: ServiceProgramming {
         var counters: [KernelFrontend: FlowCounter] = [:]
         for family in self.families {
             for set in [NFTSet.services, .nodePorts] {
-                let messages = try self.socket.request(
-                    type: NFTBatch.Message.getElement.type,
-                    flags: .dump,
-                    what: "reading map \(set.rawValue)"
-                ) {
-                    $0.netfilterHeader(family: family.number)
-                    $0.attribute(1, text: NFTBatch.tableName)
-                    $0.attribute(2, text: set.rawValue)
+                func note(_ element: NetlinkAttributes) throws(LinuxNetworkError) {
+                    guard let key = try element.nested(1)?[1], let frontend = KernelFrontend(key, family, set),
+                        let counter = try element.nested(7)?.nested(2)
+                    else { return }
+                    counters[frontend] = FlowCounter(
+                        flows: counter.network(2, UInt64.self) ?? 0,
+                        bytes: counter.network(1, UInt64.self) ?? 0
+                    )
                 }
-                for message in messages {
-                    guard let list = try NetlinkAttributes(message.payload.dropFirst(4)).nested(3) else { continue }
-                    for (_, value) in list.all {
-                        let element = try NetlinkAttributes(value)
-                        guard let key = try element.nested(1)?[1], let frontend = KernelFrontend(key, family, set),
-                            let counter = try element.nested(7)?.nested(2)
-                        else { continue }
-                        counters[frontend] = FlowCounter(
-                            flows: counter.network(2, UInt64.self) ?? 0,
-                            bytes: counter.network(1, UInt64.self) ?? 0
-                        )
-                    }
+                try self.readElements(family, set, each: note)
+                // The kernel lists a hash table by position. While it grows the table, as it does for a moment after many
+                // elements came, positions shift and a listing passes some over: those are asked for by their keys.
+                for (frontend, rule) in self.state.rules where counters[frontend] == nil {
+                    guard NFTFamily(frontend.family) == family, frontend.keys.nodePort == (set == .nodePorts),
+                        let element = NFTRulePlan(frontend, rule, version: 0).elements[set]?.first
+                    else { continue }
+                    try self.readElement(family, set, key: element.key, each: note)
                 }
             }
         }
         return counters
     }
 
-    /// What is in the kernel, as counted references: kept so that a change costs what it changes.
-    private struct State {
-        var rules: [KernelFrontend: KernelRule] = [:]
-        var chains: [NFTFamily: [String: Int]] = [:]
-        var hairpins: [NFTFamily: [NFTElement: Int]] = [:]
+    private func readElements(
+        _ family: NFTFamily,
+        _ set: NFTSet,
+        each: (NetlinkAttributes) throws(LinuxNetworkError) -> Void
+    ) throws(LinuxNetworkError) {
+        try self.socket.dump(
+            type: NFTBatch.Message.getElement.type,
+            what: "reading map \(set.rawValue)",
+            {
+                $0.netfilterHeader(family: family.number)
+                $0.attribute(1, text: NFTBatch.tableName)
+                $0.attribute(2, text: set.rawValue)
+            },
+            each: { (message) throws(LinuxNetworkError) in try Self.elements(message, each) }
+        )
+    }
 
-        /// The difference as a batch: new chains, old elements, new elements, then chains that nobody names any more.
-        mutating func apply(
-            _ changes: [KernelFrontend: KernelRule?],
-            families: [NFTFamily],
-            into start: NFTBatch? = nil
-        ) -> NFTBatch {
-            var batch = start ?? NFTBatch()
-            for family in families {
-                var removed: [NFTSet: [NFTElement]] = [:]
-                var added: [NFTSet: [NFTElement]] = [:]
-                var chainChanges: [NFTDynamicChain: Int] = [:]
-                var hairpinChanges: [NFTElement: Int] = [:]
-                for (frontend, rule) in changes where NFTFamily(frontend.family) == family {
-                    let old = self.rules[frontend]
-                    guard old != rule else { continue }
-                    let oldPlan = old.map { NFTRulePlan(frontend, $0) } ?? NFTRulePlan()
-                    let newPlan = rule.map { NFTRulePlan(frontend, $0) } ?? NFTRulePlan()
-                    for (set, elements) in oldPlan.elements {
-                        removed[set, default: []] += elements.subtracting(newPlan.elements[set] ?? [])
-                    }
-                    for (set, elements) in newPlan.elements {
-                        added[set, default: []] += elements.subtracting(oldPlan.elements[set] ?? [])
-                    }
-                    for chain in oldPlan.chains { chainChanges[chain, default: 0] -= 1 }
-                    for chain in newPlan.chains { chainChanges[chain, default: 0] += 1 }
-                    for element in oldPlan.hairpins { hairpinChanges[element, default: 0] -= 1 }
-                    for element in newPlan.hairpins { hairpinChanges[element, default: 0] += 1 }
-                    self.rules[frontend] = rule
-                }
-                for (element, change) in hairpinChanges where change != 0 {
-                    let before = self.hairpins[family]?[element] ?? 0
-                    self.hairpins[family, default: [:]][element] = before + change > 0 ? before + change : nil
-                    if before == 0 { added[.hairpin, default: []].append(element) }
-                    if before + change == 0 { removed[.hairpin, default: []].append(element) }
-                }
-                var deadChains: [String] = []
-                for (chain, change) in chainChanges where change != 0 {
-                    let name = chain.name
-                    let before = self.chains[family]?[name] ?? 0
-                    self.chains[family, default: [:]][name] = before + change > 0 ? before + change : nil
-                    if before == 0 { chain.write(family, to: &batch) }
-                    if before + change == 0 { deadChains.append(name) }
-                }
-                for (set, elements) in removed { batch.elements(.deleteElement, family, set, elements) }
-                for (set, elements) in added { batch.elements(.newElement, family, set, elements) }
-                for name in deadChains { batch.deleteChain(family, name) }
-            }
-            return batch
+    private func readElement(
+        _ family: NFTFamily,
+        _ set: NFTSet,
+        key: [UInt8],
+        each: (NetlinkAttributes) throws(LinuxNetworkError) -> Void
+    ) throws(LinuxNetworkError) {
+        let answer = try self.socket.request(
+            type: NFTBatch.Message.getElement.type,
+            flags: [],
+            what: "reading an element of map \(set.rawValue)"
+        ) { writer in
+            writer.netfilterHeader(family: family.number)
+            writer.attribute(1, text: NFTBatch.tableName)
+            writer.attribute(2, text: set.rawValue)
+            writer.nested(3) { $0.nested(1) { $0.nested(1) { $0.attribute(1, key) } } }
         }
+        if let answer { try Self.elements(answer, each) }
+    }
+
+    private static func elements(
+        _ message: NetlinkMessage,
+        _ each: (NetlinkAttributes) throws(LinuxNetworkError) -> Void
+    ) throws(LinuxNetworkError) {
+        guard let list = try NetlinkAttributes(message.payload.dropFirst(4)).nested(3) else { return }
+        for (_, value) in list.all { try each(try NetlinkAttributes(value)) }
+    }
+
+    /// What tells a table of ours from one that was made or emptied since.
+    private struct TableIdentity: Equatable {
+        var handle: UInt64?
+        /// Sets and chains, without those that come and go with the rules.
+        var parts: Int?
+        /// Rules of each base chain.
+        var rules: [UInt32?]
+    }
+
+    private func identity(_ family: NFTFamily) throws(LinuxNetworkError) -> TableIdentity? {
+        func read(_ message: NFTBatch.Message, chain: String? = nil) throws(LinuxNetworkError) -> NetlinkAttributes? {
+            do {
+                let answer = try self.socket.request(
+                    type: message.type,
+                    flags: [],
+                    what: "reading table \(NFTBatch.tableName)"
+                ) {
+                    $0.netfilterHeader(family: family.number)
+                    $0.attribute(1, text: NFTBatch.tableName)
+                    if let chain { $0.attribute(3, text: chain) }
+                }
+                return try answer.map { (answer) throws(LinuxNetworkError) in
+                    try NetlinkAttributes(answer.payload.dropFirst(4))
+                }
+            } catch {
+                guard error.errno == ENOENT else { throw error }
+                return nil
+            }
+        }
+        guard let table = try read(.getTable) else { return nil }
+        var rules: [UInt32?] = []
+        for chain in NFTChain.base { rules.append(try read(.getChain, chain: chain)?.network(6, UInt32.self)) }
+        let chains = self.state.chains[family]?.count ?? 0
+        return TableIdentity(
+            handle: table.network(4, UInt64.self),
+            parts: table.network(3, UInt32.self).map { Int($0) - chains },
+            rules: rules
+        )
     }
 }
 

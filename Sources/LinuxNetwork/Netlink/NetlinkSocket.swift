@@ -13,7 +13,12 @@ final class NetlinkSocket {
     let descriptor: Int32
     private var sequence: UInt32 = 1
     private var sendBuffer = 0
+    /// More than the kernel puts into one datagram (32 KiB).
     private var chunk = [UInt8](repeating: 0, count: 65536)
+    /// An answer was not read to its end.
+    private var hasLeftovers = false
+
+    private static let listingAttempts = 8
 
     init(_ family: Family, groups: [UInt32] = [], timeoutMilliseconds: Int = 5000) throws(LinuxNetworkError) {
         self.descriptor = socket(16, Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue), family.rawValue)
@@ -49,6 +54,9 @@ final class NetlinkSocket {
         return self.sequence
     }
 
+    /// The number that the next request will have.
+    var nextSequence: UInt32 { self.sequence }
+
     /// Sends the bytes as one datagram, growing the socket's buffer to fit (the kernel takes a batch only whole).
     func send(_ bytes: [UInt8]) throws(LinuxNetworkError) {
         guard bytes.count <= Self.maximumRequest else {
@@ -57,6 +65,7 @@ final class NetlinkSocket {
                 "netlink request of \(bytes.count) bytes, at most \(Self.maximumRequest)"
             )
         }
+        if self.hasLeftovers { self.discardPending() }
         if bytes.count + 4096 > self.sendBuffer {
             self.sendBuffer = max(bytes.count + 4096, 256 << 10)
             self.option(level: SOL_SOCKET, 32, Int32(self.sendBuffer))
@@ -68,8 +77,10 @@ final class NetlinkSocket {
         }
     }
 
-    /// The messages of the next datagram. ENOBUFS means that the kernel dropped some: callers must not trust what they have.
+    /// The messages of the next datagram. ENOBUFS means that the kernel dropped some: what came so
+    /// far is not to be trusted.
     func receive() throws(LinuxNetworkError) -> [NetlinkMessage] {
+        self.hasLeftovers = true
         while true {
             let count = self.chunk.withUnsafeMutableBytes {
                 recv(self.descriptor, $0.baseAddress, $0.count, Int32(MSG_TRUNC))
@@ -85,60 +96,167 @@ final class NetlinkSocket {
                     "netlink datagram of \(count) bytes, expected at most \(self.chunk.count)"
                 )
             }
-            return try NetlinkMessage.parse(self.chunk[..<count])
+            let messages = try NetlinkMessage.parse(self.chunk[..<count])
+            self.hasLeftovers = false
+            return messages
         }
     }
 
-    /// One request that is answered by an acknowledgement, by a message, or (a dump) by many.
+    /// One request that is answered by an acknowledgement or by a message, which is returned.
     @discardableResult
     func request(
         type: UInt16,
         flags: NetlinkWriter.Flags,
         what: String,
         _ body: (inout NetlinkWriter) -> Void
+    ) throws(LinuxNetworkError) -> NetlinkMessage? {
+        let sequence = try self.start(type: type, flags: flags, body)
+        var answer: NetlinkMessage?
+        while true {
+            for message in try self.receive() where message.sequence == sequence {
+                switch message.type {
+                case NetlinkMessage.noop: continue
+                case NetlinkMessage.done: return answer
+                case NetlinkMessage.error:
+                    try Self.check(message, what)
+                    return answer
+                default:
+                    answer = message
+                    // Not acknowledged: the one answer is all there is (ctnetlink marks even that as one of many).
+                    if !flags.contains(.ack) { return answer }
+                }
+            }
+        }
+    }
+
+    /// Calls `each` with every message of a listing as it comes. False: the kernel's tables changed meanwhile
+    /// (`NLM_F_DUMP_INTR`), so that something may be missing or told twice.
+    @discardableResult
+    func dump(
+        type: UInt16,
+        what: String,
+        _ body: (inout NetlinkWriter) -> Void,
+        each: (NetlinkMessage) throws(LinuxNetworkError) -> Void
+    ) throws(LinuxNetworkError) -> Bool {
+        let sequence = try self.start(type: type, flags: .dump, body)
+        var isConsistent = true
+        var failure: LinuxNetworkError?
+        while true {
+            for message in try self.receive() where message.sequence == sequence {
+                if message.flags & 0x10 != 0 { isConsistent = false }
+                switch message.type {
+                case NetlinkMessage.noop: continue
+                case NetlinkMessage.error, NetlinkMessage.done:
+                    if let failure { throw failure }
+                    try Self.check(message, what)
+                    return isConsistent
+                default:
+                    // A listing is read to its end whatever happens: the kernel runs one at a time for a socket.
+                    guard failure == nil else { continue }
+                    do { try each(message) } catch { failure = error }
+                }
+            }
+        }
+    }
+
+    /// A listing at one moment: anew if the kernel's tables changed meanwhile.
+    func list(
+        type: UInt16,
+        what: String,
+        _ body: (inout NetlinkWriter) -> Void
     ) throws(LinuxNetworkError) -> [NetlinkMessage] {
+        for _ in 0..<Self.listingAttempts {
+            var answers: [NetlinkMessage] = []
+            let isConsistent = try self.dump(type: type, what: what, body) { (message) throws(LinuxNetworkError) in
+                answers.append(message)
+            }
+            if isConsistent { return answers }
+        }
+        throw LinuxNetworkError(
+            .system(EINTR),
+            "\(what): the tables changed during each of \(Self.listingAttempts) readings"
+        )
+    }
+
+    private func start(
+        type: UInt16,
+        flags: NetlinkWriter.Flags,
+        _ body: (inout NetlinkWriter) -> Void
+    ) throws(LinuxNetworkError) -> UInt32 {
         let sequence = self.reserveSequences(1)
         var writer = NetlinkWriter()
         writer.begin(type: type, flags: flags.union([.request]), sequence: sequence)
         body(&writer)
         writer.end()
-        try self.send(writer.bytes)
-        var answers: [NetlinkMessage] = []
-        while true {
-            for message in try self.receive() where message.sequence == sequence {
-                switch message.type {
-                case NetlinkMessage.noop: continue
-                case NetlinkMessage.done: return answers
-                case NetlinkMessage.error:
-                    let (number, text) = try message.acknowledgement()
-                    guard number != 0 else { return answers }
-                    throw LinuxNetworkError(.system(number), text.map { "\(what) (\($0))" } ?? what)
-                default:
-                    answers.append(message)
-                    // Neither a dump nor acknowledged: the one answer is all there is (ctnetlink marks even that as one of many).
-                    if flags.isDisjoint(with: [.ack, .dump]) { return answers }
-                }
-            }
+        try self.send(try writer.finished())
+        return sequence
+    }
+
+    /// Throws what an error message, or the end of a listing, says.
+    private static func check(_ message: NetlinkMessage, _ what: String) throws(LinuxNetworkError) {
+        if message.type == NetlinkMessage.done {
+            guard message.payload.count >= 4 else { return }
+            let code = message.payload.native(Int32.self, at: 0)
+            if code < 0 { throw LinuxNetworkError(.system(0 &- code), what) }
+        } else {
+            let (number, text) = try message.acknowledgement()
+            if number != 0 { throw LinuxNetworkError(.system(number), text.map { "\(what) (\($0))" } ?? what) }
         }
     }
 
-    /// Sends a batch whose last message, `lastSequence`, wants an acknowledgement; returns when the kernel has committed it.
-    /// On error nothing of the batch is in force.
-    func commit(_ batch: [UInt8], lastSequence: UInt32, what: String) throws(LinuxNetworkError) {
+    /// Sends a batch numbered from `first` on, whose last message, `last`, wants an acknowledgement; returns when the kernel has
+    /// committed it. On error nothing of the batch is in force; only `LinuxNetworkError.Code.unconfirmed` leaves that open.
+    func commit(_ batch: [UInt8], first: UInt32, last: UInt32, what: String) throws(LinuxNetworkError) {
         try self.send(batch)
         while true {
-            for message in try self.receive() where message.type == NetlinkMessage.error {
-                let (number, text) = try message.acknowledgement()
-                if number != 0 {
+            let messages: [NetlinkMessage]
+            do { messages = try self.receive() } catch {
+                throw LinuxNetworkError(.unconfirmed, "\(what): the kernel's answer is missing", cause: error)
+            }
+            // A late answer to an earlier batch has another number.
+            for message in messages
+            where message.type == NetlinkMessage.error && message.sequence &- first <= last &- first {
+                do { try Self.check(message, what) } catch {
                     self.discardPending()
-                    throw LinuxNetworkError(.system(number), text.map { "\(what) (\($0))" } ?? what)
+                    throw error
                 }
-                if message.sequence == lastSequence { return }
+                if message.sequence == last { return }
             }
         }
     }
 
+    /// Sends messages numbered from `first` on, the last of which wants an acknowledgement, in one datagram; returns how many
+    /// failed with `errno`. Throws on any other error.
+    func pipeline(
+        _ messages: [UInt8],
+        first: UInt32,
+        last: UInt32,
+        tolerating tolerated: Int32,
+        what: String
+    ) throws(LinuxNetworkError) -> Int {
+        try self.send(messages)
+        var failed = 0
+        while true {
+            for message in try self.receive()
+            where message.type == NetlinkMessage.error && message.sequence &- first <= last &- first {
+                do { try Self.check(message, what) } catch {
+                    guard error.errno == tolerated else {
+                        self.discardPending()
+                        throw error
+                    }
+                    failed += 1
+                }
+                if message.sequence == last { return failed }
+            }
+        }
+    }
+
+    /// Reads away what nobody waits for any more, the rest of a running listing too.
     private func discardPending() {
-        while recv(self.descriptor, &self.chunk, self.chunk.count, Int32(MSG_DONTWAIT)) > 0 {}
+        self.hasLeftovers = false
+        while true {
+            let count = recv(self.descriptor, &self.chunk, self.chunk.count, Int32(MSG_DONTWAIT))
+            if count < 0, errno != ENOBUFS, errno != EINTR { return }
+        }
     }
 }

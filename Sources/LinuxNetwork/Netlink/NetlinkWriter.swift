@@ -1,6 +1,8 @@
 /// Writes netlink messages one after the other into one growing buffer.
 struct NetlinkWriter {
     private(set) var bytes: [UInt8] = []
+    /// An attribute outgrew its 16-bit length: what was written is no message.
+    private var isBroken = false
     private var messageStart = 0
 
     /// Flags of `nlmsghdr` (linux/netlink.h).
@@ -19,6 +21,14 @@ struct NetlinkWriter {
         self.bytes.reserveCapacity(capacity)
     }
 
+    /// What was written, if every attribute fits its length.
+    func finished() throws(LinuxNetworkError) -> [UInt8] {
+        guard !self.isBroken else {
+            throw LinuxNetworkError(.tooLarge, "a netlink attribute of more than \(UInt16.max) bytes")
+        }
+        return self.bytes
+    }
+
     /// The bytes of the message begun last, so far.
     var messageLength: Int { self.bytes.count - self.messageStart }
 
@@ -33,7 +43,7 @@ struct NetlinkWriter {
 
     /// Fills in the length of the message begun last.
     mutating func end() {
-        self.patch(UInt32(self.bytes.count - self.messageStart), at: self.messageStart)
+        self.patch(UInt32(truncatingIfNeeded: self.messageLength), at: self.messageStart)
     }
 
     /// Adds flags to the message begun last.
@@ -96,14 +106,18 @@ struct NetlinkWriter {
         return start
     }
 
-    /// Traps if the attribute outgrew its 16-bit length: callers bound what they put into one attribute.
     mutating func endNested(_ start: Int) {
-        self.patch(UInt16(self.bytes.count - start), at: start)
+        self.patch(self.attributeLength(self.bytes.count - start), at: start)
     }
 
     private mutating func attributeHeader(_ type: UInt16, length: Int) {
-        self.native(UInt16(length + 4))
+        self.native(self.attributeLength(length + 4))
         self.native(type)
+    }
+
+    private mutating func attributeLength(_ length: Int) -> UInt16 {
+        if length > UInt16.max { self.isBroken = true }
+        return UInt16(truncatingIfNeeded: length)
     }
 
     private mutating func pad() {
