@@ -72,7 +72,7 @@ public struct Leftovers: Sendable {
     private static func tableFamilies() throws -> [NFTFamily] {
         let socket = try NetlinkSocket(.netfilter)
         return try NFTFamily.allCases.filter { family in
-            do {
+            do throws(LinuxNetworkError) {
                 try socket.request(type: NFTBatch.Message.getTable.type, flags: [], what: "looking for our table") {
                     $0.netfilterHeader(family: family.number)
                     $0.attribute(1, text: NFTBatch.tableName)
