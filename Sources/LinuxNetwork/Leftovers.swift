@@ -175,8 +175,10 @@ public struct Leftovers: Sendable {
     }
 
     private func isOurs(_ rule: String) -> Bool {
-        IPTablesDump.translation(of: rule) == self.bridgeAddress
-            || IPTablesDump.target(of: rule)?.hasPrefix(IPTablesChain.servicePrefix) == true
+        guard let target = IPTablesDump.target(of: rule) else { return false }
+        // Only we accept there: a frontend that the filter refuses.
+        return target.hasPrefix(IPTablesChain.servicePrefix) || target == "ACCEPT"
+            || IPTablesDump.translation(of: rule) == self.bridgeAddress
     }
 
     // MARK: Bridge

@@ -25,6 +25,8 @@ struct IPTablesTests {
     func traffic(variant: IPTablesVariant) async throws {
         let node = try LabNode()
         let tools = IPTablesTools(variant: variant, namespace: node.namespace)
+        // The lab's router has its default route where the client is; one that sends a redirect sends no refusal with it.
+        try node.run("", "sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.vout.send_redirects=0")
         // Like kube-proxy's, there first and pointing nowhere: they must not win, and must stay.
         try await tools.restore(
             """
@@ -82,15 +84,19 @@ struct IPTablesTests {
         #expect(random.count == 3 && random.values.allSatisfy { (60...140).contains($0) }, "\(random)")
         #expect(try node.call("out", 20, "10.96.0.3", 80).count == 1, "source hash")
         #expect(try node.call("out", 9, "10.96.0.1", 53, "udp") == ["p1": 3, "p2": 3, "p3": 3])
-        #expect(try node.call("out", 9, "fd96::1", 80) == ["p1": 3, "p2": 3, "p3": 3])
+        let overV6 = try node.call("out", 9, "fd96::1", 80)
+        #expect(overV6 == ["p1": 3, "p2": 3, "p3": 3])
         #expect(try node.call("out", 9, "fd96::2", 80).count == 1)
         #expect(try node.call("p1", 3, "10.96.0.7", 80) == ["p1": 3], "hairpin")
         #expect(try node.call("out", 30, "10.8.0.1", 30080).keys.sorted() == ["p1", "p2", "p3"])
         #expect(try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.8.0.1 30080").contains("10.9.0.1"), "masqueraded")
         #expect(try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.96.0.2 80").contains("10.8.0.2"), "source kept")
         for place in ["", "out", "p2"] {
-            #expect(try node.call(place, 1, "10.96.0.5", 80) == ["ECONNREFUSED": 1], "reject from \(place)")
-            #expect(try node.call(place, 1, "10.96.0.5", 80, "udp") == ["ECONNREFUSED": 1], "reject UDP from \(place)")
+            for transport in ["tcp", "udp"] {
+                let answers = try node.call(place, 1, "10.96.0.5", 80, transport)
+                let refusal = place.isEmpty && transport == "udp" ? "EPERM" : "ECONNREFUSED"
+                #expect(answers == [refusal: 1], "reject \(transport) from \(place)")
+            }
         }
         #expect(try node.call("out", 1, "10.96.0.6", 80) == ["TIMEOUT": 1])
         #expect(try node.call("out", 1, "10.8.0.1", 30082) == ["ECONNREFUSED": 1])
@@ -99,7 +105,7 @@ struct IPTablesTests {
         let first = try node.call("out", 20, "10.96.0.4", 80)
         #expect(first.count == 1, "affinity")
 
-        try await self.checkProxy(node)
+        try await self.checkProxy(node, variant)
         try await self.checkChanges(program, node, tools, chosen: try #require(first.keys.first))
 
         try await program.remove()
@@ -107,7 +113,7 @@ struct IPTablesTests {
         #expect(try await listing(tools) == before)
     }
 
-    private func checkProxy(_ node: LabNode) async throws {
+    private func checkProxy(_ node: LabNode, _ variant: IPTablesVariant) async throws {
         try node.namespace.run {
             try RouteNetlink.ensureBridge("edgemesh0", addresses: [listeners.tcpV4.address])
         }
@@ -116,10 +122,10 @@ struct IPTablesTests {
             "sh -c 'setsid socat TCP4-LISTEN:7001,bind=169.254.96.16,fork,reuseaddr SYSTEM:\"echo proxied\" >/dev/null 2>&1 & sleep 0.5'"
         )
         // A firewall that lets nothing in: redirected flows come in all the same.
-        try node.run("", "iptables-nft -P INPUT DROP")
+        try node.run("", "\(variant.rawValue) -P INPUT DROP")
         for place in ["out", "p1"] { #expect(try node.call(place, 1, "10.96.0.9", 80) == ["proxied": 1], "from \(place)") }
         #expect(try node.call("out", 1, "10.8.0.1", 30081) == ["proxied": 1])
-        try node.run("", "iptables-nft -P INPUT ACCEPT")
+        try node.run("", "\(variant.rawValue) -P INPUT ACCEPT")
         #expect(try node.call("", 1, "10.96.0.9", 80) == ["proxied": 1])
         for port in [30080, 30081] { #expect(try node.call("", 1, "127.0.0.1", port) == ["proxied": 1], "loopback \(port)") }
     }

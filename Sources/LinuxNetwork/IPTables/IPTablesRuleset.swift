@@ -103,7 +103,9 @@ struct IPTablesRuleset {
         switch action {
         case .balance: target = "-j \(Self.chainName(frontend))"
         case .proxy: target = self.toProxy(frontend.transport)
-        case .reject, .drop: return
+        // Ends translation, so that no later program translates what the filter is to refuse: behind a bridge the refusal
+        // would come from the translated address.
+        case .reject, .drop: target = "-j ACCEPT"
         }
         let match =
             "-p \(frontend.transport) -m \(frontend.transport) --dport \(frontend.port) -m comment --comment \"\(frontend)\""
@@ -113,8 +115,12 @@ struct IPTablesRuleset {
                 nat[chain, default: []].append("-d \(address) \(match) \(target)")
             }
         case .nodePort:
-            // A packet from loopback cannot leave the node, so the proxy takes those to a node port there.
             nat[IPTablesChain.nodePortContainer, default: []].append("\(match) \(target)")
+            if case .balance = action {} else {
+                nat[IPTablesChain.nodePortHost, default: []].append("\(match) \(target)")
+                return
+            }
+            // A packet from loopback cannot leave the node, so the proxy takes those to a node port there.
             nat[IPTablesChain.nodePortHost, default: []].append(
                 "-d \(self.loopback) \(match) \(self.toProxy(frontend.transport))"
             )
