@@ -51,7 +51,11 @@ struct LeftoversTests {
 
         let found = await leftovers.find()
         #expect(found.found.count == 6 && found.kept.isEmpty && found.failures.isEmpty, "\(found)")
-        #expect(found.found.contains("\(variant.rawValue) IPv4 chain nat/KUBE-PORTALS-CONTAINER with 1 rules, called from PREROUTING"))
+        #expect(
+            found.found.contains(
+                "\(variant.rawValue) IPv4 chain nat/KUBE-PORTALS-CONTAINER with 1 rules, called from PREROUTING"
+            )
+        )
         #expect(await leftovers.find() == found, "finding changes nothing")
 
         // An agent that uses this variant itself takes them over.
@@ -77,7 +81,10 @@ struct LeftoversTests {
         ]
         try await namespace.run { try NFTablesProgram() }.install(listeners: listeners, rules: rules)
         for variant in [IPTablesVariant.nft, .legacy] {
-            try await IPTablesProgram(variant: variant, namespace: namespace).install(listeners: listeners, rules: rules)
+            try await IPTablesProgram(variant: variant, namespace: namespace).install(
+                listeners: listeners,
+                rules: rules
+            )
         }
         let leftovers = Leftovers(bridgeName: "edgemesh0", bridgeAddress: self.address, namespace: namespace)
         #expect(await leftovers.find().found.count == 17)
@@ -96,7 +103,8 @@ struct LeftoversTests {
         try await tools.restore(kubeProxy, .v4)
         let before = try await tools.save(.v4)
         try namespace.run { try RouteNetlink.ensureBridge("edgemesh0", addresses: [.v4(IPv4Address(192, 0, 2, 5))]) }
-        let report = await Leftovers(bridgeName: "edgemesh0", bridgeAddress: self.address, namespace: namespace).remove()
+        let report = await Leftovers(bridgeName: "edgemesh0", bridgeAddress: self.address, namespace: namespace)
+            .remove()
         #expect(report.found.isEmpty && report.failures.isEmpty, "\(report)")
         #expect(report.kept.count == 6, "\(report)")
         #expect(report.kept.contains { $0.contains("nat/KUBE-PORTALS-HOST") && $0.contains("10.0.0.5") })

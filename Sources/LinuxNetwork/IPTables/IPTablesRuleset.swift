@@ -116,7 +116,8 @@ struct IPTablesRuleset {
             }
         case .nodePort:
             nat[IPTablesChain.nodePortContainer, default: []].append("\(match) \(target)")
-            if case .balance = action {} else {
+            if case .balance = action {
+            } else {
                 nat[IPTablesChain.nodePortHost, default: []].append("\(match) \(target)")
                 return
             }
