@@ -34,10 +34,12 @@ public struct KernelCapabilities: Sendable {
 
     /// Asks the kernel. Rules are tried in a network namespace made for it, which goes with it: nothing real is touched.
     /// `namespace` is where settings and legacy tables are read; nil for this process's own. Takes some hundred milliseconds,
-    /// not on the caller's thread. `searchPath` is where tools are looked for.
+    /// not on the caller's thread. `searchPath` is where tools are looked for; without
+    /// `tryingIPTables` no tool is run.
     public static func probe(
         in namespace: NetworkNamespace? = nil,
-        searchPath: String? = nil
+        searchPath: String? = nil,
+        tryingIPTables: Bool = true
     ) async -> KernelCapabilities {
         var found = KernelCapabilities()
         found.kernelVersion =
@@ -48,15 +50,14 @@ public struct KernelCapabilities: Sendable {
         do {
             scratch = try NetworkNamespace.anonymous()
         } catch {
-            let reason = "rules cannot be tried out: \(error); run as root, or give the container privileged: true"
-            found.nfTables = Finding(false, reason)
-            found.nfTablesIPv6 = found.nfTables
+            found.askWithoutTrying(why: "\(error)", in: namespace, searchPath: searchPath ?? ChildProcess.searchPath)
             return found
         }
         let ruleSets = ProbeRules.all
         found.nfTables = await self.nfTablesFinding(scratch, ruleSets.filter { !$0.isIPv6 })
         found.nfTablesIPv6 =
             found.ipv6.isAvailable ? await self.nfTablesFinding(scratch, ruleSets.filter(\.isIPv6)) : found.ipv6
+        guard tryingIPTables else { return found }
         await found.tryIPTables(scratch, legacyRules: namespace, searchPath: searchPath ?? ChildProcess.searchPath)
         return found
     }
@@ -110,22 +111,53 @@ public struct KernelCapabilities: Sendable {
         }
     }
 
-    private static func nfTablesFinding(_ scratch: NetworkNamespace, _ sets: [ProbeRules]) async -> Finding {
-        var missing: [String] = []
-        for set in sets {
+    /// A process that may not make namespaces has to take the kernel's word.
+    private mutating func askWithoutTrying(why: String, in namespace: NetworkNamespace?, searchPath: String) {
+        let untried = "not tried out, because \(why)"
+        func ask(_ family: NFTFamily) -> Finding {
+            let question: @Sendable () throws -> Bool = { try NFTablesProgram.isTablePresent(family) }
             do {
-                let program = try scratch.run { try NFTablesProgram() }
-                try await program.install(listeners: set.listeners, rules: set.rules)
-                try await program.remove()
+                _ = try namespace.map { try $0.run(question) } ?? question()
+                return Finding(true, "nf_tables answers (\(untried))")
             } catch {
-                missing.append("\(set.need): \(error)")
-                // Without its base the others fail for the same reason.
-                if set.isBase { break }
+                return Finding(false, "nf_tables does not answer: \(error)")
             }
         }
-        return missing.isEmpty
-            ? Finding(true, "nf_tables with all expressions needed")
-            : Finding(false, "nf_tables lacks " + missing.joined(separator: "; "))
+        self.nfTables = ask(.ip)
+        self.nfTablesIPv6 = self.ipv6.isAvailable ? ask(.ip6) : self.ipv6
+        for variant in [IPTablesVariant.nft, .plain, .legacy] {
+            let tool = variant.tool("restore", .v4)
+            let isInstalled = ChildProcess.find(tool, in: searchPath) != nil
+            self.iptables[variant] = Finding(
+                isInstalled,
+                isInstalled ? "installed (\(untried))" : "\(tool) is not installed"
+            )
+            if isInstalled, self.preferredIPTables == nil { self.preferredIPTables = variant }
+        }
+    }
+
+    private static func nfTablesFinding(_ scratch: NetworkNamespace, _ sets: [ProbeRules]) async -> Finding {
+        func failure(_ rules: ProbeRules) async -> String? {
+            do {
+                let program = try scratch.run { try NFTablesProgram() }
+                try await program.install(listeners: rules.listeners, rules: rules.rules)
+                try await program.remove()
+                return nil
+            } catch {
+                return "\(rules.need): \(error)"
+            }
+        }
+        guard let all = ProbeRules.merged(sets), let first = await failure(all) else {
+            return Finding(true, "nf_tables with all expressions needed")
+        }
+        var missing: [String] = []
+        for set in sets {
+            guard let reason = await failure(set) else { continue }
+            missing.append(reason)
+            // Without its base the others fail for the same reason.
+            if set.isBase { break }
+        }
+        return Finding(false, "nf_tables lacks " + (missing.isEmpty ? first : missing.joined(separator: "; ")))
     }
 
     private mutating func tryIPTables(
@@ -145,8 +177,8 @@ public struct KernelCapabilities: Sendable {
             guard self.preferredIPTables == nil else { continue }
             let program = IPTablesProgram(variant: variant, namespace: scratch)
             do {
-                for set in ProbeRules.all where !set.isIPv6 {
-                    try await program.install(listeners: set.listeners, rules: set.rules)
+                if let all = ProbeRules.merged(ProbeRules.all.filter({ !$0.isIPv6 })) {
+                    try await program.install(listeners: all.listeners, rules: all.rules)
                 }
                 try await program.remove()
                 self.preferredIPTables = variant
@@ -170,6 +202,13 @@ private struct ProbeRules {
     var rules: [KernelFrontend: KernelRule]
     let listeners: ProxyListeners
 
+    /// All of them at once, which is one transaction instead of many.
+    static func merged(_ sets: [ProbeRules]) -> ProbeRules? {
+        guard var merged = sets.first else { return nil }
+        for set in sets { merged.rules.merge(set.rules) { rule, _ in rule } }
+        return merged
+    }
+
     /// The base, then each feature that may be missing by itself.
     static var all: [ProbeRules] {
         [IPAddress.v4(IPv4Address(192, 0, 2, 1)), .v6(IPv6Address(high: 0x2001_0DB8_0000_0000, low: 1))].flatMap {
@@ -182,18 +221,18 @@ private struct ProbeRules {
                 tcpV6: isIPv6 ? TransportAddress(address, 1) : nil,
                 udpV6: isIPv6 ? TransportAddress(address, 1) : nil
             )
-            func rules(_ need: String, _ action: KernelAction, isBase: Bool = false) -> ProbeRules {
+            func rules(_ need: String, _ port: UInt16, _ action: KernelAction, isBase: Bool = false) -> ProbeRules {
                 let ranges = isBase ? [CIDR(address, prefixLength: 24)].compactMap { $0 } : []
                 return ProbeRules(
                     need: need,
                     isBase: isBase,
                     isIPv6: isIPv6,
                     rules: [
-                        KernelFrontend(match: .address(address), transport: .tcp, port: 80): KernelRule(
+                        KernelFrontend(match: .address(address), transport: .tcp, port: port): KernelRule(
                             action: action,
                             sourceRanges: ranges
                         ),
-                        KernelFrontend(match: .nodePort(address.family), transport: .udp, port: 80): KernelRule(
+                        KernelFrontend(match: .nodePort(address.family), transport: .udp, port: port): KernelRule(
                             action: .reject
                         ),
                     ],
@@ -214,12 +253,13 @@ private struct ProbeRules {
             return [
                 rules(
                     "maps, nat, fib, ct or reject (nf_tables, nft_chain_nat, nft_fib, nft_ct, nft_reject)",
+                    80,
                     .proxy,
                     isBase: true
                 ),
-                rules("numgen (nft_numgen)", balance(.roundRobin)),
-                rules("jhash (nft_hash)", balance(.sourceHash)),
-                rules("dynamic sets (dynset in nf_tables)", balance(.random, affinity: 10)),
+                rules("numgen (nft_numgen)", 81, balance(.roundRobin)),
+                rules("jhash (nft_hash)", 82, balance(.sourceHash)),
+                rules("dynamic sets (dynset in nf_tables)", 83, balance(.random, affinity: 10)),
             ]
         }
     }
@@ -244,6 +284,16 @@ public enum ServiceProgrammingBackend: Hashable, Sendable, CustomStringConvertib
     case nftables
     case iptables(IPTablesVariant)
     case none
+
+    /// Asks the kernel only what the choice needs: no tool of iptables is run where nftables serves.
+    public static func choose(configured: String) async throws -> ServiceProgrammingBackend {
+        guard configured != "none" else { return .none }
+        let capabilities = await KernelCapabilities.probe(tryingIPTables: configured == "iptables")
+        guard configured == "auto", !capabilities.nfTables.isAvailable else {
+            return try self.choose(configured: configured, capabilities)
+        }
+        return try self.choose(configured: configured, await KernelCapabilities.probe())
+    }
 
     /// `configured` is `auto`, `nftables`, `iptables` or `none`. Throws, with the reasons, if the host cannot do it.
     public static func choose(

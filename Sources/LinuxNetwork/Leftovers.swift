@@ -18,7 +18,7 @@ public struct Leftovers: Sendable {
     private let namespace: NetworkNamespace?
 
     /// `namespace` is nil for this process's own.
-    public init(bridgeName: String, bridgeAddress: IPAddress, namespace: NetworkNamespace? = nil) {
+    public init(bridgeName: String = "edgemesh0", bridgeAddress: IPAddress, namespace: NetworkNamespace? = nil) {
         self.bridgeName = bridgeName
         self.bridgeAddress = bridgeAddress
         self.namespace = namespace
@@ -59,9 +59,9 @@ public struct Leftovers: Sendable {
 
     private func tables(removing: Bool, into report: inout Report) async {
         do {
-            let (families, program) = try self.inNamespace { (try Self.tableFamilies(), try NFTablesProgram()) }
+            let families = try self.inNamespace { try Self.tableFamilies() }
             guard !families.isEmpty else { return }
-            if removing { try await program.remove() }
+            if removing { try await self.inNamespace { try NFTablesProgram() }.remove() }
             report.found += families.map { "nftables table \($0) \(NFTBatch.tableName)" }
         } catch {
             report.failures.append("nftables table \(NFTBatch.tableName): \(error)")
@@ -70,17 +70,12 @@ public struct Leftovers: Sendable {
 
     /// The families in which our table is there, in the namespace of the calling thread.
     private static func tableFamilies() throws -> [NFTFamily] {
-        let socket = try NetlinkSocket(.netfilter)
-        return try NFTFamily.allCases.filter { family in
-            do throws(LinuxNetworkError) {
-                try socket.request(type: NFTBatch.Message.getTable.type, flags: [], what: "looking for our table") {
-                    $0.netfilterHeader(family: family.number)
-                    $0.attribute(1, text: NFTBatch.tableName)
-                }
-                return true
-            } catch {
-                // No such table; no nf_tables; no such family in it.
-                guard [ENOENT, EINVAL, EOPNOTSUPP, EAFNOSUPPORT].contains(error.errno) else { throw error }
+        try NFTFamily.allCases.filter { family in
+            do {
+                return try NFTablesProgram.isTablePresent(family)
+            } catch let error as LinuxNetworkError {
+                // No nf_tables, or not in this family: no table of ours either.
+                guard [EINVAL, EOPNOTSUPP, EAFNOSUPPORT, EPROTONOSUPPORT].contains(error.errno) else { throw error }
                 return false
             }
         }
@@ -208,6 +203,26 @@ public struct Leftovers: Sendable {
 
     private func inNamespace<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) throws -> Value {
         try self.namespace.map { try $0.run(body) } ?? body()
+    }
+}
+
+extension NFTablesProgram {
+    /// Asks the kernel in the namespace of the calling thread. Throws if it has no nf_tables.
+    static func isTablePresent(_ family: NFTFamily) throws -> Bool {
+        do throws(LinuxNetworkError) {
+            try NetlinkSocket(.netfilter).request(
+                type: NFTBatch.Message.getTable.type,
+                flags: [],
+                what: "looking for the table \(NFTBatch.tableName)"
+            ) {
+                $0.netfilterHeader(family: family.number)
+                $0.attribute(1, text: NFTBatch.tableName)
+            }
+            return true
+        } catch {
+            guard error.errno == ENOENT else { throw error }
+            return false
+        }
     }
 }
 
