@@ -153,7 +153,10 @@ let package = Package(
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
-        tests("AdminTests", ["Admin", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]),
+        tests(
+            "AdminTests",
+            ["Admin", "LinuxNetwork", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]
+        ),
         tests("MeshAppTests", ["MeshApp", "Configuration", "MeshCore", "Documents", logging, lifecycle]),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),

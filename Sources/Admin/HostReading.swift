@@ -1,4 +1,5 @@
 import Glibc
+public import LinuxNetwork
 public import MeshCore
 import NIOCore
 
@@ -12,6 +13,8 @@ public protocol HostReading: Sendable {
     func bindError(_ address: TransportAddress, _ transport: TransportProtocol) -> Int32?
     /// An HTTP GET to a local port: the body; nil if nothing answers.
     func localHTTP(port: UInt16, path: String) -> String?
+    /// What the kernel and the tools of packet filtering can do, tried out where it disturbs nobody.
+    func kernelCapabilities() async -> KernelCapabilities
     /// The soft limit of open files.
     var fileLimit: UInt64 { get }
 }
@@ -90,6 +93,8 @@ public struct LiveHost: HostReading {
         }
         return address.withSockAddr { body($0, socklen_t($1)) }
     }
+
+    public func kernelCapabilities() async -> KernelCapabilities { await KernelCapabilities.probe() }
 
     public var fileLimit: UInt64 {
         var limit = rlimit()

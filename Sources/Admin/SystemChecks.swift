@@ -1,3 +1,4 @@
+import LinuxNetwork
 public import MeshCore
 
 /// The checks of the machine under `edgemesh check`. Each reads, none changes anything. They work without an agent.
@@ -10,19 +11,23 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         public var isProxyEnabled: Bool
         /// Whether an agent answers on the admin socket: then its ports are taken, as they should be.
         public var isAgentRunning: Bool
+        /// The configured one: `auto`, `nftables`, `iptables` or `none`.
+        public var kernelBackend: String
 
         public init(
             bridgeAddress: IPAddress,
             dnsPort: UInt16,
             isDNSEnabled: Bool,
             isProxyEnabled: Bool,
-            isAgentRunning: Bool
+            isAgentRunning: Bool,
+            kernelBackend: String = "auto"
         ) {
             self.bridgeAddress = bridgeAddress
             self.dnsPort = dnsPort
             self.isDNSEnabled = isDNSEnabled
             self.isProxyEnabled = isProxyEnabled
             self.isAgentRunning = isAgentRunning
+            self.kernelBackend = kernelBackend
         }
     }
 
@@ -86,50 +91,37 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         return CheckResult(name, .pass, "\(limit) open files at most")
     }
 
-    /// The expressions that the service table is made of; checked with `nft --check`, which changes nothing.
-    static var probeRuleset: String {
-        """
-        table ip edgemesh_check {
-            map backends { type ipv4_addr . inet_proto . inet_service : verdict; }
-            chain prerouting {
-                type nat hook prerouting priority -110; policy accept;
-                ip daddr . meta l4proto . th dport vmap @backends
-                meta l4proto tcp dnat to numgen random mod 2 map { 0 : 192.0.2.1 . 80, 1 : 192.0.2.2 . 80 }
-            }
-        }
-
-        """
-    }
-
     func packetFilter() async -> CheckResult {
         let name = "packet-filter"
-        if let nft = await self.host.run("nft", ["--check", "--file", "-"], input: Self.probeRuleset) {
-            if nft.status == 0 {
-                return CheckResult(name, .pass, "nftables with maps and load balancing")
+        let capabilities = await self.host.kernelCapabilities()
+        let nfTables = capabilities.nfTables.reason
+        do {
+            let backend = try ServiceProgrammingBackend.choose(
+                configured: self.expectation.kernelBackend,
+                capabilities
+            )
+            switch backend {
+            case .none:
+                return CheckResult(name, .pass, "kernelBackend none: the kernel's rules are made by other means")
+            case .nftables: return CheckResult(name, .pass, nfTables)
+            case .iptables(let variant) where self.expectation.kernelBackend == "iptables":
+                return CheckResult(name, .pass, "\(variant.rawValue) serves, as configured")
+            case .iptables(let variant):
+                return CheckResult(
+                    name,
+                    .warn,
+                    "\(nfTables); \(variant.rawValue) serves instead",
+                    mend: "load the modules named: with nftables changes are cheaper and no rule is needed per service"
+                )
             }
-            let iptables = await self.iptablesVersion()
-            let found = "nft refuses the rules needed: \(nft.output.split(separator: "\n").first ?? "no reason given")"
-            guard let iptables else {
-                return CheckResult(name, .fail, found, mend: "load nf_tables and nft_nat, or install iptables")
-            }
-            return CheckResult(name, .warn, "\(found); \(iptables) serves instead", mend: "load nf_tables and nft_nat")
-        }
-        if let iptables = await self.iptablesVersion() {
+        } catch {
             return CheckResult(
                 name,
-                .warn,
-                "no nft program; \(iptables) serves instead",
-                mend: "install nftables: changes are then one transaction and balancing costs no rule per endpoint"
+                .fail,
+                error.description,
+                mend: "load the modules named, or install iptables; run as root to see more"
             )
         }
-        return CheckResult(name, .fail, "neither nft nor iptables is installed", mend: "install nftables")
-    }
-
-    private func iptablesVersion() async -> String? {
-        guard let result = await self.host.run("iptables", ["--version"], input: ""), result.status == 0 else {
-            return nil
-        }
-        return result.output.split(separator: "\n").first.map(String.init)
     }
 
     func ipForward() -> CheckResult {

@@ -49,7 +49,8 @@ public enum NodeCheck {
                 dnsPort: modules.edgeDNS.listenPort,
                 isDNSEnabled: modules.edgeDNS.enable,
                 isProxyEnabled: modules.edgeProxy.enable,
-                isAgentRunning: isRunning
+                isAgentRunning: isRunning,
+                kernelBackend: modules.edgeProxy.kernelBackend.rawValue
             )
         ).run()
         results += await Self.source(of: configuration)

@@ -10,12 +10,7 @@ extension NodePlatform {
         let lookups = FlowLookups()
         return NodePlatform(
             ensureBridge: { name, addresses in try RouteNetlink.ensureBridge(name, addresses: addresses) },
-            makeProgramming: { backend, _ in
-                switch backend {
-                case "none": NoKernelProgramming()
-                default: try NFTablesProgram()
-                }
-            },
+            makeProgramming: { try await Self.makeProgramming($0, $1, $2) },
             udpOriginalDestination: { client, listener in lookups.udp(client: client, listener: listener) },
             clearStaleFlows: { stale in
                 do {
@@ -25,6 +20,30 @@ extension NodePlatform {
                 }
             }
         )
+    }
+
+    private static func makeProgramming(
+        _ configured: String,
+        _ bridgeAddress: IPAddress,
+        _ logger: Logger
+    ) async throws -> any ServiceProgramming {
+        let backend = try await ServiceProgrammingBackend.choose(configured: configured)
+        let program: any ServiceProgramming
+        switch backend {
+        case .none: return NoKernelProgramming()
+        case .nftables: program = try NFTablesProgram()
+        case .iptables(let variant): program = IPTablesProgram(variant: variant)
+        }
+        let report = await Leftovers(bridgeAddress: bridgeAddress).removeStale(adoptedBy: backend)
+        for line in report.found {
+            logger.notice("removed what an earlier agent left", metadata: ["leftover": "\(line)"])
+        }
+        for line in report.kept { logger.notice("\(line)") }
+        for line in report.failures {
+            logger.warning("leftovers of an earlier agent stay", metadata: ["error": "\(line)"])
+        }
+        logger.info("service rules", metadata: ["backend": "\(backend)"])
+        return program
     }
 
     /// Deletes the UDP flows to a frontend whose backend is not among those that remain.

@@ -7,8 +7,11 @@ import MeshCore
 struct NodePlatform: Sendable {
     /// Makes the bridge device with its addresses, or adopts the one that is there. Idempotent.
     var ensureBridge: @Sendable (_ name: String, _ addresses: [IPAddress]) async throws -> Void
-    /// Opens the kernel's service tables: `auto`, `nftables`, `iptables` or `none`.
-    var makeProgramming: @Sendable (_ backend: String, _ logger: Logger) async throws -> any ServiceProgramming
+    /// Opens the kernel's service tables: `auto`, `nftables`, `iptables` or `none`. Removes the rules that agents of
+    /// before left in other tables: those that lead to `bridgeAddress`.
+    var makeProgramming:
+        @Sendable (_ backend: String, _ bridgeAddress: IPAddress, _ logger: Logger) async throws ->
+            any ServiceProgramming
     var udpOriginalDestination: UDPOriginalDestination
     var clearStaleFlows: @Sendable ([StaleUDPFlows]) async -> Void
 }

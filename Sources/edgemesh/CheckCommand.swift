@@ -66,8 +66,9 @@ struct CleanupCommand: AsyncParsableCommand {
             print(outcome.document.jsonText(pretty: true))
         case .text:
             for line in outcome.removed { print("removed \(line)") }
+            for line in outcome.kept { print(line) }
             for line in outcome.failures { printError("failed: \(line)") }
-            if outcome.removed.isEmpty, outcome.failures.isEmpty { print("nothing to remove") }
+            if outcome.removed.isEmpty, outcome.kept.isEmpty, outcome.failures.isEmpty { print("nothing to remove") }
         }
         if !outcome.failures.isEmpty { throw ExitCode(ExitStatus.failure) }
     }

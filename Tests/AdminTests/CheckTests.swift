@@ -1,3 +1,4 @@
+import LinuxNetwork
 import MeshCore
 import Testing
 
@@ -10,8 +11,10 @@ struct FakeHost: HostReading {
     var bindErrors: [TransportProtocol: Int32] = [:]
     var http: [UInt16: String] = [:]
     var fileLimit: UInt64 = 65_536
+    var capabilities = KernelCapabilities()
 
     func file(_ path: String) -> String? { self.files[path] }
+    func kernelCapabilities() async -> KernelCapabilities { self.capabilities }
     func run(_ program: String, _ arguments: [String], input: String) async -> CommandResult? { self.programs[program] }
     func bindError(_ address: TransportAddress, _ transport: TransportProtocol) -> Int32? { self.bindErrors[transport] }
     func localHTTP(port: UInt16, path: String) -> String? { self.http[port] }
@@ -19,6 +22,13 @@ struct FakeHost: HostReading {
 
 @Suite struct CheckTests {
     static let bridge = IPAddress.v4(IPv4Address(rawValue: 0xA9FE_6010))
+
+    static let capabilities: KernelCapabilities = {
+        var capabilities = KernelCapabilities()
+        capabilities.nfTables = .init(true, "nf_tables with all expressions needed")
+        capabilities.preferredIPTables = .nft
+        return capabilities
+    }()
 
     /// A node on which all is well.
     static let soundHost = FakeHost(
@@ -28,10 +38,8 @@ struct FakeHost: HostReading {
             "/proc/sys/net/netfilter/nf_conntrack_count": "10\n", "/etc/resolv.conf": "nameserver 192.0.2.53\n",
             "/var/lib/kubelet/config.yaml": "clusterDNS:\n- 169.254.96.16\nclusterDomain: cluster.local\n",
         ],
-        programs: [
-            "nft": CommandResult(status: 0, output: ""),
-            "iptables": CommandResult(status: 0, output: "iptables v1.8.9"),
-        ]
+        programs: ["nft": CommandResult(status: 0, output: "")],
+        capabilities: Self.capabilities
     )
 
     static func checks(_ host: FakeHost, running: Bool = false) -> SystemChecks<FakeHost> {
@@ -77,14 +85,10 @@ struct FakeHost: HostReading {
         Defect("no capability", "privileges", .fail) { $0.files["/proc/self/status"] = "CapEff:\t0000000000000000\n" },
         Defect("no /proc", "privileges", .warn) { $0.files["/proc/self/status"] = nil },
         Defect("few files", "file-limit", .warn) { $0.fileLimit = 1024 },
-        Defect("nft refuses, iptables is there", "packet-filter", .warn) {
-            $0.programs["nft"] = .init(status: 1, output: "no")
+        Defect("no nf_tables, iptables is there", "packet-filter", .warn) {
+            $0.capabilities.nfTables.isAvailable = false
         },
-        Defect("no nft, iptables is there", "packet-filter", .warn) { $0.programs["nft"] = nil },
-        Defect("no packet filter", "packet-filter", .fail) { $0.programs = [:] },
-        Defect("nft refuses, no iptables", "packet-filter", .fail) {
-            $0.programs = ["nft": .init(status: 1, output: "no")]
-        },
+        Defect("no packet filter", "packet-filter", .fail) { $0.capabilities = KernelCapabilities() },
         Defect("no forwarding", "ip-forward", .fail) { $0.files["/proc/sys/net/ipv4/ip_forward"] = "0\n" },
         Defect("bridge skips filter", "bridge-nf-call-iptables", .warn) {
             $0.files["/proc/sys/net/bridge/bridge-nf-call-iptables"] = "0"

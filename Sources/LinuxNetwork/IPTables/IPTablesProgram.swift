@@ -1,0 +1,201 @@
+import MeshCore
+
+/// Service rules in iptables, for kernels without nf_tables maps: one `iptables-restore` per address family and change.
+///
+/// Every frontend has a rule in the shared chains, tried one after the other, so that a flow's first packet costs time in
+/// proportion to the number of services: some thousands at most. A frontend that the kernel balances has a chain of its own.
+/// A restore is one transaction for each of the tables `nat` and `filter`; each change also puts our hooks back to the front
+/// of their chains. An error may leave one table changed: `install` mends that. IPv6 is programmed only if the listeners have it.
+public actor IPTablesProgram: ServiceProgramming {
+    public nonisolated let backendName: String
+
+    private let tools: IPTablesTools
+    private var families: [IPFamily] = []
+    private var listeners: ProxyListeners?
+    private var rules: [KernelFrontend: KernelRule] = [:]
+    /// What the shared chains of `filter` hold: they rarely change.
+    private var filter: [IPFamily: [String: [String]]] = [:]
+
+    /// `namespace` is nil for this process's own.
+    public init(variant: IPTablesVariant, namespace: NetworkNamespace? = nil) {
+        self.backendName = variant.rawValue
+        self.tools = IPTablesTools(variant: variant, namespace: namespace)
+    }
+
+    public func install(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) async throws {
+        let families: [IPFamily] = listeners.tcpV6 == nil && listeners.udpV6 == nil ? [.v4] : [.v4, .v6]
+        for family in families {
+            let ruleset = IPTablesRuleset(family: family, listeners: listeners)
+            let shared = ruleset.sharedChains(rules)
+            var chains = (nat: shared.nat, filter: shared.filter)
+            for (frontend, rule) in rules where frontend.family == family {
+                guard case .balance(let balancing) = rule.action else { continue }
+                chains.nat[IPTablesRuleset.chainName(frontend)] = ruleset.balancingRules(frontend, balancing)
+            }
+            let dump = try await self.tools.save(family)
+            var text = IPTablesTransaction()
+            for (table, wanted) in [("nat", chains.nat), ("filter", chains.filter)] {
+                text.begin(table)
+                let found = (dump.tables[table] ?? [:]).filter { IPTablesChain.isOurs($0.key) }
+                text.write(wanted)
+                for (chain, rule) in dump.references(to: Set(wanted.keys).union(found.keys), table: table) {
+                    text.delete(rule, from: chain)
+                }
+                text.insertHooks(table)
+                text.remove(Set(found.keys).subtracting(wanted.keys))
+                text.commit()
+            }
+            try await self.tools.restore(text.text, family)
+            self.filter[family] = shared.filter
+        }
+        self.listeners = listeners
+        self.families = families
+        self.rules = rules
+    }
+
+    public func update(_ changes: [KernelFrontend: KernelRule?]) async throws {
+        guard let listeners = self.listeners else {
+            throw LinuxNetworkError(.unsupported, "update before install of the iptables program")
+        }
+        var rules = self.rules
+        for (frontend, rule) in changes { rules[frontend] = rule }
+        for family in self.families {
+            let changed = changes.filter { $0.key.family == family && self.rules[$0.key] != $0.value }
+            guard !changed.isEmpty else { continue }
+            let ruleset = IPTablesRuleset(family: family, listeners: listeners)
+            let shared = ruleset.sharedChains(rules)
+            var chains: [String: [String]] = shared.nat
+            var dead: Set<String> = []
+            for (frontend, rule) in changed {
+                if case .balance(let balancing) = rule?.action {
+                    chains[IPTablesRuleset.chainName(frontend)] = ruleset.balancingRules(frontend, balancing)
+                } else if case .balance = self.rules[frontend]?.action {
+                    dead.insert(IPTablesRuleset.chainName(frontend))
+                }
+            }
+            var text = IPTablesTransaction()
+            // Filter first: a frontend that is refused or limited from now on is so before it is translated.
+            if self.filter[family] != shared.filter {
+                text.begin("filter")
+                text.write(shared.filter)
+                text.moveHooks("filter")
+                text.commit()
+            }
+            text.begin("nat")
+            text.write(chains)
+            text.moveHooks("nat")
+            text.remove(dead)
+            text.commit()
+            do {
+                try await self.tools.restore(text.text, family)
+            } catch {
+                // Someone took our hooks or chains away: bring all of it back.
+                try await self.install(listeners: listeners, rules: rules)
+                return
+            }
+            self.filter[family] = shared.filter
+        }
+        self.rules = rules
+    }
+
+    public func remove() async throws {
+        for family in IPFamily.allCases where ChildProcess.find(self.tools.variant.tool("save", family)) != nil {
+            do {
+                let dump = try await self.tools.save(family)
+                let text = IPTablesTransaction.removal(from: dump, where: { _, _ in true })
+                guard !text.text.isEmpty else { continue }
+                try await self.tools.restore(text.text, family)
+            } catch {
+                // A kernel without IPv6 has none of our rules either.
+                guard family == .v6, !self.families.contains(.v6) else { throw error }
+            }
+        }
+        (self.listeners, self.rules, self.filter, self.families) = (nil, [:], [:], [])
+    }
+
+    /// Whether our hooks are there. A firewall restart takes them away; `reinstall` brings them back.
+    public func verify() async throws -> Bool {
+        for family in self.families {
+            let dump = try await self.tools.save(family)
+            for table in ["nat", "filter"] {
+                let ours = table == "nat" ? IPTablesChain.nat : IPTablesChain.filterTable
+                let hooks = IPTablesRuleset.hooks.filter { $0.table == table }
+                let found = dump.references(to: ours, table: table)
+                guard Set(hooks.map(\.chain)) == Set(found.map(\.chain)), found.count == hooks.count else {
+                    return false
+                }
+            }
+        }
+        return true
+    }
+
+    /// Programs everything anew.
+    public func reinstall() async throws {
+        guard let listeners = self.listeners else { return }
+        try await self.install(listeners: listeners, rules: self.rules)
+    }
+}
+
+/// Input of `iptables-restore --noflush`.
+struct IPTablesTransaction {
+    private(set) var text = ""
+    private var table = ""
+
+    mutating func begin(_ table: String) {
+        self.table = table
+        self.text += "*\(table)\n"
+    }
+
+    mutating func commit() {
+        self.text += "COMMIT\n"
+    }
+
+    /// Creates or empties the chains, then fills them.
+    mutating func write(_ chains: [String: [String]]) {
+        let sorted = chains.sorted { $0.key < $1.key }
+        for (name, _) in sorted { self.text += ":\(name) - [0:0]\n" }
+        for (name, rules) in sorted {
+            for rule in rules { self.text += "-A \(name) \(rule)\n" }
+        }
+    }
+
+    mutating func delete(_ rule: String, from chain: String) {
+        self.text += "-D \(chain) \(rule)\n"
+    }
+
+    /// To the front of their chains, in their order.
+    mutating func insertHooks(_ table: String) {
+        for hook in IPTablesRuleset.hooks.reversed() where hook.table == table {
+            self.text += "-I \(hook.chain) 1 \(hook.rule)\n"
+        }
+    }
+
+    /// Fails the transaction if one of the hooks is gone.
+    mutating func moveHooks(_ table: String) {
+        for hook in IPTablesRuleset.hooks where hook.table == table { self.delete(hook.rule, from: hook.chain) }
+        self.insertHooks(table)
+    }
+
+    /// Nothing may refer to the chains at this point of the transaction.
+    mutating func remove(_ chains: Set<String>) {
+        for name in chains.sorted() { self.text += ":\(name) - [0:0]\n" }
+        for name in chains.sorted() { self.text += "-X \(name)\n" }
+    }
+
+    /// Removes those of our chains, and of what refers to them, that `chosen` (table, chain) names. Empty if there are none.
+    static func removal(
+        from dump: IPTablesDump,
+        where chosen: (_ table: String, _ chain: String) -> Bool
+    ) -> IPTablesTransaction {
+        var transaction = IPTablesTransaction()
+        for (table, chains) in dump.tables.sorted(by: { $0.key < $1.key }) {
+            let doomed = Set(chains.keys.filter { IPTablesChain.isOurs($0) && chosen(table, $0) })
+            guard !doomed.isEmpty else { continue }
+            transaction.begin(table)
+            for (chain, rule) in dump.references(to: doomed, table: table) { transaction.delete(rule, from: chain) }
+            transaction.remove(doomed)
+            transaction.commit()
+        }
+        return transaction
+    }
+}
