@@ -11,7 +11,7 @@ RELEASE_FLAGS := -c release --product edgemesh --static-swift-stdlib -Xswiftc -s
 # Suites that need root and network namespaces.
 PRIVILEGED := NamespaceTests|KernelTests|LabTests
 
-.PHONY: help bootstrap build demo test test-fast bench lint fuzz release clean
+.PHONY: help bootstrap build demo test test-fast lint fuzz release clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,14 +31,11 @@ test: ## all tests, those with network namespaces too (needs root)
 test-fast: ## unit tests only: no root, no network namespaces
 	@scripts/run-tests --skip '$(PRIVILEGED)'
 
-bench: release ## benchmarks beside a peer in the same run
-	@scripts/bench $(RELEASE_DIR)/edgemesh
-
 lint: ## format, file sizes, imports, shell scripts
 	@scripts/lint
 
 fuzz: ## fuzz the decoders of hostile bytes (FUZZ_SECONDS=60 each)
-	@scripts/fuzz
+	@Fuzzing/run
 
 release: ## the static, stripped binary and its symbolic links in build/
 	$(SWIFT) build $(RELEASE_FLAGS)

@@ -21,7 +21,9 @@ public struct AdminEndpoints: Sendable {
     ///   - readiness: what is not ready yet, in words; empty if all is.
     ///   - reload: reads the configuration again; says what changed, or has a member `error`.
     public init(
-        catalog: any CatalogReading, reporters: [any StatusReporting], agent: @escaping @Sendable () async -> Document,
+        catalog: any CatalogReading,
+        reporters: [any StatusReporting],
+        agent: @escaping @Sendable () async -> Document,
         readiness: @escaping @Sendable () async -> [String],
         reload: @escaping @Sendable () async -> Document
     ) {
@@ -61,7 +63,9 @@ public struct AdminEndpoints: Sendable {
             var samples = self.catalogMetrics()
             for reporter in self.reporters { samples += await reporter.metrics() }
             return AdminResponse(
-                status: 200, contentType: PrometheusText.contentType, body: PrometheusText.render(samples)
+                status: 200,
+                contentType: PrometheusText.contentType,
+                body: PrometheusText.render(samples)
             )
         default:
             return AdminResponse(status: 404, body: "No such route: \(request.method.rawValue) \(request.path)\n")
@@ -72,7 +76,9 @@ public struct AdminEndpoints: Sendable {
         let snapshot = self.catalog.snapshot
         let reports = await self.reports()
         let paths = ServicePath.read(fromReports: reports.map(\.value))
-        let (rows, omitted) = ServiceRows.list(snapshot, limit: limit ?? ServiceRows.defaultLimit) { paths[$0.description] }
+        let (rows, omitted) = ServiceRows.list(snapshot, limit: limit ?? ServiceRows.defaultLimit) {
+            paths[$0.description]
+        }
         let rejected = snapshot.rejected.values.sorted { ($0.kind.rawValue, $0.name) < ($1.kind.rawValue, $1.name) }
         var members: [Document.Member] = [
             .init("agent", await self.agent()),
@@ -94,9 +100,11 @@ public struct AdminEndpoints: Sendable {
             .init(
                 "warnings",
                 .array(
-                    snapshot.warnings.sorted { ($0.key.kind.rawValue, $0.key.name) < ($1.key.kind.rawValue, $1.key.name) }
-                        .prefix(Self.rejectedLimit)
-                        .map { .string("\($0.key.kind.rawValue) \($0.key.name): \($0.value)") }
+                    snapshot.warnings.sorted {
+                        ($0.key.kind.rawValue, $0.key.name) < ($1.key.kind.rawValue, $1.key.name)
+                    }
+                    .prefix(Self.rejectedLimit)
+                    .map { .string("\($0.key.kind.rawValue) \($0.key.name): \($0.value)") }
                 )
             )
         )
@@ -134,15 +142,21 @@ public struct AdminEndpoints: Sendable {
         let snapshot = self.catalog.snapshot
         return [
             MetricSample(
-                name: "edgemesh_catalog_services", kind: .gauge, help: "Services in the catalog.",
+                name: "edgemesh_catalog_services",
+                kind: .gauge,
+                help: "Services in the catalog.",
                 value: Double(snapshot.services.count)
             ),
             MetricSample(
-                name: "edgemesh_catalog_rejected_objects", kind: .gauge, help: "Cluster objects that were refused.",
+                name: "edgemesh_catalog_rejected_objects",
+                kind: .gauge,
+                help: "Cluster objects that were refused.",
                 value: Double(snapshot.rejected.count)
             ),
             MetricSample(
-                name: "edgemesh_catalog_version", kind: .counter, help: "Published changes of the catalog.",
+                name: "edgemesh_catalog_version",
+                kind: .counter,
+                help: "Published changes of the catalog.",
                 value: Double(snapshot.version)
             ),
         ]

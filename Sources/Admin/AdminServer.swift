@@ -32,7 +32,9 @@ public struct AdminServer: Service {
     private let respond: @Sendable (AdminRequest) async -> AdminResponse
 
     public init(
-        listener: AdminListener, eventLoop: any EventLoop, logger: Logger,
+        listener: AdminListener,
+        eventLoop: any EventLoop,
+        logger: Logger,
         respond: @escaping @Sendable (AdminRequest) async -> AdminResponse
     ) {
         self.listener = listener
@@ -120,7 +122,10 @@ public struct AdminServer: Service {
         }
         var status = stat()
         guard folder.isEmpty || (stat(folder, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR) else {
-            throw AdminError(code: .cannotListen, message: "cannot make the folder \(folder) for \(path): errno \(errno)")
+            throw AdminError(
+                code: .cannotListen,
+                message: "cannot make the folder \(folder) for \(path): errno \(errno)"
+            )
         }
     }
 }

@@ -82,7 +82,8 @@ public struct LiveHost: HostReading {
     }
 
     private static func withSocketAddress(
-        _ address: TransportAddress, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
+        _ address: TransportAddress,
+        _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
     ) -> Int32 {
         guard let address = try? SocketAddress(ipAddress: address.address.description, port: Int(address.port)) else {
             return -1

@@ -19,7 +19,9 @@ public enum PrometheusText {
                 text += name
                 if !sample.labels.isEmpty {
                     let labels = sample.labels.sorted { $0.key < $1.key }
-                    text += "{" + labels.map { "\($0.key)=\"\(self.escaped($0.value, quotes: true))\"" }
+                    text +=
+                        "{"
+                        + labels.map { "\($0.key)=\"\(self.escaped($0.value, quotes: true))\"" }
                         .joined(separator: ",") + "}"
                 }
                 text += " \(self.number(sample.value))\n"

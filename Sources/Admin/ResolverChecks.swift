@@ -13,25 +13,34 @@ extension SystemChecks {
             switch reason {
             case 98:  // EADDRINUSE
                 return CheckResult(
-                    name, .fail, "\(address)/\(transport) is in use by another program",
-                    mend: "find it with `ss -lnp 'sport = :\(address.port)'`; a resolver that listens on all addresses must "
+                    name,
+                    .fail,
+                    "\(address)/\(transport) is in use by another program",
+                    mend:
+                        "find it with `ss -lnp 'sport = :\(address.port)'`; a resolver that listens on all addresses must "
                         + "be told to leave \(address.address) alone"
                 )
             case 13, 1:  // EACCES, EPERM
                 return CheckResult(
-                    name, .fail, "\(address)/\(transport) may not be opened by this user",
+                    name,
+                    .fail,
+                    "\(address)/\(transport) may not be opened by this user",
                     mend: "run as root or with CAP_NET_BIND_SERVICE"
                 )
             default:
                 return CheckResult(
-                    name, .warn, "\(address)/\(transport) cannot be opened: errno \(reason)",
+                    name,
+                    .warn,
+                    "\(address)/\(transport) cannot be opened: errno \(reason)",
                     mend: "look at the address in commonConfig.bridgeDeviceIP"
                 )
             }
         }
         if self.expectation.isAgentRunning {
             return CheckResult(
-                name, .fail, "an agent runs, but \(address) is free: its DNS is not up",
+                name,
+                .fail,
+                "an agent runs, but \(address) is free: its DNS is not up",
                 mend: "see `edgemesh status` for the module edgeDNS"
             )
         }
@@ -43,20 +52,26 @@ extension SystemChecks {
         let name = "node-resolver"
         guard let text = self.host.file("/etc/resolv.conf") else {
             return CheckResult(
-                name, .warn, "there is no /etc/resolv.conf: only cluster names can be answered",
+                name,
+                .warn,
+                "there is no /etc/resolv.conf: only cluster names can be answered",
                 mend: "set modules.edgeDNS.cacheDNS.upstreamServers"
             )
         }
         let servers = Self.nameservers(inResolvConf: text)
         if servers.isEmpty {
             return CheckResult(
-                name, .warn, "/etc/resolv.conf names no server: only cluster names can be answered",
+                name,
+                .warn,
+                "/etc/resolv.conf names no server: only cluster names can be answered",
                 mend: "set modules.edgeDNS.cacheDNS.upstreamServers"
             )
         }
         if servers.allSatisfy({ $0 == self.expectation.bridgeAddress }) {
             return CheckResult(
-                name, .warn, "/etc/resolv.conf names only the mesh itself: other names would be asked in a circle",
+                name,
+                .warn,
+                "/etc/resolv.conf names only the mesh itself: other names would be asked in a circle",
                 mend: "set modules.edgeDNS.cacheDNS.upstreamServers to the site's resolvers"
             )
         }
@@ -88,12 +103,16 @@ extension SystemChecks {
         }
         if read.isEmpty {
             return CheckResult(
-                name, .warn, "found neither \(places.joined(separator: " nor "))",
+                name,
+                .warn,
+                "found neither \(places.joined(separator: " nor "))",
                 mend: "make sure that pods get \(wanted) as their DNS server (clusterDNS)"
             )
         }
         return CheckResult(
-            name, .warn, read.joined(separator: "; "),
+            name,
+            .warn,
+            read.joined(separator: "; "),
             mend: "set clusterDNS to [\(wanted)] there and restart it, unless a DNS of the cluster forwards to the mesh"
         )
     }
@@ -123,12 +142,16 @@ extension SystemChecks {
         if let mode = self.host.localHTTP(port: 10_249, path: "/proxyMode") {
             let mode = mode.filter { !$0.isWhitespace }
             return CheckResult(
-                name, .pass, "kube-proxy runs in mode \(mode); the mesh's rules come first whatever the order of starting"
+                name,
+                .pass,
+                "kube-proxy runs in mode \(mode); the mesh's rules come first whatever the order of starting"
             )
         }
         if let ipvs = self.host.file("/proc/net/ip_vs"), ipvs.split(separator: "\n").count > 3 {
             return CheckResult(
-                name, .warn, "IPVS services are there, but no kube-proxy answers: leftovers may shadow services",
+                name,
+                .warn,
+                "IPVS services are there, but no kube-proxy answers: leftovers may shadow services",
                 mend: "start kube-proxy, or clear them with `kube-proxy --cleanup`"
             )
         }
@@ -136,7 +159,9 @@ extension SystemChecks {
             tables.output.contains("kube-proxy")
         {
             return CheckResult(
-                name, .warn, "kube-proxy's nftables table is there, but no kube-proxy answers",
+                name,
+                .warn,
+                "kube-proxy's nftables table is there, but no kube-proxy answers",
                 mend: "start kube-proxy, or clear its rules with `kube-proxy --cleanup`"
             )
         }

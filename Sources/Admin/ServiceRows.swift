@@ -29,7 +29,8 @@ public struct ServicePath: Hashable, Sendable {
             }
             let notes = distinct("note")
             paths[name] = ServicePath(
-                path: distinct("path").joined(separator: "+"), reason: (distinct("reason") + notes).joined(separator: "; ")
+                path: distinct("path").joined(separator: "+"),
+                reason: (distinct("reason") + notes).joined(separator: "; ")
             )
         }
         return paths
@@ -43,7 +44,9 @@ public enum ServiceRows {
 
     /// The services in the order of their names, and how many were left out.
     public static func list(
-        _ snapshot: CatalogSnapshot, limit: Int = Self.defaultLimit, path: (ObjectName) -> ServicePath?
+        _ snapshot: CatalogSnapshot,
+        limit: Int = Self.defaultLimit,
+        path: (ObjectName) -> ServicePath?
     ) -> (rows: [Document], omitted: Int) {
         let names = snapshot.services.keys.sorted()
         let rows = names.prefix(max(0, limit)).compactMap { name in

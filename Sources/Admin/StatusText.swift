@@ -24,7 +24,9 @@ public enum StatusText {
         var table: [(String, String)] = []
         let uptime = agent["uptimeSeconds"]?.integer.map { ", up \(self.duration($0))" } ?? ""
         let process = agent["pid"]?.integer.map { ", pid \($0)" } ?? ""
-        table.append(("Agent", "\(agent["version"]?.string ?? "?") on \(agent["node"]?.string ?? "?")\(uptime)\(process)"))
+        table.append(
+            ("Agent", "\(agent["version"]?.string ?? "?") on \(agent["node"]?.string ?? "?")\(uptime)\(process)")
+        )
         if let config = agent["config"] {
             var line = config["file"]?.string ?? "defaults"
             if let error = config["error"]?.string { line += " (not in force: \(error))" }

@@ -12,7 +12,11 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         public var isAgentRunning: Bool
 
         public init(
-            bridgeAddress: IPAddress, dnsPort: UInt16, isDNSEnabled: Bool, isProxyEnabled: Bool, isAgentRunning: Bool
+            bridgeAddress: IPAddress,
+            dnsPort: UInt16,
+            isDNSEnabled: Bool,
+            isProxyEnabled: Bool,
+            isAgentRunning: Bool
         ) {
             self.bridgeAddress = bridgeAddress
             self.dnsPort = dnsPort
@@ -58,7 +62,9 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         }
         guard mask >> UInt64(capNetAdmin) & 1 == 1 else {
             return CheckResult(
-                name, .fail, "this process lacks CAP_NET_ADMIN",
+                name,
+                .fail,
+                "this process lacks CAP_NET_ADMIN",
                 mend: "run as root, or give the container privileged: true or the capability NET_ADMIN"
             )
         }
@@ -71,7 +77,9 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         let limit = self.host.fileLimit
         guard limit >= wanted else {
             return CheckResult(
-                name, .warn, "\(limit) open files at most: about \(limit / 2) proxied connections at once",
+                name,
+                .warn,
+                "\(limit) open files at most: about \(limit / 2) proxied connections at once",
                 mend: "raise LimitNOFILE of the unit or the container runtime to \(wanted) or more"
             )
         }
@@ -108,7 +116,9 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         }
         if let iptables = await self.iptablesVersion() {
             return CheckResult(
-                name, .warn, "no nft program; \(iptables) serves instead",
+                name,
+                .warn,
+                "no nft program; \(iptables) serves instead",
                 mend: "install nftables: changes are then one transaction and balancing costs no rule per endpoint"
             )
         }
@@ -116,7 +126,9 @@ public struct SystemChecks<Host: HostReading>: Sendable {
     }
 
     private func iptablesVersion() async -> String? {
-        guard let result = await self.host.run("iptables", ["--version"], input: ""), result.status == 0 else { return nil }
+        guard let result = await self.host.run("iptables", ["--version"], input: ""), result.status == 0 else {
+            return nil
+        }
         return result.output.split(separator: "\n").first.map(String.init)
     }
 
@@ -126,7 +138,9 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         case "1": return CheckResult(name, .pass, "the kernel forwards IPv4")
         case "0":
             return CheckResult(
-                name, .fail, "the kernel does not forward IPv4: pods cannot reach other pods through a service",
+                name,
+                .fail,
+                "the kernel does not forward IPv4: pods cannot reach other pods through a service",
                 mend: "sysctl -w net.ipv4.ip_forward=1, and in /etc/sysctl.d for the next start"
             )
         default: return CheckResult(name, .warn, "cannot read net.ipv4.ip_forward", mend: "mount /proc/sys")
@@ -139,13 +153,16 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         case "1": return CheckResult(name, .pass, "bridged packets pass the packet filter")
         case "0":
             return CheckResult(
-                name, .warn,
+                name,
+                .warn,
                 "bridged packets skip the packet filter: a pod may not reach a service whose endpoint is on its own bridge",
                 mend: "sysctl -w net.bridge.bridge-nf-call-iptables=1"
             )
         default:
             return CheckResult(
-                name, .warn, "br_netfilter is not loaded: needed where pods sit behind a Linux bridge",
+                name,
+                .warn,
+                "br_netfilter is not loaded: needed where pods sit behind a Linux bridge",
                 mend: "modprobe br_netfilter, unless the pod network has no bridge"
             )
         }
@@ -155,13 +172,18 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         let name = "conntrack"
         guard let limit = self.number("/proc/sys/net/netfilter/nf_conntrack_max"), limit > 0 else {
             return CheckResult(
-                name, .warn, "connection tracking is not loaded yet", mend: "modprobe nf_conntrack; the agent's rules load it"
+                name,
+                .warn,
+                "connection tracking is not loaded yet",
+                mend: "modprobe nf_conntrack; the agent's rules load it"
             )
         }
         let count = self.number("/proc/sys/net/netfilter/nf_conntrack_count") ?? 0
         guard count * 10 < limit * 8 else {
             return CheckResult(
-                name, .warn, "\(count) of \(limit) tracked connections are in use: new ones will be dropped",
+                name,
+                .warn,
+                "\(count) of \(limit) tracked connections are in use: new ones will be dropped",
                 mend: "sysctl -w net.netfilter.nf_conntrack_max=\(limit * 2)"
             )
         }

@@ -45,7 +45,12 @@ struct Agent: Sendable {
     }
 
     private func run(on group: MultiThreadedEventLoopGroup) async throws {
-        let parts = AgentParts(configuration: self.configuration, platform: self.platform, group: group, logger: self.logger)
+        let parts = AgentParts(
+            configuration: self.configuration,
+            platform: self.platform,
+            group: group,
+            logger: self.logger
+        )
         let reloader = ConfigReloader(source: self.source, started: self.reading, logger: self.logger) { new in
             parts.apply(new)
         }
@@ -57,10 +62,13 @@ struct Agent: Sendable {
             services: services.map {
                 // A part that ends early has said why; the others go on.
                 ServiceGroupConfiguration.ServiceConfiguration(
-                    service: $0, successTerminationBehavior: .ignore, failureTerminationBehavior: .ignore
+                    service: $0,
+                    successTerminationBehavior: .ignore,
+                    failureTerminationBehavior: .ignore
                 )
             } + [ServiceGroupConfiguration.ServiceConfiguration(service: UntilShutdown())],
-            gracefulShutdownSignals: [.sigterm, .sigint], logger: self.quietLogger
+            gracefulShutdownSignals: [.sigterm, .sigint],
+            logger: self.quietLogger
         )
         configuration.maximumGracefulShutdownDuration = Self.shutdownDeadline
         self.logger.notice(
@@ -72,13 +80,23 @@ struct Agent: Sendable {
     }
 
     /// The admin socket, and the collector's port where the original has it.
-    private func admin(_ parts: AgentParts, _ reloader: ConfigReloader, on loop: any EventLoop) -> [any ServiceLifecycle.Service] {
+    private func admin(
+        _ parts: AgentParts,
+        _ reloader: ConfigReloader,
+        on loop: any EventLoop
+    ) -> [any ServiceLifecycle.Service] {
         let status = AgentStatus(
-            configuration: self.configuration, parts: parts, reloader: reloader, started: .now()
+            configuration: self.configuration,
+            parts: parts,
+            reloader: reloader,
+            started: .now()
         )
         let endpoints = AdminEndpoints(
-            catalog: parts.catalog, reporters: parts.reporters, agent: { await status.document },
-            readiness: { await status.notReady }, reload: { await reloader.reload() }
+            catalog: parts.catalog,
+            reporters: parts.reporters,
+            agent: { await status.document },
+            readiness: { await status.notReady },
+            reload: { await reloader.reload() }
         )
         let logger = self.logger
         let socket = AdminListener.unixSocket(path: self.configuration.commonConfig.adminSocket)
@@ -86,7 +104,10 @@ struct Agent: Sendable {
             parts.supervised(Self.adminModule) { isUp in
                 isUp()
                 try await AdminServer(
-                    listener: socket, eventLoop: loop, logger: logger, respond: { await endpoints.respond(to: $0) }
+                    listener: socket,
+                    eventLoop: loop,
+                    logger: logger,
+                    respond: { await endpoints.respond(to: $0) }
                 ).run()
             }
         ]
@@ -97,7 +118,9 @@ struct Agent: Sendable {
                 parts.supervised(Self.metricsModule) { isUp in
                     isUp()
                     try await AdminServer(
-                        listener: .metrics(address), eventLoop: loop, logger: logger,
+                        listener: .metrics(address),
+                        eventLoop: loop,
+                        logger: logger,
                         respond: { await endpoints.respondToCollector($0) }
                     ).run()
                 }

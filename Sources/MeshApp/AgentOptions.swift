@@ -11,7 +11,10 @@ public struct AgentOptions: Hashable, Sendable {
     public var verbosity: Int
 
     public init(
-        configFile: String, isConfigFileRequired: Bool = true, manifestFolder: String? = nil, nodeName: String? = nil,
+        configFile: String,
+        isConfigFileRequired: Bool = true,
+        manifestFolder: String? = nil,
+        nodeName: String? = nil,
         verbosity: Int = 0
     ) {
         self.configFile = configFile

@@ -28,7 +28,10 @@ final class AgentParts: Sendable {
     private let logger: Logger
 
     init(
-        configuration: AgentConfiguration, platform: NodePlatform, group: MultiThreadedEventLoopGroup, logger: Logger
+        configuration: AgentConfiguration,
+        platform: NodePlatform,
+        group: MultiThreadedEventLoopGroup,
+        logger: Logger
     ) {
         self.configuration = configuration
         self.platform = platform
@@ -46,7 +49,11 @@ final class AgentParts: Sendable {
         self.proxy =
             modules.edgeProxy.enable
             ? ProxyModule(
-                configuration: configuration, platform: platform, catalog: catalog, group: group, logger: logger
+                configuration: configuration,
+                platform: platform,
+                catalog: catalog,
+                group: group,
+                logger: logger
             ) : nil
         for (name, isEnabled) in [
             (Agent.dnsModule, modules.edgeDNS.enable), (Agent.proxyModule, modules.edgeProxy.enable),
@@ -94,7 +101,8 @@ final class AgentParts: Sendable {
     }
 
     func supervised(
-        _ name: String, _ body: @escaping @Sendable (_ isUp: @escaping @Sendable () -> Void) async throws -> Void
+        _ name: String,
+        _ body: @escaping @Sendable (_ isUp: @escaping @Sendable () -> Void) async throws -> Void
     ) -> SupervisedModule {
         SupervisedModule(name: name, board: self.board, logger: self.logger, body: body)
     }
@@ -118,8 +126,10 @@ final class AgentParts: Sendable {
             options.version = Version.number
             options.knownObjects = Self.knownObjects(catalog.snapshot)
             let source = KubernetesSource(
-                try configuration.kubeConfiguration(variable: ProcessEnvironment.variable), options: options,
-                group: group, logger: logger
+                try configuration.kubeConfiguration(variable: ProcessEnvironment.variable),
+                options: options,
+                group: group,
+                logger: logger
             )
             isUp()
             try await cancelWhenGracefulShutdown {

@@ -52,9 +52,15 @@ extension AgentConfiguration {
         let v6 = self.commonConfig.bridgeDeviceIPv6.map { TransportAddress(.v6($0), 0) }
         return EdgeProxyService.Configuration(
             planner: ServicePlanner(
-                nodeName: self.commonConfig.nodeName, routableCIDRs: proxy.routableCIDRs, hasIPv6: v6 != nil
+                nodeName: self.commonConfig.nodeName,
+                routableCIDRs: proxy.routableCIDRs,
+                hasIPv6: v6 != nil
             ),
-            limits: limits, tcpV4: v4, udpV4: v4, tcpV6: v6, udpV6: v6
+            limits: limits,
+            tcpV4: v4,
+            udpV4: v4,
+            tcpV6: v6,
+            udpV6: v6
         )
     }
 

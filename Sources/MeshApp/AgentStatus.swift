@@ -20,7 +20,8 @@ struct AgentStatus: Sendable {
             let freshness = self.parts.catalog.freshness
             return [
                 "version": .string("v\(Version.number)"), "node": .string(self.configuration.commonConfig.nodeName),
-                "pid": .integer(getpid()), "uptimeSeconds": .integer(Int64((MonotonicTime.now() - self.started).inSeconds)),
+                "pid": .integer(getpid()),
+                "uptimeSeconds": .integer(Int64((MonotonicTime.now() - self.started).inSeconds)),
                 "mode": .string(self.configuration.kubeAPIConfig.mode.rawValue), "config": config,
                 "state": .string(freshness.state.rawValue),
                 "sources": .array(freshness.sources.map { self.describe($0) }),

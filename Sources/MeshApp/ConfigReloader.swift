@@ -18,7 +18,9 @@ actor ConfigReloader {
     private var failure: ConfigSource.Failure?
 
     init(
-        source: ConfigSource, started: ConfigSource.Reading, logger: Logger,
+        source: ConfigSource,
+        started: ConfigSource.Reading,
+        logger: Logger,
         apply: @escaping @Sendable (AgentConfiguration) async -> Void
     ) {
         self.source = source

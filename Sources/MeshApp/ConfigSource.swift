@@ -57,7 +57,8 @@ struct ConfigSource: Sendable {
         var configuration = loaded.configuration
         if let folder = self.options.manifestFolder { configuration.commonConfig.manifestsDir = folder }
         return Reading(
-            configuration: configuration, warnings: lines(.warning) + Self.unservedParts(of: configuration)
+            configuration: configuration,
+            warnings: lines(.warning) + Self.unservedParts(of: configuration)
         )
     }
 
@@ -111,8 +112,11 @@ struct ConfigSource: Sendable {
         var status = stat()
         guard stat(self.options.configFile, &status) == 0 else { return nil }
         return FileIdentity(
-            device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: Int64(status.st_size),
-            seconds: status.st_mtim.tv_sec, nanoseconds: status.st_mtim.tv_nsec
+            device: UInt64(status.st_dev),
+            inode: UInt64(status.st_ino),
+            size: Int64(status.st_size),
+            seconds: status.st_mtim.tv_sec,
+            nanoseconds: status.st_mtim.tv_nsec
         )
     }
 }

@@ -6,7 +6,12 @@ import Logging
 enum KlogFormat {
     /// One complete line with its newline. `time` is the wall clock.
     static func line(
-        level: Logger.Level, time: timespec, processID: Int32, file: String, line: UInt, message: String,
+        level: Logger.Level,
+        time: timespec,
+        processID: Int32,
+        file: String,
+        line: UInt,
+        message: String,
         metadata: Logger.Metadata
     ) -> String {
         var seconds = time.tv_sec

@@ -84,8 +84,13 @@ public struct KlogHandler: LogHandler {
         clock_gettime(CLOCK_REALTIME, &time)
         self.sink.write(
             KlogFormat.line(
-                level: event.level, time: time, processID: self.sink.processID, file: event.file, line: event.line,
-                message: event.message.description, metadata: metadata
+                level: event.level,
+                time: time,
+                processID: self.sink.processID,
+                file: event.file,
+                line: event.line,
+                message: event.message.description,
+                metadata: metadata
             )
         )
     }

@@ -23,12 +23,20 @@ public enum NodeCheck {
                 reading.warnings.isEmpty
                     ? CheckResult("config", .pass, source.description)
                     : CheckResult(
-                        "config", .warn, reading.warnings.joined(separator: "; "), mend: "edit \(options.configFile)"
+                        "config",
+                        .warn,
+                        reading.warnings.joined(separator: "; "),
+                        mend: "edit \(options.configFile)"
                     )
             )
         } catch {
             results.append(
-                CheckResult("config", .fail, error.description, mend: "edit \(options.configFile), or name it with --config-file")
+                CheckResult(
+                    "config",
+                    .fail,
+                    error.description,
+                    mend: "edit \(options.configFile), or name it with --config-file"
+                )
             )
         }
         let isRunning = client.isAnswered
@@ -37,8 +45,10 @@ public enum NodeCheck {
         results += await SystemChecks(
             host: LiveHost(),
             expectation: .init(
-                bridgeAddress: .v4(configuration.commonConfig.bridgeDeviceIP), dnsPort: modules.edgeDNS.listenPort,
-                isDNSEnabled: modules.edgeDNS.enable, isProxyEnabled: modules.edgeProxy.enable,
+                bridgeAddress: .v4(configuration.commonConfig.bridgeDeviceIP),
+                dnsPort: modules.edgeDNS.listenPort,
+                isDNSEnabled: modules.edgeDNS.enable,
+                isProxyEnabled: modules.edgeProxy.enable,
                 isAgentRunning: isRunning
             )
         ).run()
@@ -49,7 +59,9 @@ public enum NodeCheck {
     private static func agent(_ client: AdminClient, isRunning: Bool) -> CheckResult {
         guard isRunning else {
             return CheckResult(
-                "agent", .warn, "no agent answers on \(client.socketPath)",
+                "agent",
+                .warn,
+                "no agent answers on \(client.socketPath)",
                 mend: "start edgemesh-agent; the checks below do not need it"
             )
         }
@@ -74,7 +86,9 @@ public enum NodeCheck {
                 access(folder, R_OK | X_OK) == 0
                     ? CheckResult("manifests", .pass, folder)
                     : CheckResult(
-                        "manifests", .fail, "the folder \(folder) cannot be read: \(String(cString: strerror(errno)))",
+                        "manifests",
+                        .fail,
+                        "the folder \(folder) cannot be read: \(String(cString: strerror(errno)))",
                         mend: "make the folder, or name another with --manifests"
                     )
             )
@@ -83,7 +97,9 @@ public enum NodeCheck {
         do {
             let api = try configuration.kubeConfiguration(variable: ProcessEnvironment.variable)
             let source = KubernetesSource(
-                api, group: MultiThreadedEventLoopGroup.singleton, logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() }
+                api,
+                group: MultiThreadedEventLoopGroup.singleton,
+                logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() }
             )
             results += Self.results(of: await source.probe(), isMetaServer: api.isMetaServer)
         } catch {
@@ -96,7 +112,9 @@ public enum NodeCheck {
         if let failure = probe.failure {
             return [
                 CheckResult(
-                    "api", .fail, "\(probe.origin): \(failure)",
+                    "api",
+                    .fail,
+                    "\(probe.origin): \(failure)",
                     mend: isMetaServer
                         ? "see that edgecore runs with metaManager.metaServer.enable: true"
                         : "see that the API server is up, and that its address and certificates in kubeAPIConfig are right"
@@ -108,11 +126,14 @@ public enum NodeCheck {
             let name = "api-\(check.resource)"
             switch check.permission {
             case .allowed: results.append(CheckResult(name, .pass, "may be listed"))
-            case .absent: results.append(CheckResult(name, .pass, "the server does not have it; the mesh goes on without"))
+            case .absent:
+                results.append(CheckResult(name, .pass, "the server does not have it; the mesh goes on without"))
             case .denied(let reason):
                 results.append(
                     CheckResult(
-                        name, .fail, "may not be listed: \(reason)",
+                        name,
+                        .fail,
+                        "may not be listed: \(reason)",
                         mend: "give the agent's ServiceAccount get, list and watch on \(check.resource)"
                     )
                 )
@@ -126,7 +147,9 @@ public enum NodeCheck {
                 abs(seconds) <= Int(Self.tolerableSkew.inSeconds)
                     ? CheckResult("clock", .pass, "\(seconds) s off the API server")
                     : CheckResult(
-                        "clock", .fail, "\(seconds) s off the API server: certificates and tokens will be refused",
+                        "clock",
+                        .fail,
+                        "\(seconds) s off the API server: certificates and tokens will be refused",
                         mend: "set the clock: run an NTP client such as systemd-timesyncd or chrony"
                     )
             )

@@ -27,8 +27,11 @@ final class ProxyModule: StatusReporting {
     let statusName = "edgeProxy"
 
     init(
-        configuration: AgentConfiguration, platform: NodePlatform, catalog: any CatalogReading,
-        group: MultiThreadedEventLoopGroup, logger: Logger
+        configuration: AgentConfiguration,
+        platform: NodePlatform,
+        catalog: any CatalogReading,
+        group: MultiThreadedEventLoopGroup,
+        logger: Logger
     ) {
         self.state = Mutex(State(configuration: configuration))
         self.platform = platform
@@ -56,13 +59,16 @@ final class ProxyModule: StatusReporting {
             let common = configuration.commonConfig
             try await self.platform.ensureBridge(common.bridgeDeviceName, configuration.bridgeAddresses)
             let proxy = EdgeProxyService(
-                configuration: configuration.proxyConfiguration, catalog: self.catalog,
+                configuration: configuration.proxyConfiguration,
+                catalog: self.catalog,
                 programming: try await self.platform.makeProgramming(
                     configuration.modules.edgeProxy.kernelBackend.rawValue,
                     self.logger
                 ),
-                loops: Array(self.group.makeIterator()), udpOriginalDestination: self.platform.udpOriginalDestination,
-                clearStaleFlows: self.platform.clearStaleFlows, logger: self.logger
+                loops: Array(self.group.makeIterator()),
+                udpOriginalDestination: self.platform.udpOriginalDestination,
+                clearStaleFlows: self.platform.clearStaleFlows,
+                logger: self.logger
             )
             let (restarts, continuation) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
             self.state.withLock { state in

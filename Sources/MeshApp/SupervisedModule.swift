@@ -32,7 +32,9 @@ struct SupervisedModule: Service {
                 self.board.set(self.name, .failed, "\(error)")
                 self.logger.error(
                     "A module failed and is started again",
-                    metadata: ["module": "\(self.name)", "error": "\(error)", "seconds": "\(Int(delay.inSeconds + 0.5))"]
+                    metadata: [
+                        "module": "\(self.name)", "error": "\(error)", "seconds": "\(Int(delay.inSeconds + 0.5))",
+                    ]
                 )
                 await Self.sleep(delay)
             }

@@ -24,8 +24,11 @@ enum AgentCommandLine {
         case .run:
             return await AgentProgram.run(
                 AgentOptions(
-                    configFile: flags.configFile, isConfigFileRequired: flags.isConfigFileRequired,
-                    manifestFolder: flags.manifestFolder, nodeName: flags.nodeName, verbosity: flags.verbosity
+                    configFile: flags.configFile,
+                    isConfigFileRequired: flags.isConfigFileRequired,
+                    manifestFolder: flags.manifestFolder,
+                    nodeName: flags.nodeName,
+                    verbosity: flags.verbosity
                 )
             )
         }

@@ -58,7 +58,8 @@ struct AgentFlags: Equatable, Sendable {
                 name = "v"
             }
             // The flag libraries of Kubernetes take `_` and `-` for the same.
-            let kind = self.kinds[name] ?? self.kinds[String(name.map { $0 == "_" ? "-" : $0 })]
+            if let known = self.kinds.keys.first(where: { Self.folded($0) == Self.folded(name) }) { name = known }
+            let kind = self.kinds[name]
             guard let kind else {
                 let nearest = nearestName(to: name, among: self.kinds.keys)
                 let hint = nearest.map { "; did you mean --\($0)?" } ?? ""
@@ -70,10 +71,12 @@ struct AgentFlags: Equatable, Sendable {
                 }
                 value = next
             }
-            try flags.set(self.kinds[name] == nil ? String(name.map { $0 == "_" ? "-" : $0 }) : name, to: value)
+            try flags.set(name, to: value)
         }
         return flags
     }
+
+    private static func folded(_ name: String) -> String { String(name.map { $0 == "_" ? "-" : $0 }) }
 
     private mutating func set(_ name: String, to value: String?) throws(ParseError) {
         switch name {

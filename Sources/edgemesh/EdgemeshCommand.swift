@@ -43,7 +43,8 @@ struct OutputOptions: ParsableArguments {
 /// Present so that help lists it; `Main` dispatches it before the parser is reached.
 struct AgentCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "agent", abstract: "Run the agent of this node (also as edgemesh-agent)."
+        commandName: "agent",
+        abstract: "Run the agent of this node (also as edgemesh-agent)."
     )
 
     @Argument(parsing: .captureForPassthrough, help: "See `edgemesh agent --help`.")

@@ -62,7 +62,8 @@ struct StatusCommand: AsyncParsableCommand {
 
 struct ReloadCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "reload", abstract: "Make the agent read its configuration again, and say what changed."
+        commandName: "reload",
+        abstract: "Make the agent read its configuration again, and say what changed."
     )
 
     @OptionGroup var output: OutputOptions

@@ -8,16 +8,21 @@ import Testing
 @testable import Admin
 
 @Suite(.timeLimit(.minutes(1))) struct AdminServerTests {
-    private static func temporaryPath() -> String { "/tmp/edgemesh-admin-\(getpid())-\(UInt32.random(in: 0...(.max)))/a/agent.sock" }
+    private static func temporaryPath() -> String {
+        "/tmp/edgemesh-admin-\(getpid())-\(UInt32.random(in: 0...(.max)))/a/agent.sock"
+    }
 
     /// Runs a server on a socket of its own while `body` runs off the cooperative pool.
     private func withServer(
-        at path: String, respond: @escaping @Sendable (AdminRequest) async -> AdminResponse,
+        at path: String,
+        respond: @escaping @Sendable (AdminRequest) async -> AdminResponse,
         _ body: @escaping @Sendable (AdminClient) throws -> Void
     ) async throws {
         let server = AdminServer(
-            listener: .unixSocket(path: path), eventLoop: MultiThreadedEventLoopGroup.singleton.next(),
-            logger: Logger(label: "test"), respond: respond
+            listener: .unixSocket(path: path),
+            eventLoop: MultiThreadedEventLoopGroup.singleton.next(),
+            logger: Logger(label: "test"),
+            respond: respond
         )
         let running = Task { try await server.run() }
         let client = AdminClient(socketPath: path, timeoutSeconds: 20)
@@ -33,7 +38,10 @@ import Testing
     @Test func answersOnASocketThatOnlyItsOwnerMayUse() async throws {
         let path = Self.temporaryPath()
         try await self.withServer(at: path) { request in
-            AdminResponse(status: 200, body: "\(request.method.rawValue) \(request.path) \(request.query["service"] ?? "-")")
+            AdminResponse(
+                status: 200,
+                body: "\(request.method.rawValue) \(request.path) \(request.query["service"] ?? "-")"
+            )
         } _: { client in
             var status = stat()
             #expect(stat(path, &status) == 0 && status.st_mode & 0o777 == 0o600)
@@ -47,16 +55,22 @@ import Testing
 
     @Test func aSocketLeftByACrashIsReplacedAndALiveOneIsNot() async throws {
         let path = Self.temporaryPath()
-        try await self.withServer(at: path) { _ in AdminResponse(status: 200, body: "first") } _: { _ in }
+        try await self.withServer(at: path) { _ in
+            AdminResponse(status: 200, body: "first")
+        } _: { _ in
+        }
         // What a crash leaves: a socket file that nobody serves.
         let left = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .bind(unixDomainSocketPath: path).get()
         try await left.close()
-        try await self.withServer(at: path) { _ in AdminResponse(status: 200, body: "second") } _: { client in
+        try await self.withServer(at: path) { _ in
+            AdminResponse(status: 200, body: "second")
+        } _: { client in
             let body = try client.request(.get, "/").1
             #expect(body == Array("second".utf8))
             let other = AdminServer(
-                listener: .unixSocket(path: path), eventLoop: MultiThreadedEventLoopGroup.singleton.next(),
+                listener: .unixSocket(path: path),
+                eventLoop: MultiThreadedEventLoopGroup.singleton.next(),
                 logger: Logger(label: "test")
             ) { _ in AdminResponse(status: 200, body: "intruder") }
             let outcome = MultiThreadedEventLoopGroup.singleton.next().makeFutureWithTask { try await other.run() }
@@ -68,7 +82,9 @@ import Testing
 
     @Test func connectionsAndBodiesAreBounded() async throws {
         let path = Self.temporaryPath()
-        try await self.withServer(at: path) { _ in AdminResponse(status: 200, body: "ok") } _: { client in
+        try await self.withServer(at: path) { _ in
+            AdminResponse(status: 200, body: "ok")
+        } _: { client in
             let held = try (0..<AdminServer.connectionLimit).map { _ in
                 try ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
                     .connect(unixDomainSocketPath: path).wait()

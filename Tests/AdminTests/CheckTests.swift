@@ -28,14 +28,21 @@ struct FakeHost: HostReading {
             "/proc/sys/net/netfilter/nf_conntrack_count": "10\n", "/etc/resolv.conf": "nameserver 192.0.2.53\n",
             "/var/lib/kubelet/config.yaml": "clusterDNS:\n- 169.254.96.16\nclusterDomain: cluster.local\n",
         ],
-        programs: ["nft": CommandResult(status: 0, output: ""), "iptables": CommandResult(status: 0, output: "iptables v1.8.9")]
+        programs: [
+            "nft": CommandResult(status: 0, output: ""),
+            "iptables": CommandResult(status: 0, output: "iptables v1.8.9"),
+        ]
     )
 
     static func checks(_ host: FakeHost, running: Bool = false) -> SystemChecks<FakeHost> {
         SystemChecks(
             host: host,
             expectation: .init(
-                bridgeAddress: Self.bridge, dnsPort: 53, isDNSEnabled: true, isProxyEnabled: true, isAgentRunning: running
+                bridgeAddress: Self.bridge,
+                dnsPort: 53,
+                isDNSEnabled: true,
+                isProxyEnabled: true,
+                isAgentRunning: running
             )
         )
     }
@@ -53,7 +60,12 @@ struct FakeHost: HostReading {
         var outcome: CheckResult.Outcome
         var change: @Sendable (inout FakeHost) -> Void
 
-        init(_ text: String, _ check: String, _ outcome: CheckResult.Outcome, _ change: @escaping @Sendable (inout FakeHost) -> Void) {
+        init(
+            _ text: String,
+            _ check: String,
+            _ outcome: CheckResult.Outcome,
+            _ change: @escaping @Sendable (inout FakeHost) -> Void
+        ) {
             self.testDescription = text
             self.check = check
             self.outcome = outcome
@@ -65,10 +77,14 @@ struct FakeHost: HostReading {
         Defect("no capability", "privileges", .fail) { $0.files["/proc/self/status"] = "CapEff:\t0000000000000000\n" },
         Defect("no /proc", "privileges", .warn) { $0.files["/proc/self/status"] = nil },
         Defect("few files", "file-limit", .warn) { $0.fileLimit = 1024 },
-        Defect("nft refuses, iptables is there", "packet-filter", .warn) { $0.programs["nft"] = .init(status: 1, output: "no") },
+        Defect("nft refuses, iptables is there", "packet-filter", .warn) {
+            $0.programs["nft"] = .init(status: 1, output: "no")
+        },
         Defect("no nft, iptables is there", "packet-filter", .warn) { $0.programs["nft"] = nil },
         Defect("no packet filter", "packet-filter", .fail) { $0.programs = [:] },
-        Defect("nft refuses, no iptables", "packet-filter", .fail) { $0.programs = ["nft": .init(status: 1, output: "no")] },
+        Defect("nft refuses, no iptables", "packet-filter", .fail) {
+            $0.programs = ["nft": .init(status: 1, output: "no")]
+        },
         Defect("no forwarding", "ip-forward", .fail) { $0.files["/proc/sys/net/ipv4/ip_forward"] = "0\n" },
         Defect("bridge skips filter", "bridge-nf-call-iptables", .warn) {
             $0.files["/proc/sys/net/bridge/bridge-nf-call-iptables"] = "0"
@@ -76,7 +92,9 @@ struct FakeHost: HostReading {
         Defect("no br_netfilter", "bridge-nf-call-iptables", .warn) {
             $0.files["/proc/sys/net/bridge/bridge-nf-call-iptables"] = nil
         },
-        Defect("conntrack full", "conntrack", .warn) { $0.files["/proc/sys/net/netfilter/nf_conntrack_count"] = "900\n" },
+        Defect("conntrack full", "conntrack", .warn) {
+            $0.files["/proc/sys/net/netfilter/nf_conntrack_count"] = "900\n"
+        },
         Defect("no conntrack", "conntrack", .warn) { $0.files["/proc/sys/net/netfilter/nf_conntrack_max"] = nil },
         Defect("port 53 taken on UDP", "dns-port", .fail) { $0.bindErrors[.udp] = 98 },
         Defect("port 53 taken on TCP", "dns-port", .fail) { $0.bindErrors[.tcp] = 98 },

@@ -37,9 +37,12 @@ import Testing
             "other": 1,
         ]
         let samples = MetricSample.samples(ofStatus: status, subsystem: "edgeDNS")
-        #expect(samples.map(\.name) == [
-            "edgemesh_dns_cache_hits_total", "edgemesh_dns_queries_total", "edgemesh_dns_open_sessions", "edgemesh_dns_rate",
-        ])
+        #expect(
+            samples.map(\.name) == [
+                "edgemesh_dns_cache_hits_total", "edgemesh_dns_queries_total", "edgemesh_dns_open_sessions",
+                "edgemesh_dns_rate",
+            ]
+        )
         #expect(samples.map(\.value) == [3, 4, 7, 0.5])
         #expect(samples.map(\.kind) == [.counter, .counter, .gauge, .gauge])
     }
@@ -55,13 +58,17 @@ import Testing
         #expect(StatusText.overview([:]).contains("No services are known"))
         let text = StatusText.overview([
             "agent": [
-                "version": "v1", "node": "n1", "uptimeSeconds": 60, "sources": [["state": "stale", "message": "refused"]],
+                "version": "v1", "node": "n1", "uptimeSeconds": 60,
+                "sources": [["state": "stale", "message": "refused"]],
                 "modules": ["edgeDNS": ["state": "running"]], "warnings": ["edgeTunnel is not served by this build"],
                 "config": ["file": "/c.yaml", "error": "line 3", "restartNeeded": ["a.b"]],
             ],
             "services": [
-                ["namespace": "default", "name": "web", "addresses": ["10.0.0.1"], "ports": ["80/tcp"], "endpoints": 3,
-                 "ready": 2, "path": "kernel"],
+                [
+                    "namespace": "default", "name": "web", "addresses": ["10.0.0.1"], "ports": ["80/tcp"],
+                    "endpoints": 3,
+                    "ready": 2, "path": "kernel",
+                ]
             ],
             "servicesOmitted": 4, "rejected": [["kind": "Service", "name": "a/b", "field": "spec", "reason": "bad"]],
             "edgeDNS": ["counters": ["queries": 12]],

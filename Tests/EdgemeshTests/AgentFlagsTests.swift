@@ -17,10 +17,22 @@ import Testing
 
     static let cases: [Case] = [
         Case("") { _ in },
-        Case("--config-file=/a.yaml") { $0.configFile = "/a.yaml"; $0.hasExplicitConfigFile = true },
-        Case("--config-file /a.yaml") { $0.configFile = "/a.yaml"; $0.hasExplicitConfigFile = true },
-        Case("-config-file /a.yaml") { $0.configFile = "/a.yaml"; $0.hasExplicitConfigFile = true },
-        Case("--config_file=/a=b.yaml") { $0.configFile = "/a=b.yaml"; $0.hasExplicitConfigFile = true },
+        Case("--config-file=/a.yaml") {
+            $0.configFile = "/a.yaml"
+            $0.hasExplicitConfigFile = true
+        },
+        Case("--config-file /a.yaml") {
+            $0.configFile = "/a.yaml"
+            $0.hasExplicitConfigFile = true
+        },
+        Case("-config-file /a.yaml") {
+            $0.configFile = "/a.yaml"
+            $0.hasExplicitConfigFile = true
+        },
+        Case("--config_file=/a=b.yaml") {
+            $0.configFile = "/a=b.yaml"
+            $0.hasExplicitConfigFile = true
+        },
         Case("-v 4") { $0.verbosity = 4 },
         Case("-v=4") { $0.verbosity = 4 },
         Case("-v4") { $0.verbosity = 4 },
@@ -36,7 +48,10 @@ import Testing
         Case("-h") { $0.action = .help },
         Case("--help --version") { $0.action = .help },
         Case("--version --help") { $0.action = .help },
-        Case("--manifests /m --node-name n1") { $0.manifestFolder = "/m"; $0.nodeName = "n1" },
+        Case("--manifests /m --node-name n1") {
+            $0.manifestFolder = "/m"
+            $0.nodeName = "n1"
+        },
         Case("--logtostderr=true --alsologtostderr --stderrthreshold=2 --vmodule=a=1") { _ in },
         Case("--log_dir /var/log --log_file x --log_file_max_size 10 --log-flush-frequency=5s") { _ in },
         Case("--log-dir=/var/log --skip-headers --add_dir_header=false --one_output") { _ in },
@@ -52,7 +67,8 @@ import Testing
     @Test(arguments: [
         ("--config-fil=x", "did you mean --config-file?"), ("--manifest /m", "did you mean --manifests?"),
         ("--min-config", "did you mean --minconfig?"), ("--zzzzzzzzzz", "unknown flag --zzzzzzzzzz"),
-        ("--config-file", "needs a value"), ("-v", "needs a value"), ("-v many", "needs a number"), ("-v=-1", "needs a number"),
+        ("--config-file", "needs a value"), ("-v", "needs a value"), ("-v many", "needs a number"),
+        ("-v=-1", "needs a number"),
         ("--version=maybe", "true or false"), ("start", "unexpected argument"), ("-", "unexpected argument"),
     ])
     func refuses(line: String, words: String) {

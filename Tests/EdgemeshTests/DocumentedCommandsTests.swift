@@ -22,7 +22,11 @@ import Testing
                 if line.hasPrefix("```") {
                     isShell = line == "```sh"
                 } else if isShell {
-                    commands.append(line.split(separator: "#", omittingEmptySubsequences: false)[0].trimmingCharacters(in: .whitespaces))
+                    commands.append(
+                        line.split(separator: "#", omittingEmptySubsequences: false)[0].trimmingCharacters(
+                            in: .whitespaces
+                        )
+                    )
                 }
             }
         }
@@ -66,7 +70,8 @@ import Testing
         let names = makefile.split(whereSeparator: { " @\t\n".contains($0) }).filter { $0.hasPrefix("scripts/") }
         for name in Set(names) {
             #expect(
-                FileManager.default.isExecutableFile(atPath: Self.root.appendingPathComponent(String(name)).path), "\(name)"
+                FileManager.default.isExecutableFile(atPath: Self.root.appendingPathComponent(String(name)).path),
+                "\(name)"
             )
         }
     }

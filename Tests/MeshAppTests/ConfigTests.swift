@@ -1,3 +1,4 @@
+import Configuration
 import Documents
 import Foundation
 import Logging
@@ -14,7 +15,9 @@ import Testing
     }
 
     private static func source(_ path: String, manifests: String? = nil) -> ConfigSource {
-        ConfigSource(options: AgentOptions(configFile: path, manifestFolder: manifests)) { $0 == "NODE_NAME" ? "n1" : nil }
+        ConfigSource(options: AgentOptions(configFile: path, manifestFolder: manifests)) {
+            $0 == "NODE_NAME" ? "n1" : nil
+        }
     }
 
     @Test func aMissingFileIsSaidWithItsMend() {
@@ -48,7 +51,8 @@ import Testing
         let path = try Self.temporaryFile("modules: {edgeDNS: {enable: true}}")
         let source = Self.source(path)
         let applied = Mutex(0)
-        let reloader = ConfigReloader(source: source, started: try source.read(), logger: Logger(label: "test")) { new in
+        let reloader = ConfigReloader(source: source, started: try source.read(), logger: Logger(label: "test")) {
+            new in
             applied.withLock { $0 = new.modules.edgeDNS.cacheSize }
         }
         try "modules: {edgeDNS: {enable: true, cacheSize: 7, listenPort: 5353}}"
@@ -76,7 +80,9 @@ import Testing
     @Test func theFileIsSeenToChangeThroughSymbolicLinks() throws {
         let folder = "/tmp/edgemesh-links-\(UUID().uuidString)"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        for name in ["a", "b"] { try "modules: {}".write(toFile: "\(folder)/\(name)", atomically: false, encoding: .utf8) }
+        for name in ["a", "b"] {
+            try "modules: {}".write(toFile: "\(folder)/\(name)", atomically: false, encoding: .utf8)
+        }
         try FileManager.default.createSymbolicLink(atPath: "\(folder)/agent.yaml", withDestinationPath: "a")
         let source = Self.source("\(folder)/agent.yaml")
         let before = source.fileIdentity

@@ -23,7 +23,12 @@ import Testing
     ])
     func lineHasKlogsForm(level: Logger.Level, letter: String) {
         let line = KlogFormat.line(
-            level: level, time: Self.moment, processID: 1234, file: "MeshApp/Agent.swift", line: 7, message: "Started",
+            level: level,
+            time: Self.moment,
+            processID: 1234,
+            file: "MeshApp/Agent.swift",
+            line: 7,
+            message: "Started",
             metadata: ["service": "default/web", "reason": "two words", "count": "3"]
         )
         #expect(
@@ -34,7 +39,12 @@ import Testing
 
     @Test func hostileTextStaysOnOneLine() {
         let line = KlogFormat.line(
-            level: .info, time: Self.moment, processID: 1, file: "F.swift", line: 1, message: "a\nE1121 forged",
+            level: .info,
+            time: Self.moment,
+            processID: 1,
+            file: "F.swift",
+            line: 1,
+            message: "a\nE1121 forged",
             metadata: ["k": "x\ny \"q\"", "empty": ""]
         )
         #expect(line.filter { $0 == "\n" }.count == 1)

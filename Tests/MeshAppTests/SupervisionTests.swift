@@ -14,7 +14,9 @@ import Testing
         let board = ModuleBoard()
         let attempts = Mutex(0)
         let module = SupervisedModule(
-            name: "edgeDNS", board: board, logger: Logger(label: "test"),
+            name: "edgeDNS",
+            board: board,
+            logger: Logger(label: "test"),
             backoff: Backoff(base: .milliseconds(1), cap: .milliseconds(2))
         ) { isUp in
             let attempt = attempts.withLock { attempts in
@@ -39,7 +41,10 @@ import Testing
         let logger = Logger(label: "test")
         let (events, continuation) = AsyncStream.makeStream(of: String.self)
         let broken = SupervisedModule(
-            name: "edgeProxy", board: board, logger: logger, backoff: Backoff(base: .milliseconds(1), cap: .milliseconds(1))
+            name: "edgeProxy",
+            board: board,
+            logger: logger,
+            backoff: Backoff(base: .milliseconds(1), cap: .milliseconds(1))
         ) { _ in
             continuation.yield("broken")
             throw Broken()
