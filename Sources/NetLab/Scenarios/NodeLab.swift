@@ -27,6 +27,8 @@ public final class NodeLab: Sendable {
         public let echo = Pod(name: "echo", address: IPv4Address(10, 244, 1, 30))
         /// Where the agent answers DNS.
         public let resolver = IPv4Address(169, 254, 96, 16)
+        /// An address of the LAN that nobody has: an API server there does not answer.
+        public let silentAPI = "http://192.168.10.250:6443"
 
         init(backends: Int) {
             self.backends = (1...max(1, min(backends, 60))).map {
@@ -242,10 +244,12 @@ extension NodeLab {
             + (withManifests ? ["--manifests=\(self.manifestsDirectory)"] : [])
     }
 
-    func agentConfiguration() -> String {
+    /// - Parameter withAPI: It names an API server, which does not answer.
+    func agentConfiguration(withAPI: Bool = false) -> String {
         """
         apiVersion: agent.edgemesh.config.kubeedge.io/v1alpha1
         kind: EdgeMeshAgent
+        \(withAPI ? "kubeAPIConfig: {master: \"\(self.layout.silentAPI)\"}" : "# No API server: --manifests says what there is.")
         commonConfig:
           bridgeDeviceName: edgemesh0
           bridgeDeviceIP: \(self.layout.resolver)
@@ -262,9 +266,9 @@ extension NodeLab {
 
     /// Starts the agent on the node and returns at once.
     ///
-    /// - Parameter withManifests: False: it gets no source of objects that answers, as while the API is away.
+    /// - Parameter withManifests: False: it gets no manifests and an API server that does not answer.
     public func startAgent(withManifests: Bool = true) throws(LabError) -> LabProcess {
-        try Files.write(self.agentConfiguration(), to: "\(self.lab.directory)/edgemesh-agent.yaml")
+        try self.configureAgent(self.agentConfiguration(withAPI: !withManifests))
         return try self.lab.start(
             on: self.layout.node,
             self.agentCommand(withManifests: withManifests),
@@ -272,6 +276,11 @@ extension NodeLab {
             environment: ["NODE_NAME": self.layout.node, "NAMESPACE": "kubeedge"],
             log: "agent"
         )
+    }
+
+    /// Writes the agent's configuration file, which a running agent reads again.
+    func configureAgent(_ text: String) throws(LabError) {
+        try Files.write(text, to: "\(self.lab.directory)/edgemesh-agent.yaml")
     }
 
     /// Waits until the agent answers for a service's name and a call by that name is answered.
@@ -284,6 +293,8 @@ extension NodeLab {
         do {
             try await self.lab.wait(for: "the agent to serve \(name)", within: deadline) {
                 if let status = agent.exitStatus { throw LabError(.commandFailed, "the agent ended with \(status)") }
+                // A question that comes before its answerer is lost, and dig waits a second for the answer.
+                guard agent.isListening(.udp, port: 53) else { return false }
                 let answer = try await self.dig([name, "+tries=1", "+timeout=1"])
                 guard !answer.isEmpty else { return false }
                 let call = try await self.lab.run(
@@ -298,6 +309,24 @@ extension NodeLab {
                 error.message,
                 cause: "\(error.cause ?? "")\nits log ends with:\n" + agent.logTail()
             )
+        }
+    }
+
+    /// What `edgemesh status -o json` says.
+    func status(_ arguments: [String] = []) async throws -> Document {
+        let text = try await self.runTool(
+            ["edgemesh", "status"] + arguments + ["--socket", self.adminSocket, "-o", "json"]
+        )
+        return try Document.parseJSON(Array(text.utf8), limits: .default)
+    }
+
+    /// Waits until the agent has written a state to disk of which `condition` holds.
+    func waitUntilStored(within deadline: Duration = .seconds(20), _ condition: (String) -> Bool) async throws {
+        let folder = "\(self.lab.directory)/state"
+        try await self.lab.wait(for: "the state in \(folder)", within: deadline) {
+            let file = Files.names(in: folder).first { $0.hasSuffix(".jsonl") }
+            guard let file, let text = try? Files.readText("\(folder)/\(file)") else { return false }
+            return condition(text)
         }
     }
 
