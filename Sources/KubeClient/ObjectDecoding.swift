@@ -114,8 +114,8 @@ struct ServerStatus {
 
     init(_ document: Document) {
         self.code = document["code"]?.integer.map { Int(clamping: $0) }
-        self.message = document["message"]?.string ?? document["reason"]?.string ?? "no message"
-        if self.message.utf8.count > 500 { self.message = "\(self.message.prefix(500))…" }
+        let message = document["message"]?.string ?? document["reason"]?.string ?? "no message"
+        self.message = message.utf8.count > 500 ? "\(message.prefix(500))…" : message
     }
 
     /// Reads the body of an error answer, which may be anything.
