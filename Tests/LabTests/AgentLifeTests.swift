@@ -42,6 +42,8 @@ extension EndToEnd {
                 let report = try await load
                 #expect(report["failed"]?.integer == 0, "\(report.jsonText())")
                 #expect(report["succeeded"]?.integer ?? 0 > 200)
+                // A connection whose first packet is lost takes a second.
+                #expect(report.worstLatency < .milliseconds(900), "\(report.jsonText())")
             }
         }
 

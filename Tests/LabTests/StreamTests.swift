@@ -14,7 +14,7 @@ extension EndToEnd {
             "ws.yaml": Manifest.service("user-ws", "10.96.1.3", port: "80:8080/tcp", endpoints: [30]),
             "tls.yaml": Manifest.service("user-tls", "10.96.1.4", port: "443:443/tcp", endpoints: [30]),
             "hash.yaml": Manifest.service("user-hash", "10.96.1.5", port: "80:9376/tcp", endpoints: [31, 32, 33])
-                + "---\n" + Manifest.rule("user-hash", "{consistentHash: {httpHeaderName: x-user}}"),
+                + "---\n" + Manifest.rule("user-hash", "{consistentHash: {httpHeaderName: x-user, maglev: {}}}"),
             "none.yaml": Manifest.service("no-one", "10.96.1.6", port: "80:9376/tcp", endpoints: []),
         ]),
         .timeLimit(.minutes(2))

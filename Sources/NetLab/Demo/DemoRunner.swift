@@ -79,7 +79,7 @@ public enum DemoRunner {
         }
         var lines = [
             "", "  LAN 192.168.10.0/24", "   |",
-            line("   +-- ", layout.outside, IPv4Address(192, 168, 10, 100), "curl, not part of the cluster"),
+            line("   +-- ", layout.outside, layout.outsideAddress, "curl, not part of the cluster"),
             "   |",
             line("   +-- ", layout.node, layout.nodeAddress, "edgemesh-agent; DNS on \(layout.resolver)"),
             "        |  pods 10.244.1.0/24", line("        +-- ", "client", layout.client.address, "dig, curl"),

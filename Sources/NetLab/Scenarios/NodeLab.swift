@@ -19,6 +19,7 @@ public final class NodeLab: Sendable {
         public let node = "node-a"
         public let nodeAddress = IPv4Address(192, 168, 10, 11)
         public let outside = "outside"
+        public let outsideAddress = IPv4Address(192, 168, 10, 100)
         /// Calls the services. Has `clientAddresses` addresses, to be several clients.
         public let client = Pod(name: "client", address: IPv4Address(10, 244, 1, 100))
         public let clientAddresses: UInt8 = 8
@@ -50,12 +51,14 @@ public final class NodeLab: Sendable {
                 on: "lan",
                 address: InterfaceAddress(self.nodeAddress, prefixLength: 24),
                 podBridge: InterfaceAddress(IPv4Address(10, 244, 1, 1), prefixLength: 24),
+                // Without a default route, the node's own calls to cluster IPs would end before any rule sees them.
+                gateway: .v4(self.outsideAddress),
                 resolverConfiguration: "# This lab has no other name server than the agent.\n"
             )
             plan.addHost(
                 self.outside,
                 on: "lan",
-                address: InterfaceAddress(IPv4Address(192, 168, 10, 100), prefixLength: 24)
+                address: InterfaceAddress(self.outsideAddress, prefixLength: 24)
             )
             for pod in [self.client, self.echo] + self.backends {
                 let isClient = pod == self.client
