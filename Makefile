@@ -11,7 +11,7 @@ RELEASE_FLAGS := -c release --product edgemesh --static-swift-stdlib -Xswiftc -s
 # Suites that need root and network namespaces.
 PRIVILEGED := NamespaceTests|KernelTests|LabTests
 
-.PHONY: help bootstrap build demo test test-fast lint fuzz release clean
+.PHONY: help bootstrap build demo test test-fast bench lint fuzz release clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-fast: ## unit tests only: no root, no network namespaces
 
 lint: ## format, file sizes, imports, shell scripts
 	@scripts/lint
+
+bench: release ## benchmarks beside a peer in the same run (BENCH="--quick dns"; needs root)
+	@scripts/bench $(RELEASE_DIR)/edgemesh $(BENCH)
 
 fuzz: ## fuzz the decoders of hostile bytes (FUZZ_SECONDS=60 each)
 	@Fuzzing/run

@@ -90,6 +90,9 @@ let package = Package(
         library(
             "EdgeDNS",
             [
+                "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore,
+                nioPosix,
+                deques, logging, lifecycle,
                 "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
                 hashTrees, logging, lifecycle,
             ]
@@ -137,6 +140,12 @@ let package = Package(
         library(
             "FakeKube",
             ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
+        ),
+        .executableTarget(
+            name: "meshbench",
+            dependencies: ["CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", nioCore, nioPosix],
+            path: "Benchmarks/meshbench",
+            swiftSettings: strictSettings
         ),
         // tests
         tests(

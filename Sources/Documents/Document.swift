@@ -71,11 +71,14 @@ public struct Document: Sendable, Hashable {
         return text
     }
 
+    // Swift 6.3's optimiser fails an ownership check where `integer` and `bool` are inlined behind an optional chain.
+    @inline(never)
     public var integer: Int64? {
         guard case .integer(let number) = self.content else { return nil }
         return number
     }
 
+    @inline(never)
     public var bool: Bool? {
         guard case .bool(let flag) = self.content else { return nil }
         return flag

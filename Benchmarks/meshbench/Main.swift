@@ -1,0 +1,70 @@
+import Documents
+import Glibc
+
+/// Measures the agent beside its peers and prints the figures with their budgets.
+@main
+enum Main {
+    private static let usage = """
+        meshbench PROGRAM [--quick] [-o json] [dns|traffic|scale …]
+          PROGRAM   the edgemesh executable to measure (a release build)
+          --quick   shorter runs, for a look; quote only figures of full runs
+
+        """
+
+    static func main() async {
+        do {
+            try await self.run(Array(CommandLine.arguments.dropFirst()))
+        } catch {
+            fputs("meshbench: \(error)\n", Glibc.stderr)
+            exit(1)
+        }
+    }
+
+    private static func run(_ arguments: [String]) async throws {
+        if arguments.first == "scale-in-namespace", arguments.count == 4, let services = Int(arguments[2]) {
+            return try await ScaleBenchmark.runInNamespace(
+                program: arguments[1],
+                services: services,
+                directory: arguments[3]
+            )
+        }
+        var names: [String] = []
+        var quick = false
+        var json = false
+        var remaining = arguments[...]
+        while let argument = remaining.popFirst() {
+            switch argument {
+            case "--quick": quick = true
+            case "-o": json = remaining.popFirst() == "json"
+            default: names.append(argument)
+            }
+        }
+        guard let program = names.first, names.dropFirst().allSatisfy({ ["dns", "traffic", "scale"].contains($0) })
+        else {
+            throw BenchmarkError("say what to measure\n\(self.usage)")
+        }
+        guard access(program, X_OK) == 0 else {
+            throw BenchmarkError("'\(program)' is no program: run 'make release' first")
+        }
+        let wanted = Set(names.dropFirst())
+        var report = Report()
+        func measure(_ name: String, _ body: (inout Report) async throws -> Void) async {
+            guard wanted.isEmpty || wanted.contains(name) else { return }
+            fputs("measuring \(name) …\n", Glibc.stderr)
+            do { try await body(&report) } catch { report.skip(name, "\(error)") }
+        }
+        await measure("dns") { try await DNSBenchmark(seconds: quick ? 2 : 5).run(program: program, into: &$0) }
+        await measure("traffic") {
+            try await TrafficBenchmark(
+                seconds: quick ? 2 : 5,
+                requests: quick ? 2000 : 10_000,
+                idleConnections: 2000
+            ).run(program: program, into: &$0)
+        }
+        for services in [8, 500, 10_000] where !(quick && services > 500) {
+            await measure("scale") { try await ScaleBenchmark(services: services).run(program: program, into: &$0) }
+        }
+        print(json ? report.document.jsonText(pretty: true) : report.text)
+        if !report.skipped.isEmpty { exit(1) }
+    }
+}
