@@ -90,9 +90,6 @@ let package = Package(
         library(
             "EdgeDNS",
             [
-                "MeshCore", "Documents", "DNSWire", "ByteStreams", "ServiceCatalog", "MeshInterfaces", nioCore,
-                nioPosix,
-                deques, logging, lifecycle,
                 "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
                 hashTrees, logging, lifecycle,
             ]

@@ -15,7 +15,7 @@ enum Main {
         do {
             try await self.run(Array(CommandLine.arguments.dropFirst()))
         } catch {
-            fputs("meshbench: \(error)\n", Glibc.stderr)
+            writeError("meshbench: \(error)\n")
             exit(1)
         }
     }
@@ -50,7 +50,7 @@ enum Main {
         var report = Report()
         func measure(_ name: String, _ body: (inout Report) async throws -> Void) async {
             guard wanted.isEmpty || wanted.contains(name) else { return }
-            fputs("measuring \(name) …\n", Glibc.stderr)
+            writeError("measuring \(name) …\n")
             do { try await body(&report) } catch { report.skip(name, "\(error)") }
         }
         await measure("dns") { try await DNSBenchmark(seconds: quick ? 2 : 5).run(program: program, into: &$0) }
@@ -67,4 +67,8 @@ enum Main {
         print(json ? report.document.jsonText(pretty: true) : report.text)
         if !report.skipped.isEmpty { exit(1) }
     }
+}
+
+private func writeError(_ text: String) {
+    _ = write(2, text, text.utf8.count)
 }

@@ -108,7 +108,7 @@ final class DemoJournal: Sendable {
 /// terminal, plain elsewhere, silent for JSON.
 struct DemoConsole: Sendable {
     private static let titleWidth = 26
-    private static let commandWidth = 44
+    private static let commandWidth = 46
 
     private let isSilent: Bool
     private let isVerbose: Bool

@@ -58,7 +58,7 @@ struct DemoScript {
         let agent = try self.node.startAgent(withManifests: withManifests)
         try await self.node.waitUntilServing(agent, within: .seconds(5))
         let elapsed = milliseconds(since: started)
-        self.journal.numbers("a name and a call answered \(elapsed) after its start\(origin)")
+        self.journal.numbers("first answers after \(elapsed)\(origin)")
         self.journal.check(
             MonotonicTime.now() - started < Self.firstAnswer,
             "a name and a call are answered \(elapsed) after its start"
@@ -119,7 +119,7 @@ struct DemoScript {
             isSticky = isSticky && spread.count == 1
             for backend in spread.keys { reached[backend, default: 0] += 1 }
         }
-        self.journal.numbers("client addresses by backend: \(Self.describe(reached))")
+        self.journal.numbers("\(self.node.layout.clientAddresses) clients: \(Self.describe(reached))")
         self.journal.check(isSticky, "all calls of one client address go to one backend")
         self.journal.check(reached.count > 1, "other client addresses go to other backends")
     }
@@ -206,7 +206,7 @@ struct DemoScript {
         ]
         async let load = self.node.runClient(arguments, on: self.client)
         self.journal.fact("kubeAPIConfig.master is \(self.node.layout.silentAPI), where nobody answers")
-        let agent = try await self.startAgent(withManifests: false, from: ", from the state on disk")
+        let agent = try await self.startAgent(withManifests: false, from: ", from disk")
         let spread = try await self.curl("http://hostname-lb-roundrobin:12345/", times: 30)
         self.journal.check(
             spread.count == self.node.layout.backends.count - 1 && spread.values.reduce(0, +) == 30,
