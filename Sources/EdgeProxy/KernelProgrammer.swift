@@ -38,6 +38,8 @@ actor KernelProgrammer {
     /// What the data path is told: the table, and the frontends whose route is different in it.
     typealias Publish = @Sendable (RouteTable, Set<KernelFrontend>) -> Void
 
+    static let retirement = Duration.seconds(1)
+
     private let programming: any ServiceProgramming
     private let planner: ServicePlanner
     private let publish: Publish
@@ -190,8 +192,25 @@ actor KernelProgrammer {
         self.table = merged
         try await self.programming.update(changes.mapValues { $0.planned?.rule })
         self.table = final
-        self.publish(final, Set(changes.keys))
+        self.publish(self.withRetired(changes, of: merged), Set(changes.keys))
         await self.finish(changes, since: since)
+    }
+
+    /// The table, and for a while the routes of TCP frontends that the kernel balances now: connections that it handed over
+    /// a moment ago are still to be accepted.
+    private func withRetired(_ changes: [KernelFrontend: FrontendLedger.Change], of merged: RouteTable) -> RouteTable {
+        var table = self.table
+        for (frontend, change) in changes where frontend.transport == .tcp && table.routes[frontend] == nil {
+            guard case .balance = change.planned?.rule.action else { continue }
+            table.routes[frontend] = merged.routes[frontend]
+        }
+        if table.routes.count > self.table.routes.count {
+            Task {
+                try? await self.sleep(Self.retirement)
+                self.publish(self.table, [])
+            }
+        }
+        return table
     }
 
     private func finish(_ changes: [KernelFrontend: FrontendLedger.Change], since: MonotonicTime) async {

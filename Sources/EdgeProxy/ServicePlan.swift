@@ -29,7 +29,8 @@ public struct PlannedFrontend: Sendable, Hashable {
     public var portName: String
     public var policy: LoadBalancingPolicy
     public var rule: KernelRule
-    /// Set if and only if the rule's action is `.proxy`.
+    /// Set if the rule's action is `.proxy`, and for node ports that the kernel balances: calls to them on loopback come to
+    /// the proxy.
     public var route: ProxyRoute?
     /// Why the kernel, the proxy or nobody serves it, for people.
     public var reason: String

@@ -113,6 +113,18 @@ public struct ServicePlanner: Sendable {
             }
             return planned
         }
+        let route = ProxyRoute(
+            key: ProxyRoute.Key(
+                service: service.name,
+                transport: port.transport,
+                port: port.port,
+                family: frontend.family,
+                isLocal: trafficPolicy == .local
+            ),
+            policy: policy,
+            affinitySeconds: affinity,
+            endpoints: usable
+        )
         switch self.kernelBalancing(policy, usable) {
         case .kernel(let kernelPolicy):
             let local = usable.filter(self.isLocal)
@@ -126,21 +138,12 @@ public struct ServicePlanner: Sendable {
                 )
             )
             planned.reason = "every endpoint is reachable by the kernel"
+            // The kernel cannot send a packet from 127.0.0.1 to another host: calls to the node port there come to the proxy.
+            if origin == .nodePort { planned.route = route }
         case .user(let reason):
             planned.rule.action = .proxy
             planned.reason = reason
-            planned.route = ProxyRoute(
-                key: ProxyRoute.Key(
-                    service: service.name,
-                    transport: port.transport,
-                    port: port.port,
-                    family: frontend.family,
-                    isLocal: trafficPolicy == .local
-                ),
-                policy: policy,
-                affinitySeconds: affinity,
-                endpoints: usable
-            )
+            planned.route = route
         }
         return planned
     }

@@ -55,8 +55,8 @@ struct Agent: Sendable {
             parts.apply(new)
         }
         let admin = self.admin(parts, reloader, on: group.next())
-        // At once and before any source: a node that starts without its cloud serves what it knew.
-        if self.configuration.followsAPI { await parts.store.load(into: parts.catalog) }
+        // At once and before any source: a node that starts without its cloud, or without its manifests, serves what it knew.
+        await parts.store.load(into: parts.catalog)
         let services = parts.services(admin: admin) + [ConfigWatchService(source: self.source, reloader: reloader)]
         var configuration = ServiceGroupConfiguration(
             services: services.map {

@@ -37,7 +37,9 @@ final class AgentParts: Sendable {
         self.platform = platform
         self.group = group
         self.logger = logger
-        let catalog = ClusterCatalog(settings: configuration.catalogSettings)
+        let catalog = ClusterCatalog(
+            settings: configuration.catalogSettings, authority: configuration.followsAPI ? .api : .manifests
+        )
         self.catalog = catalog
         self.store = OfflineStore(directory: configuration.commonConfig.stateDir, logger: logger)
         let modules = configuration.modules
@@ -81,7 +83,11 @@ final class AgentParts: Sendable {
         if self.dns != nil || self.proxy != nil { services.append(self.bridge()) }
         if let dns = self.dns {
             services.append(
-                self.supervised(Agent.dnsModule) { isUp in
+                self.supervised(Agent.dnsModule) { [platform, configuration] isUp in
+                    // Its first try to bind would come before the address, and the next a while later.
+                    try? await platform.ensureBridge(
+                        configuration.commonConfig.bridgeDeviceName, configuration.bridgeAddresses
+                    )
                     isUp()
                     try await dns.run()
                 }

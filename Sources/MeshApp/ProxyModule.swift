@@ -1,11 +1,13 @@
 import Configuration
 import Documents
 import EdgeProxy
+import KubeModel
 import LinuxNetwork
 import Logging
 import MeshCore
 import MeshInterfaces
 import NIOPosix
+import ServiceCatalog
 import ServiceLifecycle
 import Synchronization
 
@@ -18,9 +20,11 @@ final class ProxyModule: StatusReporting {
         var restart: AsyncStream<Void>.Continuation?
     }
 
+    private static let patience = Duration.seconds(10)
+
     private let state: Mutex<State>
     private let platform: NodePlatform
-    private let catalog: any CatalogReading
+    private let catalog: ClusterCatalog
     private let group: MultiThreadedEventLoopGroup
     private let logger: Logger
 
@@ -29,7 +33,7 @@ final class ProxyModule: StatusReporting {
     init(
         configuration: AgentConfiguration,
         platform: NodePlatform,
-        catalog: any CatalogReading,
+        catalog: ClusterCatalog,
         group: MultiThreadedEventLoopGroup,
         logger: Logger
     ) {
@@ -51,8 +55,23 @@ final class ProxyModule: StatusReporting {
         }
     }
 
+    /// Rules that a former process left go on serving until there is something to replace them by: the kernel is not
+    /// programmed with an empty catalog.
+    private func waitForState() async throws {
+        let began = MonotonicTime.now()
+        var delay = Duration.milliseconds(5)
+        while self.catalog.freshness.state == .connecting {
+            // A source that lists some kinds and never all of them serves what it has.
+            if self.catalog.snapshot.version > 0, .now() - began > Self.patience { break }
+            try await cancelWhenGracefulShutdown { [delay] in try await Task.sleep(for: delay) }
+            try Task.checkCancellation()
+            delay = min(delay * 2, .milliseconds(250))
+        }
+    }
+
     /// Serves until shutdown. Throws if the tables or sockets cannot be opened.
     func run(isUp: @escaping @Sendable () -> Void) async throws {
+        try await self.waitForState()
         var isRestarting = true
         while isRestarting {
             let configuration = self.state.withLock { $0.configuration }

@@ -37,6 +37,10 @@ struct SourceBook {
         self.entries[source] = entry
     }
 
+    mutating func forget(_ source: ObjectSource) {
+        self.entries[source] = nil
+    }
+
     func freshness(now: MonotonicTime) -> CatalogFreshness {
         let sources = ObjectSource.allCases.compactMap { source in
             self.entries[source].map { entry in

@@ -13,7 +13,7 @@ extension ObjectKey {
 /// The working state behind the snapshots: what each source has said, and what this batch has touched.
 ///
 /// Every object in force has one owner. Objects of the API hide equal ones of manifests, which come back when the API
-/// deletes its own. Objects of the store give way to anything.
+/// deletes its own. Objects of the store give way to anything, and go when the authority has listed.
 struct CatalogState {
     struct Ownership {
         var source: ObjectSource
@@ -36,6 +36,7 @@ struct CatalogState {
 
     var snapshot = CatalogSnapshot()
     var settings: CatalogSettings
+    private let authority: ObjectSource
     private var sourceBook = SourceBook()
 
     private(set) var owners: [ObjectKey: Ownership] = [:]
@@ -69,8 +70,9 @@ struct CatalogState {
     /// Whether anything but services is different.
     var isChanged = false
 
-    init(settings: CatalogSettings) {
+    init(settings: CatalogSettings, authority: ObjectSource) {
         self.settings = settings
+        self.authority = authority
     }
 
     func freshness(now: MonotonicTime) -> CatalogFreshness {
@@ -97,7 +99,7 @@ struct CatalogState {
                 }
             case .status(let status):
                 self.sourceBook.record(status, of: source, now: now)
-                if source == .api, status.state == .synced { self.sweepStore() }
+                if source == self.authority, status.state == .synced { self.sweepStore() }
             }
         }
         return self.commit()
@@ -133,7 +135,7 @@ struct CatalogState {
             self.clearRejection(key)
         }
         guard let owner = self.owners[key] else { return }
-        if owner.source == source || owner.source == .store && source == .api {
+        if owner.source == source || owner.source == .store && source == self.authority {
             self.remove(key)
         } else if source == .manifests {
             self.hidden[key] = nil
@@ -154,8 +156,9 @@ struct CatalogState {
     private mutating func sweep(_ kind: ObjectKind, of source: ObjectSource) {
         let listing = self.listing(source, kind)
         func isGone(_ key: ObjectKey, _ owner: Ownership) -> Bool {
-            key.kind == kind
-                && (owner.source == source && owner.listing != listing || owner.source == .store && source == .api)
+            guard key.kind == kind else { return false }
+            guard owner.source == .store else { return owner.source == source && owner.listing != listing }
+            return source == self.authority || kind == .endpointSlice && self.owns(source, serviceOf: key, owner)
         }
         if source == .manifests {
             self.hidden = self.hidden.filter { $0.key.kind != kind || $0.value.listing == listing }
@@ -164,8 +167,15 @@ struct CatalogState {
         for key in self.rejectedOwners.filter({ isGone($0.key, $0.value) }).keys { self.clearRejection(key) }
     }
 
-    /// Once the API is in step, nothing of the store counts any more, of kinds that it did not list included.
+    /// The store names slices by itself: beside those that a source lists for its services they would never go.
+    private func owns(_ source: ObjectSource, serviceOf slice: ObjectKey, _ owner: Ownership) -> Bool {
+        let service = ObjectName(namespace: slice.name.namespace, name: owner.serviceName)
+        return self.owners[ObjectKey(kind: .service, name: service)]?.source == source
+    }
+
+    /// Once the authority is in step, nothing of the store counts any more, of kinds that it did not list included.
     private mutating func sweepStore() {
+        self.sourceBook.forget(.store)
         guard self.hasStoreObjects else { return }
         self.hasStoreObjects = false
         for key in self.owners.filter({ $0.value.source == .store }).keys { self.remove(key) }
@@ -178,7 +188,7 @@ struct CatalogState {
         let key = ObjectKey(kind: rejection.kind, name: rejection.name)
         let ownership = Ownership(source: source, listing: self.listing(source, rejection.kind))
         // The object still exists: its last good version stays in force, also when the store had it.
-        if let owner = self.owners[key], owner.source == source || owner.source == .store && source == .api {
+        if let owner = self.owners[key], owner.source == source || owner.source == .store && source == self.authority {
             self.owners[key]?.source = source
             self.owners[key]?.listing = ownership.listing
             if rejection.kind == .service { self.touchedServices.insert(rejection.name) }

@@ -14,11 +14,17 @@ public final class ClusterCatalog: Sendable {
     private let subscribers = Mutex(SubscriberList())
     private let clock: @Sendable () -> MonotonicTime
 
+    /// The source whose listing is the whole truth: once it is in step, nothing of the store counts any more.
+    public let authority: ObjectSource
+
+    /// - Parameter authority: The API where one is followed, else the manifests.
     public init(
         settings: CatalogSettings = CatalogSettings(),
+        authority: ObjectSource = .api,
         clock: @escaping @Sendable () -> MonotonicTime = { MonotonicTime.now() }
     ) {
-        self.working = Mutex(CatalogState(settings: settings))
+        self.working = Mutex(CatalogState(settings: settings, authority: authority))
+        self.authority = authority
         self.clock = clock
     }
 

@@ -97,7 +97,7 @@ struct ManifestScanner {
                 SourceStatus(
                     state: self.hasRead ? .stale : .connecting,
                     origin: self.folder,
-                    message: "cannot read the folder: \(reason)"
+                    message: "cannot read the folder: \(reason); what is known stays in force until it can be read"
                 )
             )
         }

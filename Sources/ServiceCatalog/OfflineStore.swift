@@ -5,7 +5,8 @@ public import Logging
 public import MeshCore
 import Synchronization
 
-/// The last good state of the cluster on disk, so that a cold start without the API serves at once.
+/// The last good state of the cluster on disk, whatever sources it came from, so that a cold start without them serves
+/// at once.
 ///
 /// File work runs on a queue of its own: a slow disk stalls neither the catalog nor a loop.
 public final class OfflineStore: Sendable {
@@ -79,8 +80,9 @@ public final class OfflineStore: Sendable {
                 $0.writtenVersion = version
             }
             self.logger.info(
-                "serving the last good state until the API has listed",
-                metadata: ["path": "\(self.path)", "objects": "\(summary.objects)", "age-seconds": "\(age)"]
+                "serving the last good state until the source has listed",
+                metadata: [
+                    "source": "\(catalog.authority)", "path": "\(self.path)", "objects": "\(summary.objects)", "age-seconds": "\(age)"]
             )
         case .failure(let error):
             self.state.withLock { $0.status.failure = error }
@@ -116,10 +118,9 @@ public final class OfflineStore: Sendable {
         if self.state.withLock({ $0.schedule.deadline }) != nil { await self.saveIfReady(catalog) }
     }
 
-    /// Until every source has listed once in this process, the catalog may hold less than the file.
+    /// Until the authority has listed once in this process, the catalog may hold less than the file.
     private func saveIfReady(_ catalog: ClusterCatalog) async {
-        let sources = catalog.freshness.sources.filter { $0.source != .store }
-        let wasSynced = !sources.isEmpty && sources.allSatisfy { $0.sinceSynced != nil }
+        let wasSynced = catalog.freshness.sources.contains { $0.source == catalog.authority && $0.sinceSynced != nil }
         let snapshot = self.state.withLock { state -> CatalogSnapshot? in
             guard wasSynced else {
                 state.schedule.postponed(now: .now())
@@ -160,7 +161,7 @@ public final class OfflineStore: Sendable {
             // Said once, not with every retry.
             if former != error {
                 self.logger.error(
-                    "cannot write the last good state: a cold start without the API will serve an older one",
+                    "cannot write the last good state: a cold start without its source will serve an older one",
                     metadata: ["error": "\(error)"]
                 )
             }

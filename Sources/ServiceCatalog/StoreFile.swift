@@ -91,9 +91,9 @@ enum StoreFile {
         }
     }
 
-    /// What of a snapshot is worth keeping: manifests are on disk already.
+    /// Manifests too, though they are files already: their folder may be gone, or not be given, at the next start.
     private static func objects(of snapshot: CatalogSnapshot) -> some Sequence<ClusterObject> {
-        let services = snapshot.services.values.lazy.filter { $0.source != .manifests }.flatMap { service in
+        let services = snapshot.services.values.lazy.flatMap { service in
             [ClusterObject.service(service.object)]
                 + service.groups.enumerated().map { index, group in
                     let name = ObjectName(namespace: service.name.namespace, name: "\(service.name.name)-\(index)")

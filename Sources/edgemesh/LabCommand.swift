@@ -61,6 +61,9 @@ struct LabCommand: AsyncParsableCommand {
         @Option(help: "How many backends the services have, from 2.")
         var backends = 3
 
+        @Flag(name: .shortAndLong, help: "Show every command and what it said.")
+        var verbose = false
+
         @OptionGroup var output: OutputOptions
 
         func validate() throws {
@@ -74,6 +77,7 @@ struct LabCommand: AsyncParsableCommand {
             options.lab.name = self.name
             options.lab.backends = self.backends
             options.printsJSON = self.output.output == .json
+            options.isVerbose = self.verbose
             let code = try await reportingErrors("edgemesh lab demo") {
                 try await LabPrivileges.enterUserNamespaceIfNeeded(arguments: CommandLine.arguments)
                 return try await DemoRunner.run(options)

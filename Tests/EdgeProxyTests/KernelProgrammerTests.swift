@@ -177,6 +177,11 @@ struct KernelProgrammerTests {
         for (table, rules) in recorder.tables.withLock({ $0 }) where rules[address]?.action == .proxy {
             #expect(table.routes[address] != nil)
         }
+        // Connections that were handed over before the kernel began to balance are still to be accepted.
+        let balanced = recorder.tables.withLock { $0 }.filter { _, rules in
+            if case .balance = rules[address]?.action { true } else { false }
+        }
+        #expect(balanced.first?.table.routes[address] != nil)
         #expect(recorder.tables.withLock { $0.last }?.table.routes.isEmpty == true)
     }
 

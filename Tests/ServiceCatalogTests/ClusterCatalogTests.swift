@@ -301,7 +301,7 @@ struct ClusterCatalogTests {
         clock.advance(seconds: 7)
         let freshness = catalog.freshness
         #expect(freshness.state == .stale)
-        #expect(freshness.sources.map(\.source) == [.api, .store])
+        #expect(freshness.sources.map(\.source) == [.api], "what the store had was replaced")
         #expect(freshness.sources.first?.age == .seconds(7) && freshness.sources.first?.sinceSynced == .seconds(7))
         #expect(freshness.sources.first?.status.message == "reset")
     }

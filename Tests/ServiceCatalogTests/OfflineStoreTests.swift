@@ -83,7 +83,7 @@ struct OfflineStoreTests {
         return catalog
     }
 
-    @Test("what is saved is loaded: services, endpoints, rules, nodes, namespaces; manifests are not saved")
+    @Test("what is saved is loaded: services, endpoints, rules, nodes, namespaces, of whatever source")
     func roundTrip() async throws {
         let catalog = self.filledCatalog()
         await self.store.save(catalog.snapshot)
@@ -93,13 +93,12 @@ struct OfflineStoreTests {
 
         let loaded = ClusterCatalog()
         await OfflineStore(directory: self.folder.path, logger: Logger(label: "test")).load(into: loaded)
-        var expected = catalog.snapshot.services
-        expected[name("m/local")] = nil
-        #expect(loaded.snapshot.services == expected)
+        #expect(catalog.snapshot.services[name("m/local")]?.source == .manifests)
+        #expect(loaded.snapshot.services == catalog.snapshot.services)
         #expect(loaded.snapshot.services.values.allSatisfy { $0.source == .store })
         #expect(loaded.snapshot.nodes == catalog.snapshot.nodes)
         #expect(loaded.snapshot.destinationRules == catalog.snapshot.destinationRules)
-        #expect(loaded.snapshot.namespaces.isSuperset(of: ["d", "empty"]))
+        #expect(loaded.snapshot.namespaces.isSuperset(of: ["d", "empty", "m"]))
         #expect(loaded.snapshot.rejected.isEmpty)
         #expect(loaded.freshness.state == .stale)
         #expect(loaded.freshness.sources.first?.status.origin.hasSuffix(Self.fileName) == true)
@@ -217,7 +216,7 @@ struct OfflineStoreTests {
         #expect(store.status.failure?.errorNumber == ENOTDIR)
         unlink(path)
         await store.save(snapshot)
-        #expect(store.status.failure == nil && store.status.savedObjects == 10)
+        #expect(store.status.failure == nil && store.status.savedObjects == 11)
         unlink(path + "/" + Self.fileName)
         rmdir(path)
     }
@@ -234,19 +233,88 @@ struct OfflineStoreTests {
     }
 
     @Test(
-        "the running store writes what is pending when it ends, but never before the API has listed",
-        .timeLimit(.minutes(1))
+        "the running store writes what is pending when it ends, but never before the authority has listed",
+        .timeLimit(.minutes(1)),
+        arguments: [ObjectSource.api, .manifests], [nil, ObjectSource.api, .manifests]
     )
-    func running() async {
-        for isSynced in [false, true] {
-            let catalog = ClusterCatalog()
-            catalog.apply([service("d/web").upsert], from: .api)
-            if isSynced { catalog.apply([.status(SourceStatus(state: .synced, origin: "api"))], from: .api) }
-            let task = Task { [store] in await store.run(catalog: catalog) }
-            task.cancel()
-            await task.value
-            #expect(self.folder.names.isEmpty == !isSynced)
-        }
+    func running(authority: ObjectSource, synced: ObjectSource?) async {
+        let catalog = ClusterCatalog(authority: authority)
+        catalog.apply([service("d/web").upsert], from: .api)
+        catalog.apply([service("m/local").upsert], from: .manifests)
+        if let synced { catalog.apply([.status(SourceStatus(state: .synced, origin: "test"))], from: synced) }
+        let task = Task { [store] in await store.run(catalog: catalog) }
+        task.cancel()
+        await task.value
+        #expect(self.folder.names.isEmpty == (synced != authority))
+        #expect(self.store.status.savedObjects == (synced == authority ? 4 : nil))
+    }
+
+    /// The state of a folder with two services, as the next start finds it.
+    private func reloaded(authority: ObjectSource) async -> ClusterCatalog {
+        let catalog = ClusterCatalog(authority: .manifests)
+        catalog.apply(
+            [
+                service("d/web", clusterIP: ip(1)), slice("d/web-x", of: "web", [ip(1, 2), ip(2, 2)]),
+                service("d/old", clusterIP: ip(2)), slice("d/old-x", of: "old", [ip(3, 2)]),
+            ].map(\.upsert),
+            from: .manifests
+        )
+        await self.store.save(catalog.snapshot)
+        let loaded = ClusterCatalog(authority: authority)
+        await OfflineStore(directory: self.folder.path, logger: Logger(label: "test")).load(into: loaded)
+        #expect(loaded.snapshot.services == catalog.snapshot.services)
+        return loaded
+    }
+
+    private static let webYAML = """
+        apiVersion: v1
+        kind: Service
+        metadata: {name: web, namespace: d}
+        spec: {clusterIP: 10.1.0.1, ports: [{port: 80}]}
+        ---
+        apiVersion: v1
+        kind: Endpoints
+        metadata: {name: web, namespace: d}
+        subsets: [{addresses: [{ip: 10.2.0.1}], ports: [{port: 8080}]}]
+
+        """
+
+    @Test("what left the folder while the agent was down goes with the folder's first listing")
+    func manifestsAlone() async throws {
+        let catalog = await self.reloaded(authority: .manifests)
+        let manifests = try TemporaryFolder()
+        manifests.write("web.yaml", Self.webYAML)
+        var scanner = ManifestScanner(folder: manifests.path, logger: Logger(label: "test"))
+        catalog.apply(scanner.scan(), from: .manifests)
+        #expect(Set(catalog.snapshot.services.keys) == [name("d/web")])
+        #expect(catalog.snapshot.addresses("d/web") == [ip(1, 2)])
+        #expect(catalog.freshness.state == .synced)
+        #expect(catalog.freshness.sources.map(\.source) == [.manifests], "the store has no say any more")
+    }
+
+    @Test("a folder that cannot be read at the start: the last good state serves, stale, and is told so")
+    func missingFolder() async throws {
+        let catalog = await self.reloaded(authority: .manifests)
+        var scanner = ManifestScanner(folder: self.folder.path + "/gone", logger: Logger(label: "test"))
+        catalog.apply(scanner.scan(), from: .manifests)
+        #expect(Set(catalog.snapshot.services.keys) == [name("d/web"), name("d/old")])
+        #expect(catalog.freshness.state == .stale)
+        let status = try #require(catalog.freshness.sources.first { $0.source == .manifests }?.status)
+        #expect(status.message?.hasPrefix("cannot read the folder: No such file or directory; ") == true)
+    }
+
+    @Test("beside an API, manifests replace what the store has of their services; the rest waits for the API")
+    func manifestsBesideAPI() async throws {
+        let catalog = await self.reloaded(authority: .api)
+        let manifests = try TemporaryFolder()
+        manifests.write("web.yaml", Self.webYAML)
+        var scanner = ManifestScanner(folder: manifests.path, logger: Logger(label: "test"))
+        catalog.apply(scanner.scan(), from: .manifests)
+        #expect(catalog.snapshot.services[name("d/web")]?.source == .manifests)
+        #expect(catalog.snapshot.addresses("d/web") == [ip(1, 2)])
+        #expect(catalog.snapshot.services[name("d/old")]?.source == .store)
+        catalog.apply([.status(SourceStatus(state: .synced, origin: "api"))], from: .api)
+        #expect(Set(catalog.snapshot.services.keys) == [name("d/web")])
     }
 
     @Test("what was loaded is not written back")
@@ -259,7 +327,7 @@ struct OfflineStoreTests {
         let task = Task { await store.run(catalog: catalog) }
         task.cancel()
         await task.value
-        #expect(store.status.lastSaved == nil && store.status.loadedObjects == 10)
+        #expect(store.status.lastSaved == nil && store.status.loadedObjects == 11)
     }
 }
 

@@ -6,6 +6,10 @@ import Synchronization
 /// One step of the demo and how it went.
 struct DemoStep: Sendable {
     var title: String
+    /// The command that matters, shortened to fit its line.
+    var headline: String
+    /// What it is about, in numbers.
+    var numbers = ""
     /// The commands as a user would type them, with the host they run on.
     var commands: [String] = []
     /// What was seen, one fact a line.
@@ -18,7 +22,7 @@ struct DemoStep: Sendable {
 
     var document: Document {
         [
-            "title": .string(self.title), "passed": .init(.bool(self.isPassed)),
+            "title": .string(self.title), "numbers": .string(self.numbers), "passed": .init(.bool(self.isPassed)),
             "seconds": .init(.number((self.elapsed.inSeconds * 1e3).rounded() / 1e3)),
             "commands": .array(self.commands.map { Document.string($0) }),
             "facts": .array(self.facts.map { Document.string($0) }),
@@ -42,23 +46,30 @@ final class DemoJournal: Sendable {
     /// Runs one step. An error it throws is its failure.
     /// - Returns: Whether it passed.
     @discardableResult
-    func step(_ title: String, _ body: () async throws -> Void) async -> Bool {
+    func step(_ title: String, _ headline: String, _ body: () async throws -> Void) async -> Bool {
         guard !Task.isCancelled else { return false }
         let number = self.state.withLock { steps in
-            steps.append(DemoStep(title: title))
+            steps.append(DemoStep(title: title, headline: headline))
             return steps.count
         }
-        self.console.heading("\(number). \(title)")
+        self.console.begin(number, title)
         let started = MonotonicTime.now()
         do {
             try await body()
         } catch {
             self.fail("\(error)")
         }
-        return self.state.withLock { steps in
+        let step = self.state.withLock { steps in
             steps[steps.count - 1].elapsed = MonotonicTime.now() - started
-            return steps[steps.count - 1].isPassed
+            return steps[steps.count - 1]
         }
+        if !Task.isCancelled { self.console.end(number, step) }
+        return step.isPassed
+    }
+
+    /// What stands in the step's line.
+    func numbers(_ text: String) {
+        self.state.withLock { $0[$0.count - 1].numbers = text }
     }
 
     func command(_ text: String, on host: String) {
@@ -68,14 +79,14 @@ final class DemoJournal: Sendable {
 
     func fact(_ text: String) {
         self.state.withLock { $0[$0.count - 1].facts.append(text) }
-        self.console.text(text)
+        self.console.fact(text)
     }
 
     func fail(_ text: String) {
         // Interrupted: what fails now fails because its lab has gone.
         guard !Task.isCancelled else { return }
         self.state.withLock { $0[$0.count - 1].failures.append(text) }
-        self.console.failure(text)
+        self.console.problem(text)
     }
 
     /// States `text`, as a fact if it holds and as a failure if not.
@@ -93,45 +104,75 @@ final class DemoJournal: Sendable {
     }
 }
 
-/// Where the demo is shown: coloured on a terminal, plain elsewhere, silent for JSON.
+/// Where the demo is shown: one line a step, with everything it did if that is asked for or went wrong. Coloured on a
+/// terminal, plain elsewhere, silent for JSON.
 struct DemoConsole: Sendable {
+    private static let titleWidth = 26
+    private static let commandWidth = 46
+
     private let isSilent: Bool
+    private let isVerbose: Bool
+    private let isTerminal: Bool
     private let isColoured: Bool
 
-    init(isSilent: Bool) {
+    init(isSilent: Bool, isVerbose: Bool) {
         self.isSilent = isSilent
-        self.isColoured = isatty(STDOUT_FILENO) == 1 && getenv("NO_COLOR") == nil
+        self.isVerbose = isVerbose
+        self.isTerminal = isatty(STDOUT_FILENO) == 1
+        self.isColoured = self.isTerminal && getenv("NO_COLOR") == nil
     }
 
-    func heading(_ text: String) { self.write("\n" + self.paint("1", text) + "\n") }
-    func command(_ text: String, host: String) { self.write("  " + self.paint("36", "\(host)$ ") + text + "\n") }
-    func text(_ text: String) { self.write(self.indented(text)) }
-    func success(_ text: String) { self.write("  " + self.paint("32", "ok ") + " " + text + "\n") }
-    func failure(_ text: String) { self.write("  " + self.paint("31", "FAIL") + " " + text + "\n") }
+    /// Shows that a step is under way, where the line can be written over at its end.
+    func begin(_ number: Int, _ title: String) {
+        if self.isVerbose {
+            self.write("\n" + self.paint("1", "\(number). \(title)") + "\n")
+        } else if self.isTerminal {
+            self.write(" …  \(Self.padded("\(number)", 4))\(title)")
+        }
+    }
+
+    func end(_ number: Int, _ step: DemoStep) {
+        let tick = step.isPassed ? self.paint("32", "✓") : self.paint("31", "✗")
+        let line =
+            " \(tick)  \(Self.padded("\(number)", 4))\(Self.padded(step.title, Self.titleWidth))"
+            + self.paint("36", Self.padded(step.headline, Self.commandWidth))
+            + (step.numbers.isEmpty ? "" : step.numbers + "  ")
+            + self.paint("2", LoadReport.fixed(step.elapsed.inSeconds, 1) + " s")
+        self.write((self.isTerminal && !self.isVerbose ? "\r\u{1B}[K" : "") + line + "\n")
+        guard !step.isPassed, !self.isVerbose else { return }
+        for command in step.commands { self.write("        \(self.paint("36", command))\n") }
+        for fact in step.facts { self.text(fact) }
+        for failure in step.failures { self.failure(failure) }
+    }
+
+    func command(_ text: String, host: String) {
+        if self.isVerbose { self.write("    " + self.paint("36", "\(host)$ ") + text + "\n") }
+    }
+
+    func fact(_ text: String) { if self.isVerbose { self.text(text) } }
+    func success(_ text: String) { if self.isVerbose { self.write("    " + self.paint("32", "✓ ") + text + "\n") } }
+    func problem(_ text: String) { if self.isVerbose { self.failure(text) } }
     func plain(_ text: String) { self.write(text + "\n") }
 
+    func failure(_ text: String) { self.write("        " + self.paint("31", "✗ ") + text + "\n") }
+
     func summary(_ steps: [DemoStep]) {
-        let width = steps.map(\.title.count).max() ?? 0
-        var lines = ["", self.paint("1", "Summary")]
-        for (index, step) in steps.enumerated() {
-            let verdict = step.isPassed ? self.paint("32", "pass") : self.paint("31", "FAIL")
-            let number = (index < 9 ? " " : "") + "\(index + 1)"
-            let title = step.title + String(repeating: " ", count: width - step.title.count)
-            let seconds = LoadReport.fixed(step.elapsed.inSeconds, 2)
-            let last = step.isPassed ? step.facts.last ?? "" : step.failures[0]
-            lines.append("  \(number). \(title)  \(verdict)  \(seconds) s  \(last.split(separator: "\n").first ?? "")")
-        }
         let failed = steps.count { !$0.isPassed }
-        lines.append(
-            failed == 0
-                ? self.paint("32", "All \(steps.count) steps passed.")
-                : self.paint("31", "\(failed) of \(steps.count) steps failed.")
+        let seconds = LoadReport.fixed(steps.reduce(0) { $0 + $1.elapsed.inSeconds }, 1)
+        self.write(
+            "\n"
+                + (failed == 0
+                    ? self.paint("32", "All \(steps.count) steps passed in \(seconds) s.")
+                    : self.paint("31", "\(failed) of \(steps.count) steps failed.")) + "\n"
         )
-        self.write(lines.joined(separator: "\n") + "\n")
     }
 
-    private func indented(_ text: String) -> String {
-        text.split(whereSeparator: \.isNewline).map { "     \($0)\n" }.joined()
+    private static func padded(_ text: String, _ width: Int) -> String {
+        text + String(repeating: " ", count: max(1, width - text.count))
+    }
+
+    private func text(_ text: String) {
+        self.write(text.split(whereSeparator: \.isNewline).map { "        \($0)\n" }.joined())
     }
 
     private func paint(_ code: String, _ text: String) -> String {

@@ -8,6 +8,8 @@ public enum DemoRunner {
     public struct Options: Sendable {
         public var lab = NodeLab.Options()
         public var printsJSON = false
+        /// Show every command and what it said.
+        public var isVerbose = false
         /// Print the agent's log at the end if a step failed.
         public var showsLogOnFailure = true
 
@@ -20,7 +22,7 @@ public enum DemoRunner {
     ///
     /// - Returns: The exit code: 0 if every step passed, 1 if not, 130 if interrupted.
     public static func run(_ options: Options) async throws -> Int32 {
-        let console = DemoConsole(isSilent: options.printsJSON)
+        let console = DemoConsole(isSilent: options.printsJSON, isVerbose: options.isVerbose)
         let journal = DemoJournal(console: console)
         let isFinished = try await LabSignals.run { guardian in
             await Self.runSteps(options, console: console, journal: journal, guardian: guardian)
@@ -43,15 +45,17 @@ public enum DemoRunner {
         journal: DemoJournal,
         guardian: LabSignals.Guardian
     ) async {
-        console.plain(Self.picture(of: NodeLab.Layout(backends: options.lab.backends)))
+        console.plain(Self.picture(of: NodeLab.Layout(backends: options.lab.backends)) + "\n")
         var created: NodeLab?
-        await journal.step("Build the lab") {
+        await journal.step("Build the lab", "ip netns add …") {
             let started = MonotonicTime.now()
             let node = try await NodeLab.create(options.lab)
             guardian.protect(node.lab)
             created = node
-            let count = node.lab.plan.hosts.count
-            journal.check(true, "\(count) hosts and their applications run after \(milliseconds(since: started))")
+            let summary =
+                "\(node.lab.plan.hosts.count) hosts with their applications in \(milliseconds(since: started))"
+            journal.numbers(summary)
+            journal.check(true, summary)
         }
         guard let node = created else { return }
         await DemoScript(node: node, journal: journal).run()
@@ -75,7 +79,7 @@ public enum DemoRunner {
         }
         var lines = [
             "", "  LAN 192.168.10.0/24", "   |",
-            line("   +-- ", layout.outside, IPv4Address(192, 168, 10, 100), "curl, not part of the cluster"),
+            line("   +-- ", layout.outside, layout.outsideAddress, "curl, not part of the cluster"),
             "   |",
             line("   +-- ", layout.node, layout.nodeAddress, "edgemesh-agent; DNS on \(layout.resolver)"),
             "        |  pods 10.244.1.0/24", line("        +-- ", "client", layout.client.address, "dig, curl"),

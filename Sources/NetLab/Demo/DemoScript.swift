@@ -9,25 +9,34 @@ struct DemoScript {
 
     private var client: String { self.node.layout.client.name }
     private static let clusterIP = "10.96.0.10"
+    /// The agent serves a name and a call within this time of its start, with room for a busy machine.
+    private static let firstAnswer = Duration.seconds(2)
 
     func run() async {
+        let journal = self.journal
         var agent: LabProcess?
-        let isServing = await self.journal.step("Apply the manifests and start the agent") {
+        let isServing = await journal.step("Start the agent", "edgemesh-agent --manifests=DIR") {
             agent = try await self.startAgent()
         }
         guard isServing, let agent else { return }
-        await self.journal.step("Resolve names with dig") { try await self.resolve() }
-        await self.journal.step("Round robin with curl") { try await self.roundRobin() }
-        await self.journal.step("Random with curl") { try await self.random() }
-        await self.journal.step("Consistent hash of the source with curl") { try await self.consistentHash() }
-        await self.journal.step("Other protocols, and from outside") { try await self.protocols() }
-        await self.journal.step("Ask the agent how it serves") { try await self.status() }
-        await self.journal.step("Kill a backend") { try await self.killBackend() }
-        await self.journal.step("Kill the agent with -9") { try await self.killAgent(agent) }
+        await journal.step("Resolve names", "dig hostname-svc") { try await self.resolve() }
+        await journal.step("Round robin", "curl hostname-lb-roundrobin:12345  30 times") { try await self.roundRobin() }
+        await journal.step("Random", "curl hostname-lb-random:12345  300 times") { try await self.random() }
+        await journal.step("Consistent hash", "curl hostname-lb-consistenthash:12345") {
+            try await self.consistentHash()
+        }
+        await journal.step("UDP, WebSocket, node port", "socat; curl NODE:\(NodeLabManifests.nodePort)") {
+            try await self.protocols()
+        }
+        await journal.step("Ask the agent", "edgemesh status") { try await self.status() }
+        await journal.step("Kill a backend", "kill -9 BACKEND; rm its pod's manifest") { try await self.killBackend() }
+        await journal.step("Kill the agent", "kill -9 AGENT, under load") { try await self.killAgent(agent) }
         var restarted: LabProcess?
-        await self.journal.step("Restart the agent without the API") { restarted = try await self.restartOffline() }
+        await journal.step("Start it without a source", "edgemesh-agent, its API does not answer") {
+            restarted = try await self.restartOffline()
+        }
         if let restarted {
-            await self.journal.step("Stop the agent") { try await self.stop(restarted) }
+            await journal.step("Stop the agent", "kill AGENT; nft list tables") { try await self.stop(restarted) }
         }
     }
 
@@ -37,14 +46,23 @@ struct DemoScript {
         let files = Files.names(in: self.node.manifestsDirectory)
         self.journal.command("ls \(self.node.manifestsDirectory)", on: self.node.layout.node)
         self.journal.fact(files.joined(separator: "  "))
+        return try await self.startAgent(withManifests: true, from: "")
+    }
+
+    private func startAgent(withManifests: Bool, from origin: String) async throws -> LabProcess {
         self.journal.command(
-            self.node.agentCommand(withManifests: true).joined(separator: " "),
+            self.node.agentCommand(withManifests: withManifests).joined(separator: " "),
             on: self.node.layout.node
         )
         let started = MonotonicTime.now()
-        let agent = try self.node.startAgent()
-        try await self.node.waitUntilServing(agent)
-        self.journal.check(true, "names and services answer \(milliseconds(since: started)) after its start")
+        let agent = try self.node.startAgent(withManifests: withManifests)
+        try await self.node.waitUntilServing(agent, within: .seconds(5))
+        let elapsed = milliseconds(since: started)
+        self.journal.numbers("first answers after \(elapsed)\(origin)")
+        self.journal.check(
+            MonotonicTime.now() - started < Self.firstAnswer,
+            "a name and a call are answered \(elapsed) after its start"
+        )
         return agent
     }
 
@@ -64,11 +82,13 @@ struct DemoScript {
         self.journal.command(command.joined(separator: " "), on: self.client)
         let missing = try await self.node.lab.output(on: self.client, command)
         self.journal.check(missing.contains("status: NXDOMAIN"), "a name that is not there is answered NXDOMAIN")
+        self.journal.numbers("\(Self.clusterIP); short name, SRV, PTR and NXDOMAIN too")
     }
 
     private func roundRobin() async throws {
         let spread = try await self.curl("http://hostname-lb-roundrobin:12345/", times: 30)
         let difference = (spread.values.max() ?? 0) - (spread.values.min() ?? 0)
+        self.journal.numbers(Self.describe(spread))
         self.journal.check(
             spread.count == self.node.layout.backends.count && difference <= 1,
             "30 calls go to the \(self.node.layout.backends.count) backends in turn"
@@ -82,11 +102,12 @@ struct DemoScript {
         // Six standard deviations of a fair choice: a wrong verdict in a thousand million runs.
         let slack = Int(6 * (Double(fair) * (1 - 1 / Double(backends))).squareRoot()) + 1
         let isFair = spread.count == backends && spread.values.allSatisfy { abs($0 - fair) <= slack }
+        self.journal.numbers(Self.describe(spread))
         self.journal.check(isFair, "300 calls fall on each backend with the same chance (\(fair) +- \(slack))")
     }
 
     private func consistentHash() async throws {
-        var reached: Set<String> = []
+        var reached: [String: Int] = [:]
         var isSticky = true
         for number in 0..<UInt32(self.node.layout.clientAddresses) {
             let source = IPv4Address(rawValue: self.node.layout.client.address.rawValue + number)
@@ -96,8 +117,9 @@ struct DemoScript {
                 options: ["--interface", "\(source)"]
             )
             isSticky = isSticky && spread.count == 1
-            reached.formUnion(spread.keys)
+            for backend in spread.keys { reached[backend, default: 0] += 1 }
         }
+        self.journal.numbers("\(self.node.layout.clientAddresses) clients: \(Self.describe(reached))")
         self.journal.check(isSticky, "all calls of one client address go to one backend")
         self.journal.check(reached.count > 1, "other client addresses go to other backends")
     }
@@ -116,6 +138,7 @@ struct DemoScript {
         self.journal.check(upgrade.contains("101 Switching Protocols"), "WebSocket")
         let nodePort = "http://\(self.node.layout.nodeAddress):\(NodeLabManifests.nodePort)/"
         let spread = try await self.curl(nodePort, times: 30, on: self.node.layout.outside)
+        self.journal.numbers("all answer; from outside: \(Self.describe(spread))")
         self.journal.check(
             spread.values.reduce(0, +) == 30 && spread.count > 1,
             "a host outside of the cluster reaches the service by its node port"
@@ -126,32 +149,40 @@ struct DemoScript {
         let text = try await self.edgemesh(["status"])
         self.journal.fact(text)
         self.journal.check(text.contains("hostname-svc"), "services, policies and paths are shown")
+        let status = try await self.node.status()
+        let paths = (status["services"]?.array ?? []).compactMap { $0["path"]?.string }
+        let counts = paths.reduce(into: [:]) { $0[$1.isEmpty ? "no path" : $1, default: 0] += 1 }
+        self.journal.numbers("\(paths.count) services by path: \(Self.describe(counts))")
     }
 
     private func killBackend() async throws {
-        let victim = self.node.layout.backends[self.node.layout.backends.count - 1].name
-        self.journal.command("kill -9 \(self.node.backendProcessID(victim) ?? 0)   # the hostname server", on: victim)
-        try await self.node.killBackend(victim)
+        let victim = self.node.layout.backends[self.node.layout.backends.count - 1]
+        let number = self.node.backendProcessID(victim.name) ?? 0
+        self.journal.command("kill -9 \(number)   # the hostname server", on: victim.name)
+        try await self.node.killBackend(victim.name)
         let before = try await self.curlCounting("http://hostname-svc:12345/", times: 30)
         self.journal.fact("while its endpoint is still there, \(before.lost) of 30 calls are lost")
 
-        self.journal.command(
-            "rm \(self.node.manifestsDirectory)/\(NodeLabManifests.podFile(victim))",
-            on: self.node.layout.node
-        )
+        let manifest = "\(self.node.manifestsDirectory)/\(NodeLabManifests.podFile(victim.name))"
+        self.journal.command("rm \(manifest)", on: self.node.layout.node)
         let removed = MonotonicTime.now()
-        try self.node.deletePod(victim)
+        try self.node.deletePod(victim.name)
         let rest = self.node.layout.backends.count - 1
-        try await self.node.lab.wait(for: "the endpoint of \(victim) to go", within: .seconds(10)) {
+        try await self.node.lab.wait(for: "the endpoint of \(victim.name) to go", within: .seconds(10)) {
             let burst = try await self.node.runClient(
                 ["http", "--target", "\(Self.clusterIP):12345", "--requests", "\(rest * 8)"],
                 on: self.client
             )
             return burst["failed"]?.integer == 0
         }
-        self.journal.fact("the endpoint is gone \(milliseconds(since: removed)) after its pod")
+        let elapsed = milliseconds(since: removed)
+        self.journal.fact("the endpoint is gone \(elapsed) after its pod")
         let after = try await self.curlCounting("http://hostname-svc:12345/", times: 300)
+        self.journal.numbers("its endpoint goes within \(elapsed); then \(after.lost) of 300 calls lost")
         self.journal.check(after.lost == 0, "after its endpoint has gone, \(after.lost) of 300 calls are lost")
+        // Written some seconds after the last change: what the next start without a source finds.
+        try await self.node.waitUntilStored { !$0.contains("\"\(victim.address)\"") }
+        self.journal.fact("the state on disk has followed \(milliseconds(since: removed)) after the pod went")
     }
 
     private func killAgent(_ agent: LabProcess) async throws {
@@ -165,7 +196,8 @@ struct DemoScript {
         try await agent.kill()
         let calls = try await self.curlCounting("http://\(Self.clusterIP):12345/", times: 100)
         self.journal.check(calls.lost == 0, "without the agent, \(calls.lost) of 100 calls by address are lost")
-        try await self.judge(load)
+        let lost = try await self.judge(load)
+        self.journal.numbers("without it \(calls.lost) of 100 calls lost; \(lost) under load")
     }
 
     private func restartOffline() async throws -> LabProcess {
@@ -173,22 +205,15 @@ struct DemoScript {
             "http", "--target", "\(Self.clusterIP):12345", "--seconds", "3", "--connections", "4", "--interval", "2",
         ]
         async let load = self.node.runClient(arguments, on: self.client)
-        self.journal.command(
-            self.node.agentCommand(withManifests: false).joined(separator: " "),
-            on: self.node.layout.node
-        )
-        let started = MonotonicTime.now()
-        let agent = try self.node.startAgent(withManifests: false)
-        try await self.node.waitUntilServing(agent, within: .seconds(5))
-        self.journal.check(
-            MonotonicTime.now() - started < .seconds(3),
-            "names and services answer \(milliseconds(since: started)) after its start, from the state on disk"
-        )
+        self.journal.fact("kubeAPIConfig.master is \(self.node.layout.silentAPI), where nobody answers")
+        let agent = try await self.startAgent(withManifests: false, from: ", from disk")
         let spread = try await self.curl("http://hostname-lb-roundrobin:12345/", times: 30)
         self.journal.check(
             spread.count == self.node.layout.backends.count - 1 && spread.values.reduce(0, +) == 30,
             "the backends are those of before"
         )
+        let state = try await self.node.status()["agent"]?["state"]?.string ?? ""
+        self.journal.check(state == "stale", "the agent says that its state is \(state)")
         try await self.judge(load)
         return agent
     }
@@ -197,23 +222,30 @@ struct DemoScript {
         self.journal.command("kill \(agent.processID)   # the agent", on: self.node.layout.node)
         let started = MonotonicTime.now()
         let status = try await agent.stop(grace: .seconds(10))
-        self.journal.check(status.isSuccess, "it ends after \(milliseconds(since: started)) with \(status)")
+        let elapsed = milliseconds(since: started)
+        self.journal.check(status.isSuccess, "it ends after \(elapsed) with \(status)")
         let rules = try await self.shell("nft list tables; iptables-save 2>/dev/null", on: self.node.layout.node)
         self.journal.check(!rules.lowercased().contains("edgemesh"), "no rule of it is left on the node")
+        self.journal.numbers("ended after \(elapsed), no rule left")
     }
 
     // MARK: Helpers
 
-    private func judge(_ load: Document) {
+    private static func describe(_ counts: [String: Int]) -> String {
+        counts.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
+    }
+
+    /// - Returns: The calls that were lost, of how many.
+    @discardableResult
+    private func judge(_ load: Document) -> String {
         let succeeded = load["succeeded"]?.integer ?? 0
         let failed = load["failed"]?.integer ?? -1
-        self.journal.check(
-            failed == 0 && succeeded > 50,
-            "of \(succeeded + max(0, failed)) calls that went on all the time, \(failed) are lost"
-        )
+        let lost = "\(failed) of \(succeeded + max(0, failed))"
+        self.journal.check(failed == 0 && succeeded > 50, "of the calls that went on all the time, \(lost) are lost")
         if let failures = load["failures"]?.members, !failures.isEmpty {
             self.journal.fact(failures.map { "\($0.key): \($0.value.integer ?? 0)" }.joined(separator: "\n"))
         }
+        return lost
     }
 
     private func dig(_ arguments: [String]) async throws -> [String] {
@@ -261,8 +293,7 @@ struct DemoScript {
         self.journal.command(shown, on: host)
         let output = try await self.node.lab.run(on: host, command, deadline: .seconds(90))
         let spread = output.lines.reduce(into: [String: Int]()) { $0[$1, default: 0] += 1 }
-        let counts = spread.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }
-        self.journal.fact(counts.isEmpty ? "(no answer)" : counts.joined(separator: "   "))
+        self.journal.fact(spread.isEmpty ? "(no answer)" : Self.describe(spread))
         let said = output.standardError.split(separator: "\n").first.map(String.init) ?? ""
         return (spread, times - output.lines.count, said)
     }

@@ -19,6 +19,7 @@ public final class NodeLab: Sendable {
         public let node = "node-a"
         public let nodeAddress = IPv4Address(192, 168, 10, 11)
         public let outside = "outside"
+        public let outsideAddress = IPv4Address(192, 168, 10, 100)
         /// Calls the services. Has `clientAddresses` addresses, to be several clients.
         public let client = Pod(name: "client", address: IPv4Address(10, 244, 1, 100))
         public let clientAddresses: UInt8 = 8
@@ -27,6 +28,8 @@ public final class NodeLab: Sendable {
         public let echo = Pod(name: "echo", address: IPv4Address(10, 244, 1, 30))
         /// Where the agent answers DNS.
         public let resolver = IPv4Address(169, 254, 96, 16)
+        /// An address of the LAN that nobody has: an API server there does not answer.
+        public let silentAPI = "http://192.168.10.250:6443"
 
         init(backends: Int) {
             self.backends = (1...max(1, min(backends, 60))).map {
@@ -48,12 +51,14 @@ public final class NodeLab: Sendable {
                 on: "lan",
                 address: InterfaceAddress(self.nodeAddress, prefixLength: 24),
                 podBridge: InterfaceAddress(IPv4Address(10, 244, 1, 1), prefixLength: 24),
+                // Without a default route, the node's own calls to cluster IPs would end before any rule sees them.
+                gateway: .v4(self.outsideAddress),
                 resolverConfiguration: "# This lab has no other name server than the agent.\n"
             )
             plan.addHost(
                 self.outside,
                 on: "lan",
-                address: InterfaceAddress(IPv4Address(192, 168, 10, 100), prefixLength: 24)
+                address: InterfaceAddress(self.outsideAddress, prefixLength: 24)
             )
             for pod in [self.client, self.echo] + self.backends {
                 let isClient = pod == self.client
@@ -242,10 +247,12 @@ extension NodeLab {
             + (withManifests ? ["--manifests=\(self.manifestsDirectory)"] : [])
     }
 
-    func agentConfiguration() -> String {
+    /// - Parameter withAPI: It names an API server, which does not answer.
+    func agentConfiguration(withAPI: Bool = false) -> String {
         """
         apiVersion: agent.edgemesh.config.kubeedge.io/v1alpha1
         kind: EdgeMeshAgent
+        \(withAPI ? "kubeAPIConfig: {master: \"\(self.layout.silentAPI)\"}" : "# No API server: --manifests says what there is.")
         commonConfig:
           bridgeDeviceName: edgemesh0
           bridgeDeviceIP: \(self.layout.resolver)
@@ -262,9 +269,9 @@ extension NodeLab {
 
     /// Starts the agent on the node and returns at once.
     ///
-    /// - Parameter withManifests: False: it gets no source of objects that answers, as while the API is away.
+    /// - Parameter withManifests: False: it gets no manifests and an API server that does not answer.
     public func startAgent(withManifests: Bool = true) throws(LabError) -> LabProcess {
-        try Files.write(self.agentConfiguration(), to: "\(self.lab.directory)/edgemesh-agent.yaml")
+        try self.configureAgent(self.agentConfiguration(withAPI: !withManifests))
         return try self.lab.start(
             on: self.layout.node,
             self.agentCommand(withManifests: withManifests),
@@ -272,6 +279,11 @@ extension NodeLab {
             environment: ["NODE_NAME": self.layout.node, "NAMESPACE": "kubeedge"],
             log: "agent"
         )
+    }
+
+    /// Writes the agent's configuration file, which a running agent reads again.
+    func configureAgent(_ text: String) throws(LabError) {
+        try Files.write(text, to: "\(self.lab.directory)/edgemesh-agent.yaml")
     }
 
     /// Waits until the agent answers for a service's name and a call by that name is answered.
@@ -284,6 +296,8 @@ extension NodeLab {
         do {
             try await self.lab.wait(for: "the agent to serve \(name)", within: deadline) {
                 if let status = agent.exitStatus { throw LabError(.commandFailed, "the agent ended with \(status)") }
+                // A question that comes before its answerer is lost, and dig waits a second for the answer.
+                guard agent.isListening(.udp, port: 53) else { return false }
                 let answer = try await self.dig([name, "+tries=1", "+timeout=1"])
                 guard !answer.isEmpty else { return false }
                 let call = try await self.lab.run(
@@ -298,6 +312,24 @@ extension NodeLab {
                 error.message,
                 cause: "\(error.cause ?? "")\nits log ends with:\n" + agent.logTail()
             )
+        }
+    }
+
+    /// What `edgemesh status -o json` says.
+    func status(_ arguments: [String] = []) async throws -> Document {
+        let text = try await self.runTool(
+            ["edgemesh", "status"] + arguments + ["--socket", self.adminSocket, "-o", "json"]
+        )
+        return try Document.parseJSON(Array(text.utf8), limits: .default)
+    }
+
+    /// Waits until the agent has written a state to disk of which `condition` holds.
+    func waitUntilStored(within deadline: Duration = .seconds(20), _ condition: (String) -> Bool) async throws {
+        let folder = "\(self.lab.directory)/state"
+        try await self.lab.wait(for: "the state in \(folder)", within: deadline) {
+            let file = Files.names(in: folder).first { $0.hasSuffix(".jsonl") }
+            guard let file, let text = try? Files.readText("\(folder)/\(file)") else { return false }
+            return condition(text)
         }
     }
 
