@@ -7,9 +7,8 @@ RELEASE_DIR := build
 RELEASE_BINARY := $(BUILD_DIR)/release/edgemesh
 # The static binary: the linker that comes with Swift drops unused sections and folds identical code.
 RELEASE_FLAGS := -c release --static-swift-stdlib -Xswiftc -static-executable \
-	-Xswiftc -use-ld=lld -Xlinker --gc-sections -Xlinker --icf=safe
-# Suites that need root and network namespaces.
-PRIVILEGED := NamespaceTests|KernelTests|LabTests
+	-Xswiftc -use-ld=lld -Xlinker --gc-sections -Xlinker --icf=all \
+	-Xswiftc -Xfrontend -Xswiftc -function-sections -Xcc -ffunction-sections -Xcc -fdata-sections
 
 .PHONY: help bootstrap build demo test test-fast bench lint fuzz release clean
 
@@ -29,7 +28,7 @@ test: ## all tests, those with network namespaces too (needs root)
 	@scripts/run-tests
 
 test-fast: ## unit tests only: no root, no network namespaces
-	@scripts/run-tests --skip '$(PRIVILEGED)'
+	@scripts/run-tests fast
 
 lint: ## format, file sizes, imports, shell scripts
 	@scripts/lint

@@ -6,6 +6,8 @@ extension ConsistentHashPolicy {
     public static let defaultRingSize = 1_024
     /// How far above its share of connections a ring endpoint may go.
     public static let defaultLoadFactor = 1.25
+    /// Connections that a ring endpoint may have whatever its share is.
+    public static let unboundedConnections = 8
     /// The Maglev table sizes that a rule may ask for, primes only, as Envoy bounds them.
     public static let maglevTableSizes = 2...5_000_011
     public static let defaultMaglevTableSize = 65_537

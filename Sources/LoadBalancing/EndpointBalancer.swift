@@ -229,10 +229,12 @@ extension EndpointBalancer {
     }
 
     /// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): the most connections that a slot may
-    /// have so that no endpoint has more than `loadFactor` times its share, the one to be placed included.
+    /// have so that no endpoint has more than `loadFactor` times its share, the one to be placed included. A handful is always
+    /// allowed: where there are few connections a key's stickiness is worth more than their even spread.
     func capacity(of slot: Int, loadFactor: Double) -> Int {
         let share = Double(self.slots[slot].endpoint.weight) / Double(max(self.totalWeight, 1))
-        return Int((max(loadFactor, 1) * Double(self.totalActive + 1) * share).rounded(.up))
+        let bound = Int((max(loadFactor, 1) * Double(self.totalActive + 1) * share).rounded(.up))
+        return max(bound, ConsistentHashPolicy.unboundedConnections)
     }
 
     /// A position in `listed` drawn by weight, never `taken`.

@@ -97,11 +97,11 @@ struct IPTablesTests {
         #expect(try node.call("p1", 3, "10.96.0.7", 80) == ["p1": 3], "hairpin")
         #expect(try node.call("out", 30, "10.8.0.1", 30080).keys.sorted() == ["p1", "p2", "p3"])
         #expect(
-            try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.8.0.1 30080").contains("10.9.0.1"),
+            try node.run("out", "python3 /tmp/edgemesh-test-client.py 1 10.8.0.1 30080").contains("10.9.0.1"),
             "masqueraded"
         )
         #expect(
-            try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.96.0.2 80").contains("10.8.0.2"),
+            try node.run("out", "python3 /tmp/edgemesh-test-client.py 1 10.96.0.2 80").contains("10.8.0.2"),
             "source kept"
         )
         for place in ["", "out", "p2"] {

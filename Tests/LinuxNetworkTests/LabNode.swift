@@ -87,15 +87,15 @@ final class LabNode: Sendable {
 
                 """
             if !outside {
-                script += "cat > /tmp/em-kernel-app-\(self.name).py <<'E'\n\(Self.application)\nE\n"
+                script += "cat > /tmp/edgemesh-test-app-\(self.name).py <<'E'\n\(Self.application)\nE\n"
                 script +=
-                    "ip netns exec \(ns) setsid python3 /tmp/em-kernel-app-\(self.name).py \(index) >/dev/null 2>&1 </dev/null &\n"
+                    "ip netns exec \(ns) setsid python3 /tmp/edgemesh-test-app-\(self.name).py \(index) >/dev/null 2>&1 </dev/null &\n"
             }
         }
         script +=
             "ip -n \(self.name) route add default via 10.8.0.2; ip -n \(self.name) route add default via fd08::2\n"
         script +=
-            "cat > /tmp/em-kernel-client-$$.py <<'E'\n\(Self.client)\nE\nmv /tmp/em-kernel-client-$$.py /tmp/em-kernel-client.py\n"
+            "cat > /tmp/edgemesh-test-client-$$.py <<'E'\n\(Self.client)\nE\nmv /tmp/edgemesh-test-client-$$.py /tmp/edgemesh-test-client.py\n"
         for pod in 1...pods {
             script +=
                 "for i in $(seq 100); do ip netns exec \(self.name)p\(pod) ss -Hltn | grep -q '\\[::\\]:8080\\|\\*:8080' && break; sleep 0.1; done\n"
@@ -104,7 +104,7 @@ final class LabNode: Sendable {
             Self.destroy(self.name)
             throw error
         }
-        try shell("rm /tmp/em-kernel-app-\(self.name).py")
+        try shell("rm /tmp/edgemesh-test-app-\(self.name).py")
         self.namespace = try NetworkNamespace(named: self.name)
     }
 
@@ -131,7 +131,7 @@ final class LabNode: Sendable {
         _ port: Int,
         _ more: String = ""
     ) throws -> [String: Int] {
-        let text = try self.run(place, "python3 /tmp/em-kernel-client.py \(count) \(address) \(port) \(more)")
+        let text = try self.run(place, "python3 /tmp/edgemesh-test-client.py \(count) \(address) \(port) \(more)")
         return text.split(separator: "\n").reduce(into: [:]) { $0[String($1.prefix { $0 != " " }), default: 0] += 1 }
     }
 }

@@ -77,7 +77,7 @@ struct ListingTests {
                 #expect(answer.keys.first?.hasPrefix("p") == true, "\(address) \(port): \(answer)")
             }
         }
-        let monitor = "/tmp/em-kernel-monitor-\(node.name)"
+        let monitor = "/tmp/edgemesh-test-monitor-\(node.name)"
         try node.run("", "sh -c 'setsid nft monitor >\(monitor) 2>&1 & echo $! >\(monitor).pid; sleep 0.5'")
         for command in [
             "nft list ruleset", "nft -j list ruleset", "nft -a list ruleset", "nft list table ip6 edgemesh",
@@ -114,7 +114,7 @@ struct ListingTests {
         try await program.install(listeners: listeners, rules: [frontend("10.96.0.1:80"): balance(.random, 2...2)])
         #expect(try node.call("p1", 3, "10.96.0.1", 80) == ["p2": 3])
         #expect(
-            try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.96.0.1 80").contains("10.8.0.2"),
+            try node.run("out", "python3 /tmp/edgemesh-test-client.py 1 10.96.0.1 80").contains("10.8.0.2"),
             "source kept"
         )
         // Without masquerading the reply never comes.

@@ -62,7 +62,7 @@ struct ProgramChangeTests {
         let program = try node.namespace.run { try NFTablesProgram() }
         let service = try frontend("10.96.0.1:80")
         try await program.install(listeners: listeners, rules: [service: balance(.random, 1...1)])
-        let path = "/tmp/em-kernel-swaps-\(node.name)"
+        let path = "/tmp/edgemesh-test-swaps-\(node.name)"
         let client = """
             import socket,time,os
             while not os.path.exists("\(path).stop"):
@@ -146,8 +146,8 @@ struct ProgramChangeTests {
             "",
             "nft 'add table ip other; add chain ip other pre { type nat hook prerouting priority -120; }; add rule ip other pre ip daddr 10.77.0.1 tcp dport 30080 dnat to 10.9.0.12:8080'"
         )
-        #expect(try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.77.0.1 30080").contains("p2 10.8.0.2"))
-        #expect(try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.8.0.1 30080").contains("p1 10.9.0.1"))
+        #expect(try node.run("out", "python3 /tmp/edgemesh-test-client.py 1 10.77.0.1 30080").contains("p2 10.8.0.2"))
+        #expect(try node.run("out", "python3 /tmp/edgemesh-test-client.py 1 10.8.0.1 30080").contains("p1 10.9.0.1"))
     }
 
     @Test("source ranges are replaced in place")

@@ -76,15 +76,17 @@ struct ServiceTrafficTests {
         #expect(random.count == 3 && random.values.allSatisfy { (60...140).contains($0) }, "\(random)")
         #expect(try node.call("out", 20, "10.96.0.3", 80).count == 1)
         #expect(try node.call("out", 9, "10.96.0.1", 53, "udp") == ["p1": 3, "p2": 3, "p3": 3])
+        // The first packets to a neighbour that is not known yet may be sent twice, and count twice.
+        _ = try node.call("out", 3, "fd96::1", 80)
         #expect(try node.call("out", 9, "fd96::1", 80) == ["p1": 3, "p2": 3, "p3": 3])
         #expect(try node.call("p1", 3, "10.96.0.7", 80) == ["p1": 3], "hairpin")
         #expect(try node.call("out", 30, "10.8.0.1", 30080).keys.sorted() == ["p1", "p2", "p3"])
         #expect(
-            try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.8.0.1 30080").contains("10.9.0.1"),
+            try node.run("out", "python3 /tmp/edgemesh-test-client.py 1 10.8.0.1 30080").contains("10.9.0.1"),
             "masqueraded"
         )
         #expect(
-            try node.run("out", "python3 /tmp/em-kernel-client.py 1 10.96.0.2 80").contains("10.8.0.2"),
+            try node.run("out", "python3 /tmp/edgemesh-test-client.py 1 10.96.0.2 80").contains("10.8.0.2"),
             "source kept"
         )
         for place in ["", "out", "p2"] {

@@ -82,7 +82,24 @@ struct ConsistentHashTests {
             balancer.begin(slot)
             open.append(slot)
             let bound = Double(balancer.totalActive) * ConsistentHashPolicy.defaultLoadFactor / Double(count)
-            #expect(Double(balancer.active(in: slot)) < bound + 1, "seed \(seed) step \(step)")
+            let allowed = max(bound + 1, Double(ConsistentHashPolicy.unboundedConnections + 1))
+            #expect(Double(balancer.active(in: slot)) < allowed, "seed \(seed) step \(step)")
+        }
+        #expect(balancer.totalActive > count * ConsistentHashPolicy.unboundedConnections || count > 7)
+    }
+
+    @Test("one key keeps its ring endpoint while few connections are open")
+    func sticksWithFewConnections() {
+        var generator = SeededGenerator(seed: 5)
+        var balancer = EndpointBalancer(policy: ringPolicy, endpoints: endpoints(0..<3), using: &generator)
+        let first = balancer.pick(context(7), using: &generator)
+        for _ in 0..<ConsistentHashPolicy.unboundedConnections {
+            guard let slot = balancer.pick(context(7), using: &generator) else {
+                Issue.record("no endpoint")
+                return
+            }
+            #expect(slot == first)
+            balancer.begin(slot)
         }
     }
 

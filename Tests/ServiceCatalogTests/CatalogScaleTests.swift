@@ -80,8 +80,8 @@ struct CatalogScaleTests {
             "10,000 services x 10 endpoints: filled in \(filled), \(perEndpoint) bytes of RSS per endpoint;",
             "one slice change published in \(best)"
         )
-        // Other tests of the process allocate meanwhile: the bound has room for them.
-        #expect(perEndpoint < 500)
-        #expect(best < .milliseconds(1))
+        // A change costs what it changes: as a ratio, because times depend on the machine. Memory is printed only, as other
+        // tests of this process allocate meanwhile; `make bench` measures it in a process of its own.
+        #expect(best < filled / 500)
     }
 }
