@@ -9,7 +9,7 @@ final class TestFolder {
     let path: String
 
     init() throws {
-        var template = Array("/tmp/em-kube-test-XXXXXX".utf8CString)
+        var template = Array("/tmp/edgemesh-test-XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else { throw KubeError(.invalidConfiguration, "no temporary folder") }
         self.path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }

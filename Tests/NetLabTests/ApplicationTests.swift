@@ -94,7 +94,7 @@ import Testing
     }
 
     @Test func tlsServerShowsItsCertificate() async throws {
-        let directory = "/tmp/em-netlab-tls-\(getpid())"
+        let directory = "/tmp/edgemesh-test-tls-\(getpid())"
         try Files.makeDirectory(directory)
         defer { Files.removeTree(directory) }
         try await Command.runLocal([
