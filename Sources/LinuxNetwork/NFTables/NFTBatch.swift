@@ -113,7 +113,7 @@ struct NFTBatch {
         self.setIdentifiers += 1
         let identifier = self.setIdentifiers
         self.message(.newSet, family, flags: .create) { writer in
-            writer.attribute(2, text: set.rawValue)
+            writer.attribute(2, text: set.name)
             writer.attribute(3, network: set.flags)
             writer.attribute(4, network: set.keyFields(family).reduce(0) { $0 << 6 | $1.type })
             writer.attribute(5, network: set.keyFields(family).reduce(0) { $0 + $1.length })
@@ -137,7 +137,7 @@ struct NFTBatch {
         var rest = elements[...]
         while !rest.isEmpty {
             self.message(message, family, flags: message == .newElement ? .create : []) { writer in
-                writer.attribute(2, text: set.rawValue)
+                writer.attribute(2, text: set.name)
                 let list = writer.beginNested(3)
                 // An element takes less than 256 bytes, so that this stays below 65,536.
                 while let element = rest.first, writer.messageLength < 60_000 {

@@ -215,7 +215,7 @@ struct NFTExpressions {
     /// Looks a key up: in a verdict map it acts, in a map it loads `into`, in a set it only matches.
     mutating func lookup(_ set: NFTSet, key: NFTRegister, into: NFTRegister? = nil) {
         self.expression("lookup") { writer in
-            writer.attribute(1, text: set.rawValue)
+            writer.attribute(1, text: set.name)
             writer.attribute(2, network: key.number)
             switch set.value {
             case .verdict: writer.attribute(3, network: UInt32(0))
@@ -256,7 +256,7 @@ struct NFTExpressions {
     /// Adds an element for `seconds`, or renews the time of the one that is there. The rule ends here if the set is full.
     mutating func remember(_ set: NFTSet, key: NFTRegister, seconds: UInt32) {
         self.expression("dynset") { writer in
-            writer.attribute(1, text: set.rawValue)
+            writer.attribute(1, text: set.name)
             writer.attribute(3, network: UInt32(1))
             writer.attribute(4, network: key.number)
             writer.attribute(6, network: UInt64(seconds) * 1000)

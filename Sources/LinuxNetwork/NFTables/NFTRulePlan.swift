@@ -90,7 +90,7 @@ enum NFTDynamicChain: Hashable {
             rule,
             key,
             index in
-            rule.lookup(.endpoints, key: key, into: index)
+            rule.lookup(.endpoints(shard: pick.owner?.endpointShard), key: key, into: index)
             rule.translate(index)
         }
     }
@@ -233,7 +233,11 @@ struct NFTRulePlan {
                 self.chains.insert(backendChain)
                 self.insert(.stickyBackends, indexed, .verdict(.goto(backendChain.name)))
             } else {
-                self.insert(.endpoints, indexed, .data(target))
+                self.insert(
+                    .endpoints(shard: policy == .roundRobin ? frontend.endpointShard : nil),
+                    indexed,
+                    .data(target)
+                )
             }
             if balancing.masquerade, nodePort {
                 self.insert(.masqueradedNodePorts, Array(key.dropFirst(family.byteCount)) + target)
@@ -279,6 +283,11 @@ extension KernelFrontend {
         case .address(let address): (address.networkBytes + tail, false)
         case .nodePort(let family): ([UInt8](repeating: 0, count: family.byteCount) + tail, true)
         }
+    }
+
+    /// The map of a round-robin frontend: the same at every start.
+    var endpointShard: Int {
+        Int(self.keys.key.reduce(UInt32(0)) { $0 &* 31 &+ UInt32($1) } % UInt32(NFTSet.endpointShards))
     }
 
     /// Unique among the frontends of a family, and made of what nft takes in a name.

@@ -32,33 +32,64 @@ struct NFTField {
 }
 
 /// The sets and maps of a table.
-enum NFTSet: String, CaseIterable, Hashable {
+enum NFTSet: Hashable, CaseIterable {
     /// daddr . l4proto . dport -> goto the chain that picks a backend.
     case services
     /// l4proto . dport -> the same, for packets to an address of this node.
-    case nodePorts = "node-ports"
+    case nodePorts
     /// l4proto . dport of node ports, for packets to loopback: the proxy takes them all, because a packet from 127.0.0.1
     /// cannot leave the node.
-    case loopbackNodePorts = "loopback-node-ports"
+    case loopbackNodePorts
     /// daddr . l4proto . dport -> reject, drop, or the chain of the source ranges.
-    case filteredServices = "filtered-services"
-    case filteredNodePorts = "filtered-node-ports"
-    /// daddr . l4proto . dport . index -> address . port; the address is zero for node ports.
-    case endpoints
+    case filteredServices
+    case filteredNodePorts
+    /// daddr . l4proto . dport . index -> address . port; the address is zero for node ports. Each round-robin frontend has a
+    /// rule of its own that reads its map, and for every new element the kernel visits every such rule: those frontends are
+    /// spread over many maps. The rules that frontends share read the one without a number.
+    case endpoints(shard: Int?)
     /// daddr . l4proto . dport . index -> goto the chain of that backend, for frontends with affinity.
-    case stickyBackends = "sticky-backends"
+    case stickyBackends
     /// saddr . daddr . dport . address . port of the backend a client keeps, with a timeout. One set per protocol: nft can
     /// describe five components, no more.
-    case affinityTCP = "affinity-tcp"
-    case affinityUDP = "affinity-udp"
+    case affinityTCP
+    case affinityUDP
     /// address . address of backends on this node.
     case hairpin
     /// Addresses of backends on this node.
-    case localBackends = "local-backends"
+    case localBackends
     /// original daddr . l4proto . dport whose flows are masqueraded.
-    case masqueradedServices = "masqueraded-services"
+    case masqueradedServices
     /// l4proto . original dport . daddr . dport: a node port alone would match flows that others translate too.
-    case masqueradedNodePorts = "masqueraded-node-ports"
+    case masqueradedNodePorts
+
+    /// Maps over which round-robin frontends are spread.
+    static let endpointShards = 64
+
+    static let allCases: [NFTSet] =
+        [
+            .services, .nodePorts, .loopbackNodePorts, .filteredServices, .filteredNodePorts, .stickyBackends,
+            .affinityTCP, .affinityUDP, .hairpin, .localBackends, .masqueradedServices, .masqueradedNodePorts,
+            .endpoints(shard: nil),
+        ] + (0..<Self.endpointShards).map { .endpoints(shard: $0) }
+
+    /// As people see it in `nft list ruleset`.
+    var name: String {
+        switch self {
+        case .endpoints(let shard): shard.map { "endpoints-\($0)" } ?? "endpoints"
+        case .services: "services"
+        case .nodePorts: "node-ports"
+        case .loopbackNodePorts: "loopback-node-ports"
+        case .filteredServices: "filtered-services"
+        case .filteredNodePorts: "filtered-node-ports"
+        case .stickyBackends: "sticky-backends"
+        case .affinityTCP: "affinity-tcp"
+        case .affinityUDP: "affinity-udp"
+        case .hairpin: "hairpin"
+        case .localBackends: "local-backends"
+        case .masqueradedServices: "masqueraded-services"
+        case .masqueradedNodePorts: "masqueraded-node-ports"
+        }
+    }
 
     enum Value {
         case none

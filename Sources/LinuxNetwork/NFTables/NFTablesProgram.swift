@@ -194,11 +194,11 @@ public actor NFTablesProgram: ServiceProgramming {
     ) throws(LinuxNetworkError) {
         try self.socket.dump(
             type: NFTBatch.Message.getElement.type,
-            what: "reading map \(set.rawValue)",
+            what: "reading map \(set.name)",
             {
                 $0.netfilterHeader(family: family.number)
                 $0.attribute(1, text: NFTBatch.tableName)
-                $0.attribute(2, text: set.rawValue)
+                $0.attribute(2, text: set.name)
             },
             each: { (message) throws(LinuxNetworkError) in try Self.elements(message, each) }
         )
@@ -213,11 +213,11 @@ public actor NFTablesProgram: ServiceProgramming {
         let answer = try self.socket.request(
             type: NFTBatch.Message.getElement.type,
             flags: [],
-            what: "reading an element of map \(set.rawValue)"
+            what: "reading an element of map \(set.name)"
         ) { writer in
             writer.netfilterHeader(family: family.number)
             writer.attribute(1, text: NFTBatch.tableName)
-            writer.attribute(2, text: set.rawValue)
+            writer.attribute(2, text: set.name)
             writer.nested(3) { $0.nested(1) { $0.nested(1) { $0.attribute(1, key) } } }
         }
         if let answer { try Self.elements(answer, each) }
