@@ -48,7 +48,10 @@ let package = Package(
     products: [
         .executable(name: "edgemesh", targets: ["edgemesh"]),
         // What the targets of the package Fuzzing test.
-        .library(name: "FuzzedLibraries", targets: ["Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient"]),
+        .library(
+            name: "FuzzedLibraries",
+            targets: ["Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient"]
+        ),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio.git", exact: "2.101.2"),

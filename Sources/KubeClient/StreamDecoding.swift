@@ -1,10 +1,9 @@
-import NIOCore
 public import KubeModel
+import NIOCore
 
 // The way of an API server's bytes to events, without a connection: what the fuzz targets feed.
 
 /// The events in the lines of a watch that arrives in pieces of `chunk` bytes.
-@_spi(Fuzzing)
 public func decodeWatchStream(_ bytes: [UInt8], kind: ObjectKind, chunk: Int) -> [String] {
     let decoding = ObjectDecoding(kind: kind)
     var cutter = LineCutter()
@@ -16,7 +15,6 @@ public func decodeWatchStream(_ bytes: [UInt8], kind: ObjectKind, chunk: Int) ->
 }
 
 /// The events in the items of a list that arrives in pieces of `chunk` bytes; nil if it is no list.
-@_spi(Fuzzing)
 public func decodeListStream(_ bytes: [UInt8], kind: ObjectKind, chunk: Int) -> [String]? {
     let decoding = ObjectDecoding(kind: kind)
     var scanner = ListScanner()

@@ -38,7 +38,8 @@ final class AgentParts: Sendable {
         self.group = group
         self.logger = logger
         let catalog = ClusterCatalog(
-            settings: configuration.catalogSettings, authority: configuration.followsAPI ? .api : .manifests
+            settings: configuration.catalogSettings,
+            authority: configuration.followsAPI ? .api : .manifests
         )
         self.catalog = catalog
         self.store = OfflineStore(directory: configuration.commonConfig.stateDir, logger: logger)
@@ -86,7 +87,8 @@ final class AgentParts: Sendable {
                 self.supervised(Agent.dnsModule) { [platform, configuration] isUp in
                     // Its first try to bind would come before the address, and the next a while later.
                     try? await platform.ensureBridge(
-                        configuration.commonConfig.bridgeDeviceName, configuration.bridgeAddresses
+                        configuration.commonConfig.bridgeDeviceName,
+                        configuration.bridgeAddresses
                     )
                     isUp()
                     try await dns.run()

@@ -81,7 +81,9 @@ final class ProxyModule: StatusReporting {
                 configuration: configuration.proxyConfiguration,
                 catalog: self.catalog,
                 programming: try await self.platform.makeProgramming(
-                    configuration.modules.edgeProxy.kernelBackend.rawValue, .v4(common.bridgeDeviceIP), self.logger
+                    configuration.modules.edgeProxy.kernelBackend.rawValue,
+                    .v4(common.bridgeDeviceIP),
+                    self.logger
                 ),
                 loops: Array(self.group.makeIterator()),
                 udpOriginalDestination: self.platform.udpOriginalDestination,

@@ -93,7 +93,9 @@ public struct TransportAddress: Hashable, Sendable, Comparable, CustomStringConv
 
     /// Reads `1.2.3.4:80` or `[2001:db8::1]:80`; nil for anything else.
     public init?(_ text: some StringProtocol) {
-        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else { return nil }
+        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else {
+            return nil
+        }
         var host = text[..<colon]
         if host.first == "[", host.last == "]" {
             host = host.dropFirst().dropLast()

@@ -82,7 +82,9 @@ public final class OfflineStore: Sendable {
             self.logger.info(
                 "serving the last good state until the source has listed",
                 metadata: [
-                    "source": "\(catalog.authority)", "path": "\(self.path)", "objects": "\(summary.objects)", "age-seconds": "\(age)"]
+                    "source": "\(catalog.authority)", "path": "\(self.path)", "objects": "\(summary.objects)",
+                    "age-seconds": "\(age)",
+                ]
             )
         case .failure(let error):
             self.state.withLock { $0.status.failure = error }

@@ -235,7 +235,8 @@ struct OfflineStoreTests {
     @Test(
         "the running store writes what is pending when it ends, but never before the authority has listed",
         .timeLimit(.minutes(1)),
-        arguments: [ObjectSource.api, .manifests], [nil, ObjectSource.api, .manifests]
+        arguments: [ObjectSource.api, .manifests],
+        [nil, ObjectSource.api, .manifests]
     )
     func running(authority: ObjectSource, synced: ObjectSource?) async {
         let catalog = ClusterCatalog(authority: authority)

@@ -1,4 +1,4 @@
-@_spi(Fuzzing) import KubeClient
+import KubeClient
 import KubeModel
 
 extension FuzzTarget {
