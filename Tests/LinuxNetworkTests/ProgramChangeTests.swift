@@ -63,12 +63,14 @@ struct ProgramChangeTests {
         let service = try frontend("10.96.0.1:80")
         try await program.install(listeners: listeners, rules: [service: balance(.random, 1...1)])
         let path = "/tmp/edgemesh-test-swaps-\(node.name)"
+        // Each connection from a port of its own: conntrack may still know a used one with the backend it had.
         let client = """
             import socket,time,os
+            port=10000
             while not os.path.exists("\(path).stop"):
-                t=time.monotonic_ns(); a="?"
+                port=10000+(port-9999)%50000; t=time.monotonic_ns(); a="?"
                 try:
-                    s=socket.create_connection(("10.96.0.1",80),3); a=s.recv(9).decode()[:2]; s.close()
+                    s=socket.create_connection(("10.96.0.1",80),3,("",port)); a=s.recv(9).decode()[:2]; s.close()
                 except OSError as e: a="failed:"+str(e).replace(" ","_")
                 print(t,time.monotonic_ns(),a,flush=True)
             """
