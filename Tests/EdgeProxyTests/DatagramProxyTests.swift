@@ -151,10 +151,10 @@ struct DatagramProxyTests {
 
     @Test("a refusal of the endpoint ends the session, and the next datagram begins another")
     func refused() async throws {
-        let placeholder = DatagramPeer()
-        let placeholderChannel = try await placeholder.open("127.0.0.1")
-        let port = Loopback.port(placeholderChannel)
-        try await placeholderChannel.close()
+        let former = DatagramPeer()
+        let formerChannel = try await former.open("127.0.0.1")
+        let port = Loopback.port(formerChannel)
+        try await formerChannel.close()
         let service = try Loopback.service(["127.0.0.1"], port: port, transportProtocol: .udp)
         try await Loopback.withProxy([service]) { proxy, listeners, _, _ in
             let client = DatagramPeer()
