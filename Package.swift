@@ -32,6 +32,8 @@ let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package
 let x509: Target.Dependency = .product(name: "X509", package: "swift-certificates")
 let asn1: Target.Dependency = .product(name: "SwiftASN1", package: "swift-asn1")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
+let cryptoExtras: Target.Dependency = .product(name: "CryptoExtras", package: "swift-crypto")
+let nioTLS: Target.Dependency = .product(name: "NIOTLS", package: "swift-nio")
 
 /// A library target of ours. Its layer is declared in `scripts/layers.json`, which the layering test enforces.
 func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
@@ -68,12 +70,14 @@ let package = Package(
     targets: [
         // 0: values and text, no NIO
         .target(name: "CLinux"),
+        .target(name: "CSalsa20"),
         .systemLibrary(name: "CLibYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
         library("MeshCore"),
         library("Documents", ["CLibYAML"]),
         // 1: codecs and models; typed throws, never a trap
         library("DNSWire", ["MeshCore", nioCore]),
         library("KubeModel", ["MeshCore", "Documents"]),
+        library("Multiformats", ["MeshCore", nioCore]),
         // 2: what touches the machine and the cluster
         library("ByteStreams", ["CLinux", "MeshCore", nioCore, nioPosix]),
         library("LinuxNetwork", ["CLinux", "MeshCore", logging]),
@@ -83,12 +87,40 @@ let package = Package(
                 "MeshCore", "Documents", "KubeModel", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, logging,
             ]
         ),
+        library("PeerIdentity", ["MeshCore", "Multiformats", nioCore, crypto, cryptoExtras]),
+        library("Yamux", ["MeshCore", nioCore, deques]),
         // 3: pure decisions
         library("LoadBalancing", ["MeshCore"]),
-        // 4: the state of the cluster
+        library(
+            "LibP2PSecurity",
+            [
+                "CSalsa20", "MeshCore", "Multiformats", "PeerIdentity", nioCore, nioTLS, nioSSL, x509, asn1, crypto,
+            ]
+        ),
+        // 4: the state of the cluster, and the libp2p host
         library("ServiceCatalog", ["MeshCore", "Documents", "KubeModel", "LoadBalancing", hashTrees, logging]),
-        // 5: the seams where features meet
+        library(
+            "LibP2P",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "Yamux", nioCore, nioPosix,
+                nioHTTP1, nioWebSocket, nioSSL, deques, logging,
+            ]
+        ),
+        // 5: the seams where features meet, and the protocols upon the libp2p host
         library("MeshInterfaces", ["MeshCore", "Documents", "ServiceCatalog", nioCore]),
+        library(
+            "LibP2PRelay",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", nioCore, nioPosix, deques, logging,
+            ]
+        ),
+        library(
+            "LibP2PDiscovery",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "DNSWire", "ByteStreams", "LibP2P", nioCore, nioPosix,
+                deques, logging,
+            ]
+        ),
         // 6: features, named as in the config file
         library(
             "EdgeDNS",
@@ -141,6 +173,7 @@ let package = Package(
             "FakeKube",
             ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
         ),
+        library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
         .executableTarget(
             name: "meshbench",
             dependencies: ["CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", nioCore, nioPosix],
@@ -153,6 +186,23 @@ let package = Package(
             [
                 "KubeClient", "FakeKube", "KubeModel", "Documents", "MeshCore", "MeshTesting", nioCore, nioPosix,
                 nioHTTP1, nioEmbedded, logging,
+            ]
+        ),
+        tests("MultiformatsTests", ["Multiformats", "MeshCore", nioCore]),
+        tests("PeerIdentityTests", ["PeerIdentity", "Multiformats", "MeshCore", nioCore, crypto]),
+        tests(
+            "LibP2PSecurityTests",
+            [
+                "LibP2PSecurity", "CSalsa20", "PeerIdentity", "Multiformats", "MeshCore", "MeshTesting", nioCore,
+                nioPosix, nioEmbedded, nioSSL, crypto,
+            ]
+        ),
+        tests("YamuxTests", ["Yamux", "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded]),
+        tests(
+            "LibP2PTests",
+            [
+                "LibP2P", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore",
+                "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),

@@ -1,4 +1,5 @@
 public import Documents
+import Glibc
 import MeshCore
 public import NIOCore
 import NIOHTTP1
@@ -76,8 +77,7 @@ public final class FakeKube: Sendable {
         let context = try self.options.tls?.serverContext(
             requiresClientCertificate: self.options.requiresClientCertificate
         )
-        let port = self.state.withLock { $0.port }
-        let server = try await ServerBootstrap(group: self.group)
+        let bootstrap = ServerBootstrap(group: self.group)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
@@ -88,11 +88,29 @@ public final class FakeKube: Sendable {
                     self.serve(try FakeKubeConnection.Client(wrappingChannelSynchronously: channel))
                 }
             }
-            .bind(host: self.options.host, port: port).get()
+        let (server, port) = try await self.listen(bootstrap)
         self.state.withLock { state in
-            state.port = server.localAddress?.port ?? port
+            state.port = port
             state.listener = server
         }
+    }
+
+    /// A port asked for, or one below those that the kernel gives to outgoing connections: such a connection could take
+    /// the port between `stop` and the next `start`.
+    private func listen(_ bootstrap: ServerBootstrap) async throws -> (any Channel, Int) {
+        let wanted = self.state.withLock { $0.port }
+        if wanted != 0 {
+            return (try await bootstrap.bind(host: self.options.host, port: wanted).get(), wanted)
+        }
+        for _ in 0..<64 {
+            let port = Int.random(in: 20_000..<32_000)
+            do {
+                return (try await bootstrap.bind(host: self.options.host, port: port).get(), port)
+            } catch let error as IOError where error.errnoCode == EADDRINUSE {
+                continue
+            }
+        }
+        throw IOError(errnoCode: EADDRINUSE, reason: "64 random ports of \(self.options.host) are taken")
     }
 
     private func serve(_ client: FakeKubeConnection.Client) {

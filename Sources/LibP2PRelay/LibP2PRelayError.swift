@@ -1,0 +1,28 @@
+/// Why a relay refused, or a path through it failed.
+public struct LibP2PRelayError: Error, Sendable, CustomStringConvertible {
+    public enum Code: Sendable, Hashable {
+        case reservationRefused
+        case resourceLimitExceeded
+        case permissionDenied
+        case connectionFailed
+        case noReservation
+        case malformed
+        case unexpected
+        case timedOut
+    }
+
+    public var code: Code
+    /// What failed, to whom, and what to check.
+    public var message: String
+    public var cause: (any Error)?
+
+    public init(code: Code, message: String, cause: (any Error)? = nil) {
+        self.code = code
+        self.message = message
+        self.cause = cause
+    }
+
+    public var description: String {
+        self.cause.map { "\(self.message): \($0)" } ?? self.message
+    }
+}

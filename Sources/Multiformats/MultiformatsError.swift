@@ -1,0 +1,24 @@
+/// What is wrong with bytes or text in one of the multiformats.
+public struct MultiformatsError: Error, Sendable, CustomStringConvertible {
+    public enum Code: Sendable, Hashable {
+        case truncated
+        case malformed
+        case unsupported
+        case tooLong
+    }
+
+    public var code: Code
+    /// What failed, to whom, and what to check.
+    public var message: String
+    public var cause: (any Error)?
+
+    public init(code: Code, message: String, cause: (any Error)? = nil) {
+        self.code = code
+        self.message = message
+        self.cause = cause
+    }
+
+    public var description: String {
+        self.cause.map { "\(self.message): \($0)" } ?? self.message
+    }
+}

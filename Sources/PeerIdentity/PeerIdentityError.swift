@@ -1,0 +1,25 @@
+/// What is wrong with a key, a peer ID or a signed record.
+public struct PeerIdentityError: Error, Sendable, CustomStringConvertible {
+    public enum Code: Sendable, Hashable {
+        case malformedKey
+        case unsupportedKey
+        case badSignature
+        case malformedRecord
+        case identityFile
+    }
+
+    public var code: Code
+    /// What failed, to whom, and what to check.
+    public var message: String
+    public var cause: (any Error)?
+
+    public init(code: Code, message: String, cause: (any Error)? = nil) {
+        self.code = code
+        self.message = message
+        self.cause = cause
+    }
+
+    public var description: String {
+        self.cause.map { "\(self.message): \($0)" } ?? self.message
+    }
+}
