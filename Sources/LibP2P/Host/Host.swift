@@ -4,8 +4,6 @@ public import NIOCore
 public import PeerIdentity
 import Synchronization
 
-
-
 /// A libp2p host: it listens, dials, and gives streams to peers whose identity is proven.
 ///
 /// May be used from any thread or task. Each connection lives on one event loop of `group`; futures that give a stream or

@@ -29,7 +29,10 @@ enum MultistreamFraming {
         guard bytes.last == UInt8(ascii: "\n"),
             let line = String(validating: bytes.dropLast(), as: UTF8.self)
         else {
-            throw LibP2PError(code: .malformed, message: "the peer does not speak multistream-select: a line without end")
+            throw LibP2PError(
+                code: .malformed,
+                message: "the peer does not speak multistream-select: a line without end"
+            )
         }
         return line
     }

@@ -81,7 +81,10 @@ struct MultistreamStateMachine {
         }
         if line == names[self.proposals] { return line }
         guard line == MultistreamFraming.notAvailable else {
-            throw LibP2PError(code: .malformed, message: "the peer answers neither with the proposal nor with a refusal")
+            throw LibP2PError(
+                code: .malformed,
+                message: "the peer answers neither with the proposal nor with a refusal"
+            )
         }
         self.proposals += 1
         guard self.proposals < names.count else {

@@ -29,7 +29,7 @@ public struct SystemInterfaces: InterfaceLister {
         var next = head
         while let entry = next?.pointee {
             next = entry.ifa_next
-            guard entry.ifa_flags & UInt32(IFF_UP.rawValue) != 0, let raw = entry.ifa_addr,
+            guard entry.ifa_flags & UInt32(IFF_UP) != 0, let raw = entry.ifa_addr,
                 let address = IPAddress(raw), !Self.isLinkLocalV6(address)
             else { continue }
             found.append(InterfaceAddress(interface: String(cString: entry.ifa_name), address: address))

@@ -1,6 +1,5 @@
 public import Multiformats
 public import NIOCore
-public import PeerIdentity
 
 /// A way to make connections of bytes: TCP, WebSocket, a relay's circuit, a simulated link.
 ///
