@@ -89,7 +89,10 @@ import Testing
 
     @Test func unknownProtocolsAreToldApart() {
         #expect(code { () throws(MultiformatsError) in _ = try Multiaddr("/memory/4") } == .unsupported)
-        #expect(code { () throws(MultiformatsError) in _ = try Multiaddr(bytes: hex("84e0ff00")) } == .unsupported)
+        #expect(
+            code { () throws(MultiformatsError) in _ = try Multiaddr(bytes: hex("89060000000000000004")) }
+                == .unsupported
+        )
         #expect(code { () throws(MultiformatsError) in _ = try Multiaddr("/tcp/x") } == .malformed)
     }
 

@@ -112,7 +112,7 @@ import Testing
         var writer = ProtobufWriter()
         writer.write(bytes: try KeyPair.counting().peerID.bytes, to: 1)
         // A protocol that is not known here; fields that are not known here.
-        writer.write(messageTo: 3) { $0.write(bytes: hex("84e0ff00"), to: 1) }
+        writer.write(messageTo: 3) { $0.write(bytes: hex("89060000000000000004"), to: 1) }
         writer.write(varint: 1, to: 9)
         let address = try Multiaddr("/ip4/1.2.3.4/tcp/1")
         for _ in 0...PeerRecord.maximumAddresses {
