@@ -1,5 +1,5 @@
 import Crypto
-import PeerIdentity
+public import PeerIdentity
 import SwiftASN1
 
 extension HostCertificate {
@@ -9,7 +9,7 @@ extension HostCertificate {
     ///   - certificates: what the peer sent, in DER.
     ///   - now: the wall clock, in seconds since 1970.
     /// - Throws: `malformed` for what is no such certificate, `handshakeFailed` for one that proves nothing. Never anything else.
-    static func verify(_ certificates: [[UInt8]], now: Int64) throws(LibP2PSecurityError) -> PublicKey {
+    public static func verify(_ certificates: [[UInt8]], now: Int64) throws(LibP2PSecurityError) -> PublicKey {
         guard certificates.count == 1 else {
             throw Self.refused("the peer sent \(certificates.count) certificates instead of one")
         }
@@ -67,6 +67,9 @@ private struct ParsedCertificate {
             return (body, try Self.next(&nodes), try ASN1BitString(derEncoded: &nodes))
         }
         self.body = body.encodedBytes
+        guard signature.paddingBits == 0 else {
+            throw HostCertificate.refused("its signature is no whole number of bytes")
+        }
         self.signature = signature.bytes
         self.signatureAlgorithm = try Self.algorithm(algorithm)
 
@@ -118,7 +121,8 @@ private struct ParsedCertificate {
             guard self.subjectPublicKeyInfo.count == 44 else { throw HostCertificate.refused("its key is not Ed25519") }
             let key = try Curve25519.Signing.PublicKey(rawRepresentation: self.subjectPublicKeyInfo.suffix(32))
             isValid = key.isValidSignature(self.signature, for: self.body)
-        default: throw HostCertificate.refused("it is signed with \(self.signatureAlgorithm), neither ECDSA nor Ed25519")
+        default:
+            throw HostCertificate.refused("it is signed with \(self.signatureAlgorithm), neither ECDSA nor Ed25519")
         }
         guard isValid else { throw HostCertificate.refused("its signature over itself is wrong") }
     }

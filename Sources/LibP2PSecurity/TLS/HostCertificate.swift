@@ -6,7 +6,7 @@ import SwiftASN1
 /// its signature over the certificate's key.
 ///
 /// DER is written and read here and not with swift-certificates, which would bring Foundation's dates into the product.
-enum HostCertificate {
+public enum HostCertificate {
     static let hostKeyExtension: ASN1ObjectIdentifier = [1, 3, 6, 1, 4, 1, 53594, 1, 1]
     static let signaturePrefix = Array("libp2p-tls-handshake:".utf8)
 
@@ -35,7 +35,15 @@ enum HostCertificate {
             try coder.appendConstructedNode(identifier: .sequence) { coder in
                 try coder.serialize(UTCTime(year: 1975, month: 1, day: 1, hours: 0, minutes: 0, seconds: 0))
                 try coder.serialize(
-                    GeneralizedTime(year: 4096, month: 1, day: 1, hours: 0, minutes: 0, seconds: 0, fractionalSeconds: 0)
+                    GeneralizedTime(
+                        year: 4096,
+                        month: 1,
+                        day: 1,
+                        hours: 0,
+                        minutes: 0,
+                        seconds: 0,
+                        fractionalSeconds: 0
+                    )
                 )
             }
             try Self.writeName(into: &coder)

@@ -67,7 +67,9 @@ final class TLSConnectionHandler: ChannelDuplexHandler {
     }
 
     func channelInactive(context: ChannelHandlerContext) {
-        self.fail(LibP2PSecurityError(code: .closed, message: "the peer closed the connection during the TLS handshake"))
+        self.fail(
+            LibP2PSecurityError(code: .closed, message: "the peer closed the connection during the TLS handshake")
+        )
         self.dropWrites()
         context.fireChannelInactive()
     }
@@ -87,7 +89,17 @@ final class TLSConnectionHandler: ChannelDuplexHandler {
         switch error {
         case is LibP2PSecurityError: return error
         case NIOSSLError.uncleanShutdown:
-            return LibP2PSecurityError(code: .closed, message: "the connection was cut without TLS's notice", cause: error)
+            return LibP2PSecurityError(
+                code: .closed,
+                message: "the connection was cut without TLS's notice",
+                cause: error
+            )
+        case NIOSSLError.handshakeFailed(.sslError([.eofDuringHandshake])):
+            return LibP2PSecurityError(
+                code: .closed,
+                message: "the peer closed the connection during the TLS handshake",
+                cause: error
+            )
         case is NIOSSLError, is BoringSSLError, is NIOSSLCloseTimedOutError:
             if self.promise != nil {
                 // Why we refused the peer's certificate says more than that we did.
@@ -96,7 +108,11 @@ final class TLSConnectionHandler: ChannelDuplexHandler {
             }
             // A client is done before the server has looked at its certificate.
             return self.hasReceived
-                ? LibP2PSecurityError(code: .malformed, message: "what the peer sends is no TLS of this session", cause: error)
+                ? LibP2PSecurityError(
+                    code: .malformed,
+                    message: "what the peer sends is no TLS of this session",
+                    cause: error
+                )
                 : LibP2PSecurityError(code: .handshakeFailed, message: "the peer ended the TLS handshake", cause: error)
         default: return error
         }
@@ -106,7 +122,9 @@ final class TLSConnectionHandler: ChannelDuplexHandler {
 
     func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
         guard self.promise == nil else {
-            promise?.fail(LibP2PSecurityError(code: .handshakeFailed, message: "written to before the TLS handshake was done"))
+            promise?.fail(
+                LibP2PSecurityError(code: .handshakeFailed, message: "written to before the TLS handshake was done")
+            )
             return
         }
         self.writePromise.setOrCascade(to: promise)
