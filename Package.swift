@@ -52,7 +52,9 @@ let package = Package(
         // What the targets of the package Fuzzing test.
         .library(
             name: "FuzzedLibraries",
-            targets: ["Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient"]
+            targets: [
+                "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "PeerIdentity", "LibP2PSecurity",
+            ]
         ),
     ],
     dependencies: [
@@ -94,7 +96,7 @@ let package = Package(
         library(
             "LibP2PSecurity",
             [
-                "CSalsa20", "MeshCore", "Multiformats", "PeerIdentity", nioCore, nioTLS, nioSSL, x509, asn1, crypto,
+                "CSalsa20", "MeshCore", "Multiformats", "PeerIdentity", nioCore, nioTLS, nioSSL, asn1, crypto,
             ]
         ),
         // 4: the state of the cluster, and the libp2p host
@@ -176,7 +178,10 @@ let package = Package(
         library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
         .executableTarget(
             name: "meshbench",
-            dependencies: ["CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", nioCore, nioPosix],
+            dependencies: [
+                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", nioCore,
+                nioPosix,
+            ],
             path: "Benchmarks/meshbench",
             swiftSettings: strictSettings
         ),

@@ -152,8 +152,10 @@ struct NoiseXX {
     ) throws(LibP2PSecurityError) {
         do {
             guard let remote else { preconditionFailure("the pattern has the other side's key before it is used") }
-            // Fails for the points whose product is zero.
-            self.symmetric.mix(secret: try own.sharedSecretFromKeyAgreement(with: remote))
+            let secret = try own.sharedSecretFromKeyAgreement(with: remote)
+            // Points of small order give zero, whatever our key is: a secret that everyone knows (RFC 7748, 6.1).
+            guard secret.withUnsafeBytes({ $0.reduce(0, |) }) != 0 else { throw CryptoKitError.incorrectParameterSize }
+            self.symmetric.mix(secret: secret)
         } catch {
             throw LibP2PSecurityError(
                 code: .handshakeFailed,
