@@ -31,7 +31,10 @@ struct AddressResolver: Sendable {
         case .dnsaddr(let name):
             guard depth > 0 else {
                 return loop.makeFailedFuture(
-                    LibP2PError(code: .resolutionFailed, message: "the dnsaddr records of \(name) point at too many others")
+                    LibP2PError(
+                        code: .resolutionFailed,
+                        message: "the dnsaddr records of \(name) point at too many others"
+                    )
                 )
             }
             return self.resolver.texts(of: "_dnsaddr.\(name)", on: loop).flatMap { texts in

@@ -35,7 +35,9 @@ enum DialRanking {
             Self.stagger(near, from: .zero, configuration) + Self.stagger(far, from: farStart, configuration)
             + Self.stagger(circuits, from: circuitStart, configuration)
         // A stable sort by delay: equal ones keep the order of the classes.
-        return ranked.enumerated().sorted { ($0.element.delay, $0.offset) < ($1.element.delay, $1.offset) }.map(\.element)
+        return ranked.enumerated().sorted { ($0.element.delay, $0.offset) < ($1.element.delay, $1.offset) }.map(
+            \.element
+        )
     }
 
     private static func stagger(

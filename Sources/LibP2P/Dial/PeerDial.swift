@@ -1,6 +1,7 @@
 import LibP2PSecurity
 import Multiformats
 import NIOCore
+import Synchronization
 
 /// One attempt to reach a peer by any of its addresses. Confined to its event loop, on which the connection will live.
 ///
@@ -115,7 +116,10 @@ final class PeerDial {
             } else if self.host.transport(for: address) == nil {
                 reason = LibP2PError(code: .notAllowed, message: "no transport of this host dials such an address")
             } else if let wait = self.host.backoff(of: self.peer, address, now: now), !self.options.ignoreBackoff {
-                reason = LibP2PError(code: .dialFailed, message: "it failed a short time ago; not again for \(wait.seconds) s")
+                reason = LibP2PError(
+                    code: .dialFailed,
+                    message: "it failed a short time ago; not again for \(wait.seconds) s"
+                )
             } else {
                 reason = nil
             }

@@ -1,5 +1,7 @@
 import ByteStreams
+import Logging
 public import NIOCore
+import Synchronization
 
 extension Connection {
     /// Opens a stream with the first of `protocols` that the peer has. The future completes on the connection's event loop.
@@ -27,7 +29,8 @@ extension Connection {
             guard options.allowLimitedConnection || !self.isLimited else {
                 throw LibP2PError(
                     code: .notAllowed,
-                    message: "the relay of the connection to \(self.remotePeer) limits it, and \(first) does not allow that"
+                    message:
+                        "the relay of the connection to \(self.remotePeer) limits it, and \(first) does not allow that"
                 )
             }
             guard self.takesStreams else {
@@ -68,7 +71,8 @@ extension Connection {
         }
         agreed.futureResult.whenFailure { _ in self.host.countNegotiationFailure() }
         if isLazy {
-            return opened.map { NegotiatedStream(channel: $0, protocolID: protocols[0], connection: self) }.nonisolated()
+            return opened.map { NegotiatedStream(channel: $0, protocolID: protocols[0], connection: self) }
+                .nonisolated()
         }
         return opened.flatMap { channel in
             agreed.futureResult.assumeIsolated().flatMapThrowing { name in

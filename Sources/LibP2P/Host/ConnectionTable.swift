@@ -1,4 +1,5 @@
 import Multiformats
+import Synchronization
 
 /// The open connections of a host, by number and by peer.
 struct ConnectionTable {
@@ -33,7 +34,9 @@ struct ConnectionTable {
         for connection in connections where connection.takesStreams {
             if directOnly, connection.isRelayed { continue }
             if !allowLimited, connection.isLimited { continue }
-            if let known = best, known.rank < connection.rank || (known.rank == connection.rank && known.id > connection.id) {
+            if let known = best,
+                known.rank < connection.rank || (known.rank == connection.rank && known.id > connection.id)
+            {
                 continue
             }
             best = connection

@@ -1,6 +1,8 @@
+import Logging
 import MeshCore
 public import Multiformats
 import NIOCore
+import Synchronization
 
 extension Host {
     // MARK: Listening

@@ -1,6 +1,8 @@
+import DequeModule
 import LibP2PSecurity
 public import Multiformats
 public import NIOCore
+import Synchronization
 
 extension Host {
     /// Gives a connection to the peer: one that is open, or a new one by `addresses` and those that are known. Who asks for a

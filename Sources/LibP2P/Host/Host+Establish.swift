@@ -1,7 +1,8 @@
 import LibP2PSecurity
 import Logging
 import Multiformats
-public import NIOCore
+import NIOCore
+import Synchronization
 import Yamux
 
 extension Host {

@@ -1,6 +1,7 @@
 import Logging
 import MeshCore
 import NIOCore
+import Synchronization
 
 extension Host {
     /// Tells observers and event streams something that has happened, or that a service upon the host has found out.

@@ -1,5 +1,6 @@
 public import Multiformats
 public import NIOCore
+import Synchronization
 
 extension Host {
     /// Opens a stream with the first of `protocols` that the peer has, over its best connection; without one, the peer is

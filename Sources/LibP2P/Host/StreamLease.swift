@@ -1,4 +1,5 @@
 import Multiformats
+import Synchronization
 
 /// What one stream holds of the host's limits, given back once. Confined to the stream's event loop.
 final class StreamLease {

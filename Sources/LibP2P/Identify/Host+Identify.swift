@@ -2,6 +2,7 @@ import Logging
 import Multiformats
 import NIOCore
 import PeerIdentity
+import Synchronization
 
 extension Host {
     /// What is read of a peer in one exchange.

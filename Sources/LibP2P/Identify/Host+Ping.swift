@@ -1,5 +1,6 @@
 public import Multiformats
 public import NIOCore
+import Synchronization
 
 extension Host {
     /// How many bytes a ping has (libp2p/specs, ping).

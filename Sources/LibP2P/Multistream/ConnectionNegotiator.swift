@@ -103,7 +103,8 @@ final class ConnectionNegotiator: ChannelInboundHandler, RemovableChannelHandler
             self.agreed.fail(
                 LibP2PError(
                     code: .wrongPreSharedKey,
-                    message: "the peer seems to be in a private network, this host is in none: check the pre-shared keys",
+                    message:
+                        "the peer seems to be in a private network, this host is in none: check the pre-shared keys",
                     cause: error
                 )
             )

@@ -86,7 +86,9 @@ final class ConnectionUpgrade {
         // Weak: the upgrade does not live as long as the connection. Until it is done, its deadline holds it.
         self.channel.closeFuture.assumeIsolated().whenComplete { [weak self] _ in
             guard let self else { return }
-            self.fail(LibP2PError(code: .connectionClosed, message: "the peer closed the connection during \(self.phase)"))
+            self.fail(
+                LibP2PError(code: .connectionClosed, message: "the peer closed the connection during \(self.phase)")
+            )
         }
         do {
             if case .multiplexed(let connection) = self.raw.capability {
