@@ -180,7 +180,7 @@ private struct StoreService: ServiceLifecycle.Service {
 /// Gives memory back when a large listing has been taken in: starting and decoding need much, code too, that serving does
 /// not.
 private struct MemoryTrimService: ServiceLifecycle.Service {
-    static let interval = Duration.seconds(5)
+    static let interval = Duration.seconds(3)
 
     let catalog: ClusterCatalog
 
