@@ -53,7 +53,8 @@ let package = Package(
         .library(
             name: "FuzzedLibraries",
             targets: [
-                "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "PeerIdentity", "LibP2PSecurity",
+                "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
+                "LibP2PSecurity",
             ]
         ),
     ],

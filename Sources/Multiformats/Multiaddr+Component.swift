@@ -102,8 +102,8 @@ extension Multiaddr.Component: CustomStringConvertible {
     // MARK: Text
 
     /// Reads the value that belongs to the protocol `name` from the parts that follow it.
-    init(name: Substring, parts: inout ArraySlice<Substring>) throws(MultiformatsError) {
-        if let plain = Self.plainNames[String(name)] {
+    init(name: String, parts: inout ArraySlice<String>) throws(MultiformatsError) {
+        if let plain = Self.plainNames[name] {
             self = plain
             return
         }
@@ -114,45 +114,50 @@ extension Multiaddr.Component: CustomStringConvertible {
             return
         }
         guard let value = parts.popFirst() else {
-            throw MultiformatsError(code: .malformed, message: "a multiaddr that ends at /\(name.prefix(64))")
+            throw MultiformatsError(
+                code: .malformed,
+                message: "a multiaddr that ends at \(name.prefix(64).debugDescription)"
+            )
         }
-        let bad = MultiformatsError(
-            code: .malformed,
-            message: "a multiaddr with the bad value /\(name.prefix(64))/\(value.prefix(64))"
-        )
+        func bad() -> MultiformatsError {
+            let (name, value) = (name.prefix(64).debugDescription, value.prefix(64).debugDescription)
+            return MultiformatsError(code: .malformed, message: "a multiaddr with the bad \(name) value \(value)")
+        }
         switch name {
         case "ip4":
-            guard let address = IPv4Address(value) else { throw bad }
+            guard let address = IPv4Address(value) else { throw bad() }
             self = .ip4(address)
         case "ip6":
-            guard let address = IPv6Address(value) else { throw bad }
+            guard let address = IPv6Address(value) else { throw bad() }
             self = .ip6(address)
         case "tcp", "udp":
-            // `UInt16` would also read a sign.
-            guard value.utf8.first != UInt8(ascii: "+"), let port = UInt16(value) else { throw bad }
+            // `UInt16` alone would also read a sign.
+            guard value.utf8.allSatisfy({ $0 >= UInt8(ascii: "0") }), let port = UInt16(value) else { throw bad() }
             self = name == "tcp" ? .tcp(port) : .udp(port)
         case "p2p", "ipfs": self = .p2p(try PeerID(value))
         case "certhash": self = .certhash(try Multihash(bytes: Multibase.decode(value)).bytes)
-        case "ip6zone": try self.init(code: 42, text: String(value))
-        case "dns": try self.init(code: 53, text: String(value))
-        case "dns4": try self.init(code: 54, text: String(value))
-        case "dns6": try self.init(code: 55, text: String(value))
-        case "dnsaddr": try self.init(code: 56, text: String(value))
-        case "sni": try self.init(code: 449, text: String(value))
+        case "ip6zone": try self.init(code: 42, text: value)
+        case "dns": try self.init(code: 53, text: value)
+        case "dns4": try self.init(code: 54, text: value)
+        case "dns6": try self.init(code: 55, text: value)
+        case "dnsaddr": try self.init(code: 56, text: value)
+        case "sni": try self.init(code: 449, text: value)
         default:
             throw MultiformatsError(
                 code: .unsupported,
-                message: "a multiaddr with the unknown protocol \"\(name.prefix(64))\""
+                message: "a multiaddr with the unknown protocol \(name.prefix(64).debugDescription)"
             )
         }
     }
 
     /// Checks and takes the value of a protocol whose value is text.
     private init(code: UInt64, text: String) throws(MultiformatsError) {
-        // Control characters would spoil logs, and a slash outside of a path would be read back as another address.
+        let bytes = text.utf8
+        // Names are ASCII as in DNS. Control characters would spoil logs, and a slash in a name would begin a protocol.
         guard
-            (1...Self.maximumTextLength).contains(text.utf8.count),
-            text.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7F && ($0 != UInt8(ascii: "/") || code == 400) })
+            (1...Self.maximumTextLength).contains(bytes.count),
+            bytes.allSatisfy({ $0 >= 0x20 && $0 != 0x7F }),
+            code == 400 || bytes.allSatisfy({ $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "/") })
         else {
             throw MultiformatsError(code: .malformed, message: "a multiaddr with a name or path that cannot be one")
         }
@@ -165,7 +170,7 @@ extension Multiaddr.Component: CustomStringConvertible {
         case 449: self = .sni(text)
         default:
             // Slashes at the end are no part of an address's text.
-            guard text.first == "/", text.last != "/" else {
+            guard bytes.first == UInt8(ascii: "/"), bytes.last != UInt8(ascii: "/") else {
                 throw MultiformatsError(code: .malformed, message: "a multiaddr with a path that is not absolute")
             }
             self = .unix(text)

@@ -55,20 +55,26 @@ public struct Multiaddr: Hashable, Sendable, CustomStringConvertible {
         guard text.utf8.count <= 2 * Self.maximumLength else {
             throw MultiformatsError(code: .tooLong, message: "a multiaddr of \(text.utf8.count) bytes of text")
         }
-        guard text.first == "/" else {
+        guard text.utf8.first == UInt8(ascii: "/") else {
             throw MultiformatsError(
                 code: .malformed,
-                message: "a multiaddr begins with a slash, not as \"\(text.prefix(64))\""
+                message: "a multiaddr begins with a slash, not as \(String(text.prefix(64)).debugDescription)"
             )
         }
-        var parts = String(text.dropFirst()).split(separator: "/", omittingEmptySubsequences: false)[...]
+        // By bytes, as a character may be a slash and an accent.
+        var parts = text.utf8.dropFirst().split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false)
+            .map { String(decoding: $0, as: UTF8.self) }[...]
         while parts.last == "" { parts.removeLast() }
         var components: [Component] = []
         while let name = parts.popFirst() {
-            let component = try Component(name: name, parts: &parts)
-            components.append(component)
+            components.append(try Component(name: name, parts: &parts))
         }
         try self.init(checking: components)
+        // Some text is shorter than the bytes that it stands for.
+        let length = self.bytes.count
+        guard length <= Self.maximumLength else {
+            throw MultiformatsError(code: .tooLong, message: "a multiaddr of \(length) bytes")
+        }
     }
 
     /// Reads the binary form.

@@ -14,7 +14,7 @@ struct GoRandom {
         if x < 0 { x += modulus }
         if x == 0 { x = 89_482_311 }
         func step() -> UInt64 {
-            // Schrage's way of 48271 * x mod (2^31 - 1); the plain product fits 64 bits.
+            // The original takes care not to leave 32 bits; the product fits 64.
             x = 48_271 * x % modulus
             return UInt64(x)
         }

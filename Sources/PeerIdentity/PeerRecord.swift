@@ -52,11 +52,12 @@ public struct PeerRecord: Hashable, Sendable {
                 case 1: peer = try PeerID(bytes: field.bytes())
                 case 2: self.sequence = try field.uint64()
                 case 3 where self.addresses.count < Self.maximumAddresses:
+                    var address: Multiaddr?
                     var information = try field.message()
                     while let field = try information.next() {
-                        guard field.number == 1 else { continue }
-                        if let address = try? Multiaddr(bytes: field.bytes()) { self.addresses.append(address) }
+                        if field.number == 1 { address = try? Multiaddr(bytes: field.bytes()) }
                     }
+                    if let address { self.addresses.append(address) }
                 default: break
                 }
             }

@@ -71,8 +71,8 @@ extension YamuxHandler {
             case .success:
                 self.markDirty(stream)
                 stream.activate()
-            case .failure(let error):
-                stream.reset(code: 0, error: error)
+            case .failure:
+                stream.reset(code: 0)
             }
         }
         guard stream.session != nil else {

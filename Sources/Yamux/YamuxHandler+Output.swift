@@ -86,6 +86,8 @@ extension YamuxHandler {
     /// Everything of one tick of the event loop leaves in one flush.
     func scheduleTick() {
         guard !self.isTickScheduled, self.phase == .active, let context = self.context else { return }
+        // The loop that is sending sees for itself what there is to send.
+        guard !self.isSending || !self.readCompletesOwed.isEmpty else { return }
         self.isTickScheduled = true
         context.eventLoop.assumeIsolated().execute { self.tick() }
     }

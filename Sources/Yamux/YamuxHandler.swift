@@ -118,7 +118,7 @@ public final class YamuxHandler: ChannelInboundHandler {
                 self.scheduleTick()
                 promise.succeed(stream)
             case .failure(let error):
-                stream.reset(code: 0, error: error)
+                stream.reset(code: 0)
                 promise.fail(error)
             }
         }

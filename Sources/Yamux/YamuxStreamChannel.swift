@@ -182,8 +182,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
         } else {
             if !self.reads.isEmpty { self.flags.insert(.leftUnread) }
             _ = self.machine.beginEnd()
-            session.linger(self)
             self.becomeInactive(error: nil)
+            session.linger(self)
         }
     }
 

@@ -5,7 +5,10 @@ struct FuzzTarget {
     var name: String
     var run: @convention(c) (UnsafePointer<UInt8>?, Int) -> CInt
 
-    static let all: [FuzzTarget] = [.json, .yaml, .configuration, .dns, .watch, .psk, .noise, .tlsCertificate]
+    static let all: [FuzzTarget] = [
+        .json, .yaml, .configuration, .dns, .watch, .multiaddr, .protobuf, .keys, .envelope, .psk, .noise,
+        .tlsCertificate,
+    ]
 }
 
 /// `fuzz TARGET [libFuzzer options and corpus folders]`

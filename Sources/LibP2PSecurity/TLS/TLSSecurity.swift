@@ -108,11 +108,11 @@ private final class TLSContexts: Sendable {
             pairs.append(pair)
             return pair
         }
-        switch role {
+        return switch role {
         case .initiator:
-            return try NIOSSLClientHandler(context: pair.client, serverHostname: nil, customVerificationCallback: verify)
+            try NIOSSLClientHandler(context: pair.client, serverHostname: nil, customVerificationCallback: verify)
         case .responder:
-            return NIOSSLServerHandler(context: pair.server, customVerificationCallback: verify)
+            NIOSSLServerHandler(context: pair.server, customVerificationCallback: verify)
         }
     }
 
