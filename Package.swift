@@ -120,7 +120,7 @@ let package = Package(
         library(
             "LibP2PDiscovery",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "DNSWire", "ByteStreams", "LibP2P", nioCore, nioPosix,
+                "CLinux", "MeshCore", "Multiformats", "PeerIdentity", "DNSWire", "ByteStreams", "LibP2P", nioCore, nioPosix,
                 deques, logging,
             ]
         ),
@@ -209,6 +209,13 @@ let package = Package(
             [
                 "LibP2P", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore",
                 "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+            ]
+        ),
+        tests(
+            "LibP2PDiscoveryTests",
+            [
+                "LibP2PDiscovery", "LibP2P", "PeerIdentity", "Multiformats", "DNSWire", "ByteStreams", "LinuxNetwork",
+                "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),

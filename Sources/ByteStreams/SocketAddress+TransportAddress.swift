@@ -4,22 +4,22 @@ public import NIOCore
 
 extension SocketAddress {
     public init(_ address: TransportAddress) {
-        switch address.address {
-        case .v4(let v4):
-            var raw = sockaddr_in()
-            raw.sin_family = sa_family_t(AF_INET)
-            raw.sin_port = address.port.bigEndian
-            raw.sin_addr.s_addr = v4.rawValue.bigEndian
-            self.init(raw)
-        case .v6(let v6):
-            var raw = sockaddr_in6()
-            raw.sin6_family = sa_family_t(AF_INET6)
-            raw.sin6_port = address.port.bigEndian
-            withUnsafeMutableBytes(of: &raw.sin6_addr) { bytes in
-                bytes.storeBytes(of: v6.high.bigEndian, as: UInt64.self)
-                bytes.storeBytes(of: v6.low.bigEndian, toByteOffset: 8, as: UInt64.self)
+        // Written by offset: which C module the fields of these structures belong to depends on the order in which the compiler
+        // meets them, and with it whether they are visible here.
+        self = withUnsafeTemporaryAllocation(byteCount: 28, alignment: 8) { raw in
+            raw.initializeMemory(as: UInt8.self, repeating: 0)
+            raw.storeBytes(of: address.port.bigEndian, toByteOffset: 2, as: UInt16.self)
+            switch address.address {
+            case .v4(let v4):
+                raw.storeBytes(of: sa_family_t(AF_INET), as: sa_family_t.self)
+                raw.storeBytes(of: v4.rawValue.bigEndian, toByteOffset: 4, as: UInt32.self)
+                return SocketAddress(raw.load(as: sockaddr_in.self))
+            case .v6(let v6):
+                raw.storeBytes(of: sa_family_t(AF_INET6), as: sa_family_t.self)
+                raw.storeBytes(of: v6.high.bigEndian, toByteOffset: 8, as: UInt64.self)
+                raw.storeBytes(of: v6.low.bigEndian, toByteOffset: 16, as: UInt64.self)
+                return SocketAddress(raw.load(as: sockaddr_in6.self))
             }
-            self.init(raw)
         }
     }
 }
@@ -35,16 +35,24 @@ extension TransportAddress {
     }
 
     init(_ raw: sockaddr_in) {
-        self.init(.v4(IPv4Address(rawValue: UInt32(bigEndian: raw.sin_addr.s_addr))), UInt16(bigEndian: raw.sin_port))
+        self = withUnsafeBytes(of: raw) { bytes in
+            TransportAddress(
+                .v4(IPv4Address(rawValue: UInt32(bigEndian: bytes.loadUnaligned(fromByteOffset: 4, as: UInt32.self)))),
+                UInt16(bigEndian: bytes.loadUnaligned(fromByteOffset: 2, as: UInt16.self))
+            )
+        }
     }
 
     init(_ raw: sockaddr_in6) {
-        let address = withUnsafeBytes(of: raw.sin6_addr) { bytes in
-            IPv6Address(
-                high: UInt64(bigEndian: bytes.loadUnaligned(as: UInt64.self)),
-                low: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+        self = withUnsafeBytes(of: raw) { bytes in
+            let address = IPv6Address(
+                high: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)),
+                low: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 16, as: UInt64.self))
+            )
+            return TransportAddress(
+                address.mappedIPv4.map { .v4($0) } ?? .v6(address),
+                UInt16(bigEndian: bytes.loadUnaligned(fromByteOffset: 2, as: UInt16.self))
             )
         }
-        self.init(address.mappedIPv4.map { .v4($0) } ?? .v6(address), UInt16(bigEndian: raw.sin6_port))
     }
 }

@@ -50,6 +50,14 @@ public struct RecordClass: RawRepresentable, Hashable, Sendable {
 
     public static let internet = RecordClass(rawValue: 1)
     public static let chaos = RecordClass(rawValue: 3)
+    /// QCLASS "any" (RFC 1035 section 3.2.5).
+    public static let any = RecordClass(rawValue: 255)
+
+    /// The top bit, which multicast DNS takes for itself: a question with it welcomes a unicast answer, a record with it
+    /// replaces what is cached (RFC 6762 sections 5.4 and 10.2).
+    public var hasTopBit: Bool { self.rawValue & 0x8000 != 0 }
+    public var withTopBit: RecordClass { RecordClass(rawValue: self.rawValue | 0x8000) }
+    public var withoutTopBit: RecordClass { RecordClass(rawValue: self.rawValue & 0x7FFF) }
 }
 
 /// A response code; values over 15 need EDNS (RFC 6891 section 6.1.3).

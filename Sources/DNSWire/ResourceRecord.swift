@@ -91,7 +91,7 @@ extension WireReader {
         let end = self.offset + length
         guard end <= self.bytes.count else { throw DNSWireError(.truncated, "\(type) data at \(self.offset)") }
         var reader = WireReader(UnsafeRawBufferPointer(rebasing: self.bytes[..<end]), offset: self.offset)
-        let data = try reader.readData(type: type, isInternet: recordClass == .internet, end: end)
+        let data = try reader.readData(type: type, isInternet: recordClass.withoutTopBit == .internet, end: end)
         guard reader.offset == end else {
             throw DNSWireError(.invalidRecord, "\(type) data of \(length) octets has \(end - reader.offset) too many")
         }

@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "lab.h"
+#include "multicast.h"
 
 /// setns(2), unshare(2), mount(2) flags by their names.
 int clinux_setns(int fd, int nstype);

@@ -13,6 +13,26 @@ public enum HostEvent: Sendable {
     /// What AutoNAT has found out.
     case reachabilityChanged(Reachability)
     case reservation(ReservationEvent)
+    /// A peer was found by other means than a connection; its addresses are in the peer store.
+    case discovered(DiscoveredPeer)
+}
+
+/// A peer that mDNS or a DHT's rendezvous has found.
+public struct DiscoveredPeer: Sendable, Hashable {
+    public enum Source: String, Sendable, Hashable {
+        case mdns
+        case dht
+    }
+
+    public let peer: PeerID
+    public let addresses: [Multiaddr]
+    public let source: Source
+
+    public init(peer: PeerID, addresses: [Multiaddr], source: Source) {
+        self.peer = peer
+        self.addresses = addresses
+        self.source = source
+    }
 }
 
 /// Whether peers of the internet can dial this host.
