@@ -5,6 +5,8 @@ public struct LibP2PDiscoveryError: Error, Sendable, CustomStringConvertible {
         case timedOut
         case notFound
         case noPeers
+        case limitExceeded
+        case stopped
     }
 
     public var code: Code
