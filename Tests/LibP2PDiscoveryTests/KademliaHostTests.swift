@@ -1,0 +1,162 @@
+import ByteStreams
+import Glibc
+import LibP2P
+import MeshTesting
+import Multiformats
+import NIOCore
+import NIOPosix
+import Testing
+
+@testable import LibP2PDiscovery
+
+/// DHTs on whole hosts over loopback.
+@Suite struct KademliaHostTests {
+    private func dhts(_ hosts: [Host], clients: Set<Int> = []) async throws -> [KademliaDHT] {
+        var all: [KademliaDHT] = []
+        for (index, host) in hosts.enumerated() {
+            let dht = KademliaDHT(host: host, configuration: .lan(mode: clients.contains(index) ? .client : .server))
+            try await dht.start()
+            all.append(dht)
+        }
+        return all
+    }
+
+    private func hosts(_ count: Int) async throws -> [Host] {
+        var hosts: [Host] = []
+        for _ in 0..<count { hosts.append(try await makeHost()) }
+        return hosts
+    }
+
+    /// Each knows the one before it only.
+    private func chain(_ hosts: [Host], _ dhts: [KademliaDHT]) async throws {
+        for (first, second) in zip(hosts, hosts.dropFirst()) {
+            let _: Connection = try await second.connect(to: first.peerID, addresses: first.listenAddresses)
+        }
+        try await eventually("all have a neighbour in their table") {
+            for dht in dhts where await dht.metrics().tablePeers == 0 { return false }
+            return true
+        }
+    }
+
+    @Test func findsPeersAndRendezvousThroughOthers() async throws {
+        let hosts = try await self.hosts(8)
+        try await withHosts(hosts) {
+            let dhts = try await self.dhts(hosts)
+            try await self.chain(hosts, dhts)
+            for dht in dhts { try await dht.refresh() }
+            let addresses = try await dhts[0].findPeer(hosts[7].peerID)
+            #expect(!addresses.isEmpty)
+            #expect(Set(addresses).isSubset(of: Set(hosts[7].listenAddresses)))
+            let unknown = try peer(77)
+            await #expect { try await dhts[0].findPeer(unknown) } throws: {
+                ($0 as? LibP2PDiscoveryError)?.code == .notFound
+            }
+            #expect(try await dhts[6].advertise(rendezvous: "EDGEMESH_PLAYGOUND") > 0)
+            try await eventually("the rendezvous is known") {
+                try await dhts[1].findPeers(rendezvous: "EDGEMESH_PLAYGOUND").map(\.peer) == [hosts[6].peerID]
+            }
+            // The host dials peers that it knows by the DHT only.
+            hosts[0].peers.removeAddresses(of: hosts[5].peerID)
+            hosts[0].disconnect(from: hosts[5].peerID)
+            hosts[0].setPeerRouting(dhts[0])
+            let connection: Connection = try await hosts[0].connect(to: hosts[5].peerID)
+            #expect(connection.remotePeer == hosts[5].peerID)
+            for dht in dhts { await dht.stop() }
+        }
+    }
+
+    @Test func clientsAskButAreNotKnown() async throws {
+        let hosts = try await self.hosts(3)
+        try await withHosts(hosts) {
+            let dhts = try await self.dhts(hosts, clients: [2])
+            let _: Connection = try await hosts[1].connect(to: hosts[0].peerID, addresses: hosts[0].listenAddresses)
+            let _: Connection = try await hosts[2].connect(to: hosts[0].peerID, addresses: hosts[0].listenAddresses)
+            try await eventually("the client knows the server") { await dhts[2].metrics().tablePeers > 0 }
+            try await eventually("the servers know each other") { await dhts[1].metrics().tablePeers > 0 }
+            #expect(try await !dhts[2].findPeer(hosts[1].peerID).isEmpty)
+            #expect(try await !dhts[1].closestPeers(to: hosts[2].peerID.bytes).contains(hosts[2].peerID))
+            for dht in dhts { await dht.stop() }
+        }
+    }
+
+    @Test func anEmptyTableIsNamed() async throws {
+        let hosts = try await self.hosts(1)
+        try await withHosts(hosts) {
+            let dht = try await self.dhts(hosts)[0]
+            await #expect { try await dht.findPeer(try peer(5)) } throws: {
+                ($0 as? LibP2PDiscoveryError)?.code == .noPeers
+            }
+            await dht.stop()
+            await #expect { try await dht.findPeer(try peer(5)) } throws: {
+                ($0 as? LibP2PDiscoveryError)?.code == .stopped
+            }
+        }
+    }
+
+    /// What a peer may send that makes no sense; each resets its stream and nothing else.
+    @Test func hostileRequestsAreRefused() async throws {
+        let hosts = try await self.hosts(2)
+        try await withHosts(hosts) {
+            let dht = try await self.dhts([hosts[0]])[0]
+            let connection: Connection = try await hosts[1].connect(
+                to: hosts[0].peerID,
+                addresses: hosts[0].listenAddresses
+            )
+            var put = KademliaMessage(.putValue, key: [1])
+            put.record = KademliaMessage.Record(key: [1], value: [2])
+            var requests: [[UInt8]] = [
+                KademliaMessage(.findNode), KademliaMessage(.getProviders), KademliaMessage(.addProvider),
+                KademliaMessage(.getValue), KademliaMessage(.getProviders, key: [UInt8](repeating: 1, count: 81)), put,
+            ].map {
+                var bytes = ByteBuffer()
+                bytes.writeVarintPrefixed($0.encoded())
+                return Array(bytes.readableBytesView)
+            }
+            requests += [[0xFF, 0xFF, 0xFF, 0x7F], [0x80, 0x00], [2, 0x08, 9], [3, 0xFF, 0xFF, 0xFF]]
+            for request in requests {
+                let stream = try await connection.openStream(protocols: [dht.configuration.protocolID]).get()
+                try await stream.channel.writeAndFlush(ByteBuffer(bytes: request))
+                try await stream.channel.eventLoop.submit { stream.channel.read() }.get()
+                try await stream.channel.closeFuture.get()
+            }
+            // A provider speaks for itself only.
+            var lie = KademliaMessage(.addProvider, key: [1, 2])
+            lie.providers = [
+                KademliaMessage.Peer(id: try peer(9), addresses: [try Multiaddr("/ip4/10.0.0.1/tcp/1")])
+            ]
+            let core = dht.core
+            let counted = try await dht.loop.submit { () throws -> Int in
+                _ = try core.value?.respond(to: lie, from: try peer(8))
+                return core.value?.providers.keyCount ?? -1
+            }.get()
+            #expect(counted == 0)
+            #expect(await dht.metrics().requestsRefused >= 6)
+            #expect(await dht.metrics().tablePeers == 0)
+            await dht.stop()
+        }
+    }
+
+    /// Many requests in one read are answered one after the other, without a stack of calls.
+    @Test func aStreamCarriesManyRequests() async throws {
+        let hosts = try await self.hosts(2)
+        try await withHosts(hosts) {
+            let dht = try await self.dhts([hosts[0]])[0]
+            let connection: Connection = try await hosts[1].connect(
+                to: hosts[0].peerID,
+                addresses: hosts[0].listenAddresses
+            )
+            let stream = try await connection.openStream(protocols: [dht.configuration.protocolID]).get()
+            var bytes = ByteBuffer()
+            for _ in 0..<20_000 { bytes.writeVarintPrefixed(KademliaMessage(.ping).encoded()) }
+            try await stream.channel.eventLoop.submit {
+                try stream.channel.syncOptions?.setOption(.autoRead, value: true)
+            }
+            .get()
+            stream.channel.writeAndFlush(bytes, promise: nil)
+            stream.channel.close(mode: .output, promise: nil)
+            try await stream.channel.closeFuture.get()
+            #expect(await dht.metrics().requestsAnswered == 20_000)
+            await dht.stop()
+        }
+    }
+}

@@ -1,0 +1,81 @@
+import Glibc
+import LibP2P
+import LinuxNetwork
+import MeshTesting
+import Multiformats
+import NIOCore
+import NIOPosix
+import Testing
+
+@testable import LibP2PDiscovery
+
+/// Two nodes in network namespaces, joined by a cable.
+@Suite(.serialized) struct MDNSNetworkTests {
+    private struct Node {
+        let host: Host
+        let service: MDNSService
+        let group: MultiThreadedEventLoopGroup
+    }
+
+    /// Threads that are started in a namespace stay there.
+    private func node(_ namespace: String, listen: [String]) async throws -> Node {
+        let group = try NetworkNamespace(named: namespace).run { MultiThreadedEventLoopGroup(numberOfThreads: 1) }
+        let host = try await makeHost(listen: listen, group: group)
+        var configuration = MDNSConfiguration(serviceName: "EDGEMESH_PLAYGOUND")
+        configuration.interfaceInterval = .milliseconds(100)
+        let service = MDNSService(host: host, configuration: configuration)
+        try await service.start()
+        return Node(host: host, service: service, group: group)
+    }
+
+    private func stop(_ nodes: [Node]) async throws {
+        for node in nodes {
+            await node.service.stop()
+            await node.host.shutdown(deadline: .now())
+            try await node.group.shutdownGracefully()
+        }
+    }
+
+    @Test func nodesFindEachOtherAndFollowTheirInterfaces() async throws {
+        try #require(geteuid() == 0, "network namespaces need root")
+        let (a, b) = ("mdnsa\(getpid())", "mdnsb\(getpid())")
+        defer { _ = try? shell("ip netns del \(a); ip netns del \(b)", allowFailure: true) }
+        try shell(
+            """
+            set -e; ip netns add \(a); ip netns add \(b)
+            ip link add eth0 netns \(a) type veth peer name eth0 netns \(b)
+            ip -n \(a) addr add 10.99.0.1/24 dev eth0; ip -n \(b) addr add 10.99.0.2/24 dev eth0
+            ip -n \(a) link set eth0 up; ip -n \(b) link set eth0 up
+            ip -n \(a) link add docker0 type dummy; ip -n \(a) addr add 172.17.0.1/16 dev docker0
+            ip -n \(a) link set docker0 up; ip -n \(a) link set lo up; ip -n \(b) link set lo up
+            """
+        )
+        let first = try await self.node(a, listen: ["/ip4/10.99.0.1/tcp/0", "/ip4/172.17.0.1/tcp/0"])
+        let second = try await self.node(b, listen: ["/ip4/10.99.0.2/tcp/0"])
+        do {
+            try await eventually("both have found each other") {
+                !first.host.peers.addresses(of: second.host.peerID).isEmpty
+                    && !second.host.peers.addresses(of: first.host.peerID).isEmpty
+            }
+            #expect(
+                second.host.peers.addresses(of: first.host.peerID)
+                    == first.host.listenAddresses.filter { $0.description.hasPrefix("/ip4/10.99.0.1/") },
+                "the container network's address is not told"
+            )
+            #expect(await first.service.metrics().interfaces == 1, "docker0 is left alone")
+            let connection: Connection = try await second.host.connect(to: first.host.peerID)
+            #expect(connection.remotePeer == first.host.peerID)
+
+            try shell("ip -n \(b) link set eth0 down")
+            try await eventually("the interface is left") { await second.service.metrics().interfaces == 0 }
+            try shell("ip -n \(b) link set eth0 up")
+            try await eventually("the interface is used again") { await second.service.metrics().interfaces == 1 }
+            let heard = await second.service.metrics().messagesReceived
+            try await eventually("it hears others again") { await second.service.metrics().messagesReceived > heard }
+        } catch {
+            try await self.stop([first, second])
+            throw error
+        }
+        try await self.stop([first, second])
+    }
+}
