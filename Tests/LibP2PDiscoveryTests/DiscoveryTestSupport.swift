@@ -40,6 +40,8 @@ func makeHost(
 ) async throws -> Host {
     var configuration = HostConfiguration(listenAddresses: try listen.map { try Multiaddr($0) })
     configuration.identifyPushDelay = .milliseconds(20)
+    // A loaded machine is slow at handshakes.
+    configuration.dial.privateTimeout = .seconds(30)
     var logger = Logger(label: "test")
     logger.logLevel = .critical
     let host = try Host(identity: .generate(), configuration: configuration, group: group, logger: logger)

@@ -125,7 +125,7 @@ import Testing
                 KademliaMessage.Peer(id: try peer(9), addresses: [try Multiaddr("/ip4/10.0.0.1/tcp/1")])
             ]
             let core = dht.core
-            let counted = try await dht.loop.submit { () throws -> Int in
+            let counted = try await dht.loop.submit { [lie] () throws -> Int in
                 _ = try core.value?.respond(to: lie, from: try peer(8))
                 return core.value?.providers.keyCount ?? -1
             }.get()

@@ -46,7 +46,7 @@ import Testing
             ip link add eth0 netns \(a) type veth peer name eth0 netns \(b)
             ip -n \(a) addr add 10.99.0.1/24 dev eth0; ip -n \(b) addr add 10.99.0.2/24 dev eth0
             ip -n \(a) link set eth0 up; ip -n \(b) link set eth0 up
-            ip -n \(a) link add docker0 type dummy; ip -n \(a) addr add 172.17.0.1/16 dev docker0
+            ip -n \(a) link add docker0 type bridge; ip -n \(a) addr add 172.17.0.1/16 dev docker0
             ip -n \(a) link set docker0 up; ip -n \(a) link set lo up; ip -n \(b) link set lo up
             """
         )

@@ -191,12 +191,16 @@ struct MDNSResponder {
                 self.lastMulticast[kind].map { now - $0 < Self.multicastInterval } ?? false
             }
             kinds.formUnion(answer.kinds.subtracting(early))
-            guard !early.isEmpty else { continue }
+            guard let last = early.compactMap({ self.lastMulticast[$0] }).max() else { continue }
             answer.kinds = early
-            answer.due = now + Self.multicastInterval
+            answer.due = last + Self.multicastInterval
             self.pending.append(answer)
         }
-        if !kinds.isEmpty { outputs.append(self.multicast(kinds, now: now)) }
+        guard !kinds.isEmpty else { return outputs }
+        outputs.append(self.multicast(kinds, now: now))
+        // All who wait hear it.
+        for index in self.pending.indices { self.pending[index].kinds.subtract(kinds) }
+        self.pending.removeAll { $0.kinds.isEmpty }
         return outputs
     }
 
