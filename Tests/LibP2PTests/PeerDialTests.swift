@@ -248,7 +248,7 @@ import Testing
         bench.loop.advanceTime(by: .seconds(15))
         #expect(bench.log.count == 17)
         bench.loop.advanceTime(by: .seconds(5))
-        #expect(bench.error(of: future)?.code == .dialFailed)
+        #expect(bench.error(of: future)?.code == .timedOut)
         #expect(bench.host.state.withLock { $0.addressesInDial } == 0)
     }
 
