@@ -129,7 +129,7 @@ public struct TransportConformance: Sendable {
     private func largeTransfersArriveWhole() async throws {
         let (listener, _) = try await self.listen { try $0.pipeline.syncOperations.addHandler(Echo()) }
         var bytes = ByteBuffer()
-        for index in 0..<(3 << 17) { bytes.writeInteger(UInt64(index)) }
+        for index in 0..<(3 << 15) { bytes.writeInteger(UInt64(index)) }
         let raw = try await self.dial(listener.address, collecting: bytes.readableBytes)
         raw.raw.channel.writeAndFlush(bytes, promise: nil)
         let answer = try await self.waiter.wait(for: raw.collected)

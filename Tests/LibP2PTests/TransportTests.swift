@@ -32,7 +32,7 @@ import Testing
         var foreign: String { self == .tcp4 || self == .tcp6 ? "/ip4/127.0.0.1/tcp/0/ws" : "/ip4/127.0.0.1/tcp/0" }
     }
 
-    static let certificates = Result { try FakeKubeCertificates(names: ["relay.example"]) }
+    static let certificates = Result { try FakeKubeCertificates(names: ["relay.example"], addresses: []) }
 
     static func secureWebSocket(verify: Bool) throws -> WebSocketTransport {
         let identity = try Self.certificates.get()
