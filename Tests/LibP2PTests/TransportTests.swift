@@ -120,7 +120,7 @@ extension SocketTests {
         }
 
         @Test func aDialHasADeadline() async throws {
-            // The listener's queue is full and its loop never accepts: nobody answers.
+            // One that has passed already.
             let loop = MultiThreadedEventLoopGroup.singleton.next()
             let past = TransportDialOptions(deadline: loop.now - .seconds(1))
             let error = await #expect(throws: LibP2PError.self) {
