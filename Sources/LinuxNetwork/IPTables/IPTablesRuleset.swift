@@ -14,11 +14,13 @@ enum IPTablesChain {
     /// Services without endpoints, and source ranges.
     static let filter = "EDGEMESH-FILTER"
     static let masquerade = "EDGEMESH-POSTROUTING"
+    /// Lets translated flows through where the host's firewall forwards nothing.
+    static let forward = "EDGEMESH-FORWARD"
     /// Each frontend that is balanced has a chain of its own.
     static let servicePrefix = "EDGEMESH-SVC-"
 
     static let nat: Set<String> = [portalsContainer, portalsHost, nodePortContainer, nodePortHost, masquerade]
-    static let filterTable: Set<String> = [nodePortNonLocal, filter]
+    static let filterTable: Set<String> = [nodePortNonLocal, filter, forward]
 
     static func isOurs(_ name: String) -> Bool {
         name.hasPrefix("EDGEMESH-") || Self.nat.contains(name) || Self.filterTable.contains(name)
@@ -69,6 +71,7 @@ struct IPTablesRuleset {
                     + IPTablesChain.nodePortNonLocal
             ),
             Hook(table: "filter", chain: "FORWARD", rule: filter + IPTablesChain.filter),
+            Hook(table: "filter", chain: "FORWARD", rule: ForwardAcceptance.hook),
             Hook(table: "filter", chain: "OUTPUT", rule: filter + IPTablesChain.filter),
         ]
     }()
@@ -90,6 +93,7 @@ struct IPTablesRuleset {
             }
         }
         nat[IPTablesChain.masquerade, default: []] += hairpins.sorted().map { "-s \($0) -d \($0) -j MASQUERADE" }
+        filter[IPTablesChain.forward] = [ForwardAcceptance.rule]
         filter[IPTablesChain.nodePortNonLocal] = TransportProtocol.allCases.compactMap { transport in
             self.listener(transport).map {
                 "-d \($0.address) -p \(transport) -m \(transport) --dport \($0.port) -m conntrack --ctstate DNAT -j ACCEPT"

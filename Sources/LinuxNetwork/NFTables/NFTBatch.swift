@@ -123,12 +123,23 @@ struct NFTBatch {
                 writer.attribute(6, network: UInt32(0xFFFF_FF00))
                 writer.attribute(7, network: UInt32(16))
             case .address:
-                let fields = [NFTField.address(family), .port]
+                let fields = set.valueFields(family)
                 writer.attribute(6, network: fields.reduce(0) { $0 << 6 | $1.type })
                 writer.attribute(7, network: fields.reduce(0) { $0 + $1.length })
             }
             if let size = maximumSize { writer.nested(9) { $0.attribute(1, network: size) } }
             writer.attribute(10, network: identifier)
+            let key = set.keyFields(family)
+            if key.contains(where: { $0.type == NFTField.integer }) {
+                let value =
+                    switch set.value {
+                    case .none: [UInt8]?.none
+                    case .verdict: NFTTypeof.verdict
+                    case .address: NFTTypeof.concatenation(set.valueFields(family).map(\.typeof))
+                    }
+                writer.attribute(13, NFTTypeof.userData(key: key.map(\.typeof), value: value))
+            }
+            if set.isCounted { writer.nested(17, Self.counter) }
         }
     }
 
@@ -157,13 +168,16 @@ struct NFTBatch {
             case .none: break
             case .data(let bytes): writer.nested(2) { $0.attribute(1, bytes) }
             case .verdict(let verdict): writer.nested(2) { NFTExpressions.write(verdict, to: &$0) }
+            case .lasting(let milliseconds, let left):
+                writer.attribute(4, network: milliseconds)
+                writer.attribute(5, network: min(max(left, 1), milliseconds))
             }
-            if counted {
-                writer.nested(7) { writer in
-                    writer.attribute(1, text: "counter")
-                    writer.nested(2) { _ in }
-                }
-            }
+            if counted { writer.nested(7, Self.counter) }
         }
+    }
+
+    private static func counter(_ writer: inout NetlinkWriter) {
+        writer.attribute(1, text: "counter")
+        writer.nested(2) { _ in }
     }
 }

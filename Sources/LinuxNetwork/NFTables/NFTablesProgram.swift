@@ -15,13 +15,15 @@ public struct FlowCounter: Hashable, Sendable {
 /// process on purpose: flows that the kernel balances go on while the agent is away. `install` replaces what it finds in the
 /// same transaction that brings the new rules, so nothing is lost at a restart.
 ///
-/// Every firewall tool of a node lists all rules, so that each rule here must be one that nft can show: nft 1.0.6 aborts on keys
-/// and data that come from another map.
+/// Every firewall tool of a node lists all rules, and some save them and load them again, so that each rule here must be one that
+/// nft can show and read: nft 1.0.6 aborts on keys and data that come from another map, and does not take constants in a
+/// concatenation, or types without a name unless `NFTTypeof` tells them.
 public actor NFTablesProgram: ServiceProgramming {
     public nonisolated let backendName = "nftables"
 
     private let socket: NetlinkSocket
     private let settings: NFTSettings
+    private let forwarding: ForwardAcceptance?
     private var families: [NFTFamily] = []
     private var listeners: ProxyListeners?
     private var state = NFTMirror()
@@ -31,14 +33,22 @@ public actor NFTablesProgram: ServiceProgramming {
 
     /// How often `waitForLoss` looks. It asks the kernel for one number, unless that has changed.
     private static let lossCheckInterval = Duration.milliseconds(500)
+    /// After how many such looks the host's `FORWARD` chain is looked at, which runs a tool if there is one.
+    private static let forwardingRounds = 60
 
     /// Opens the socket in the network namespace of the calling thread; it stays there.
     ///
     /// - Parameters:
-    ///   - maximumAffinityEntries: the bound of the affinity set of each family and protocol.
+    ///   - maximumAffinityEntries: the bound of each affinity set; those of a family and protocol are two, one for node ports.
     ///   - masqueradeBridged: whether flows between pods behind bridges of this node get the node's address as their source,
     ///     as they must where bridged packets bypass netfilter; nil: if `bridge-nf-call-iptables` is off now.
-    public init(maximumAffinityEntries: UInt32 = 65_536, masqueradeBridged: Bool? = nil) throws {
+    ///   - forwarding: opens the host's firewall for flows to endpoints, now and when it was restarted; nil: it is left alone.
+    public init(
+        maximumAffinityEntries: UInt32 = 65_536,
+        masqueradeBridged: Bool? = nil,
+        forwarding: ForwardAcceptance? = nil
+    ) throws {
+        self.forwarding = forwarding
         self.socket = try NetlinkSocket(.netfilter)
         let bridged = NFTFamily.allCases.filter { family in
             let name = family == .ip ? "bridge-nf-call-iptables" : "bridge-nf-call-ip6tables"
@@ -49,7 +59,11 @@ public actor NFTablesProgram: ServiceProgramming {
 
     public func install(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) async throws {
         try self.program(listeners: listeners, rules: rules)
+        await self.openForwarding()
     }
+
+    /// Services that need no forwarding are served whether it can be done or not; `edgemesh check` tells if it was not.
+    private func openForwarding() async { try? await self.forwarding?.ensure() }
 
     public func update(_ changes: [KernelFrontend: KernelRule?]) async throws {
         guard let listeners = self.listeners else {
@@ -71,6 +85,7 @@ public actor NFTablesProgram: ServiceProgramming {
     }
 
     public func remove() async throws {
+        try? await self.forwarding?.remove()
         for family in NFTFamily.allCases {
             var batch = self.newBatch()
             batch.createTable(family)
@@ -97,8 +112,11 @@ public actor NFTablesProgram: ServiceProgramming {
 
     public func waitForLoss() async throws {
         var checked: UInt32?
+        var round = 0
         while true {
             try await Task.sleep(for: Self.lossCheckInterval)
+            round += 1
+            if round % Self.forwardingRounds == 0, self.listeners != nil { await self.openForwarding() }
             guard self.listeners != nil, !self.isLossReported else { continue }
             // The generation counts the transactions of this namespace: nothing has changed while it stays.
             let answer = try self.socket.request(
@@ -135,6 +153,12 @@ public actor NFTablesProgram: ServiceProgramming {
             skeleton.createTable(family)
             skeleton.createSkeleton(family, listeners: listeners, self.settings)
         }
+        // Clients keep their backends: also those of an agent that was here before.
+        for family in families {
+            for set in NFTSet.affinities {
+                skeleton.elements(.newElement, family, set, self.affinity(family, set))
+            }
+        }
         var state = NFTMirror()
         var batch = state.apply(rules.mapValues { $0 }, families: families, into: skeleton)
         self.made = nil
@@ -144,6 +168,20 @@ public actor NFTablesProgram: ServiceProgramming {
         for family in families { made[family] = try self.identity(family) }
         self.made = made
         self.isLossReported = false
+    }
+
+    /// What the table in the kernel remembers of clients. Nothing if it is gone, or cannot be read: then they are balanced anew.
+    private func affinity(_ family: NFTFamily, _ set: NFTSet) -> [NFTElement] {
+        let length = Int(set.keyFields(family).reduce(0) { $0 + $1.length })
+        var elements: [[UInt8]: NFTElement] = [:]
+        try? self.readElements(family, set) { (element) throws(LinuxNetworkError) in
+            guard elements.count < Int(self.settings.maximumAffinityEntries), let key = try element.nested(1)?[1],
+                key.count == length, let lasting = element.network(4, UInt64.self),
+                let left = element.network(5, UInt64.self), left > 0
+            else { return }
+            elements[Array(key)] = NFTElement(key: Array(key), value: .lasting(lasting, left: left))
+        }
+        return Array(elements.values)
     }
 
     private func newBatch() -> NFTBatch { NFTBatch(first: self.socket.nextSequence) }
@@ -158,6 +196,8 @@ public actor NFTablesProgram: ServiceProgramming {
             throw error
         }
     }
+
+    public func flowCounters() async throws -> [KernelFrontend: FlowCounter] { try self.counters() }
 
     /// Flows per frontend since its rule was last changed; only frontends of action `.proxy` or `.balance`.
     public func counters() throws -> [KernelFrontend: FlowCounter] {
