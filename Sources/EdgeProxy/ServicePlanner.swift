@@ -107,7 +107,9 @@ public struct ServicePlanner: Sendable {
             if cluster.isEmpty {
                 planned.reason = family.isEmpty ? "no endpoints" : "no endpoint is ready"
             } else {
-                // Another node's balancer may still serve an outside client: silence makes it try there.
+                // Inside, such a service "behaves as if it has zero endpoints" (Kubernetes, Service Internal Traffic Policy), and
+                // a service without endpoints refuses: the caller learns at once. kube-proxy drops here, which only makes it
+                // wait. An outside client comes by a balancer that may try another node: silence makes it do that.
                 planned.rule.action = origin == .clusterIP ? .reject : .drop
                 planned.reason = "traffic policy Local and no endpoint on this node"
             }
