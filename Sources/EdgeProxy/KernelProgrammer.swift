@@ -57,6 +57,9 @@ actor KernelProgrammer {
     private(set) var isInstalled = false
     private var generator = SystemRandomNumberGenerator()
     private var proxyAddresses: Set<TransportAddress> = []
+    /// Waiting to be cleared; as many as there are frontends at most.
+    private var staleFlows: [KernelFrontend: StaleUDPFlows] = [:]
+    private var sweeping: Task<Void, Never>?
 
     init(
         programming: any ServiceProgramming,
@@ -76,6 +79,11 @@ actor KernelProgrammer {
 
     /// Follows the catalog until the task is cancelled. The rules stay in the kernel then.
     func run(catalog: any CatalogReading, listeners: ProxyListeners) async {
+        await self.follow(catalog, listeners)
+        await self.sweeping?.value
+    }
+
+    private func follow(_ catalog: any CatalogReading, _ listeners: ProxyListeners) async {
         self.proxyAddresses = [listeners.udpV4]
         if let udpV6 = listeners.udpV6 { self.proxyAddresses.insert(udpV6) }
         let inbox = self.inbox
@@ -114,6 +122,11 @@ actor KernelProgrammer {
                 }
             }
         }
+    }
+
+    /// Flows opened to each frontend, by the kernel's count; empty if it does not count.
+    func flowCounters() async -> [KernelFrontend: FlowCounter] {
+        (try? await self.programming.flowCounters()) ?? [:]
     }
 
     private func watchForLoss() async {
@@ -172,7 +185,7 @@ actor KernelProgrammer {
         self.statistics.installs += 1
         self.table = rebuilt
         self.publish(rebuilt, Set(former.routes.keys).union(rebuilt.routes.keys))
-        await self.finish(changes, since: since)
+        self.finish(changes, since: since)
     }
 
     private func applyPending() async throws {
@@ -193,7 +206,7 @@ actor KernelProgrammer {
         try await self.programming.update(changes.mapValues { $0.planned?.rule })
         self.table = final
         self.publish(self.withRetired(changes, of: merged), Set(changes.keys))
-        await self.finish(changes, since: since)
+        self.finish(changes, since: since)
     }
 
     /// The table, and for a while the routes of TCP frontends that the kernel balances now: connections that it handed over
@@ -213,7 +226,7 @@ actor KernelProgrammer {
         return table
     }
 
-    private func finish(_ changes: [KernelFrontend: FrontendLedger.Change], since: MonotonicTime) async {
+    private func finish(_ changes: [KernelFrontend: FrontendLedger.Change], since: MonotonicTime) {
         self.statistics.transactions += 1
         self.statistics.lastLatency = .now() - since
         self.statistics.maximumLatency = max(self.statistics.maximumLatency, self.statistics.lastLatency)
@@ -238,7 +251,22 @@ actor KernelProgrammer {
             }
             return StaleUDPFlows(frontend: frontend, remainingBackends: remaining)
         }
-        if !stale.isEmpty { await self.clearStaleFlows(stale) }
+        self.sweep(stale)
+    }
+
+    /// Clears stale flows beside the programming: there may be many, and the next change does not wait for them. What comes
+    /// meanwhile is merged, by frontend, into the next round.
+    private func sweep(_ stale: [StaleUDPFlows]) {
+        for flows in stale { self.staleFlows[flows.frontend] = flows }
+        guard self.sweeping == nil, !self.staleFlows.isEmpty else { return }
+        self.sweeping = Task {
+            while !self.staleFlows.isEmpty {
+                let batch = Array(self.staleFlows.values)
+                self.staleFlows = [:]
+                await self.clearStaleFlows(batch)
+            }
+            self.sweeping = nil
+        }
     }
 
     private func route(_ changes: [KernelFrontend: FrontendLedger.Change], into table: inout RouteTable) {

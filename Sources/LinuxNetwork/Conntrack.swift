@@ -80,6 +80,8 @@ public final class Conntrack {
     /// Flows that are gathered before they are deleted, each some 100 bytes.
     private static let deletionBatch = 65_536
     private static let maximumPasses = 64
+    /// Deletions sent at once. Each may be answered by an error of some 40 bytes: together less than the receive buffer.
+    private static let deletionMessages = 2_048
 
     /// Deletes the UDP flows that `stale` names, so that the next datagram is balanced anew; returns how many there were.
     @discardableResult
@@ -100,7 +102,7 @@ public final class Conntrack {
         var deleted = 0
         var rest = tuples[...]
         while !rest.isEmpty {
-            let chunk = rest.prefix(128)
+            let chunk = rest.prefix(Self.deletionMessages)
             rest = rest.dropFirst(chunk.count)
             let first = self.socket.reserveSequences(chunk.count)
             var writer = NetlinkWriter(reserving: 16 << 10)

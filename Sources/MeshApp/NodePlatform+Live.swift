@@ -2,6 +2,7 @@ import EdgeProxy
 import LinuxNetwork
 import Logging
 import MeshCore
+import NIOPosix
 import Synchronization
 
 extension NodePlatform {
@@ -14,7 +15,8 @@ extension NodePlatform {
             udpOriginalDestination: { client, listener in lookups.udp(client: client, listener: listener) },
             clearStaleFlows: { stale in
                 do {
-                    try Self.clear(stale)
+                    // Reads and writes the kernel's table of flows, which may be long: not on an event loop or an actor.
+                    try await NIOThreadPool.singleton.runIfActive { try Self.clear(stale) }
                 } catch {
                     logger.warning("stale UDP flows stay until they time out", metadata: ["error": "\(error)"])
                 }
@@ -31,7 +33,7 @@ extension NodePlatform {
         let program: any ServiceProgramming
         switch backend {
         case .none: return NoKernelProgramming()
-        case .nftables: program = try NFTablesProgram()
+        case .nftables: program = try NFTablesProgram(forwarding: ForwardAcceptance())
         case .iptables(let variant): program = IPTablesProgram(variant: variant)
         }
         let report = await Leftovers(bridgeAddress: bridgeAddress).removeStale(adoptedBy: backend)
