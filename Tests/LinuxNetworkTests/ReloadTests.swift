@@ -130,14 +130,28 @@ struct HostileNodeTests {
         #expect(try node.call("out", 2, "10.96.0.1", 80) == ["p1": 2])
     }
 
-    @Test("addresses of services on the node itself, as kube-proxy's mode ipvs has them, are balanced by us")
-    func localServiceAddresses() async throws {
+    @Test(
+        "addresses of services on the node itself, as kube-proxy's mode ipvs has them, are balanced by us",
+        arguments: [ServiceProgrammingBackend.nftables, .iptables(.nft), .iptables(.legacy)]
+    )
+    func localServiceAddresses(backend: ServiceProgrammingBackend) async throws {
         let node = try LabNode()
-        let program = try node.namespace.run { try NFTablesProgram() }
+        // The lab's router has its default route where the client is; one that sends a redirect sends no refusal with it.
+        try node.run("", "sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.vout.send_redirects=0")
+        let program: any ServiceProgramming =
+            switch backend {
+            case .iptables(let variant): IPTablesProgram(variant: variant, namespace: node.namespace)
+            default: try node.namespace.run { try NFTablesProgram() }
+            }
+        // Node ports of the same numbers that refuse and drop.
+        let refused = KernelFrontend(match: .nodePort(.v4), transport: .tcp, port: 80)
+        let dropped = KernelFrontend(match: .nodePort(.v4), transport: .tcp, port: 81)
         try await program.install(
             listeners: listeners,
             rules: [
                 frontend("10.96.0.1:80"): balance(.roundRobin), frontend("10.96.0.2:80"): KernelRule(action: .reject),
+                frontend("10.96.0.1:81"): balance(.roundRobin),
+                refused: KernelRule(action: .reject), dropped: KernelRule(action: .drop),
             ]
         )
         try node.run(
@@ -146,8 +160,13 @@ struct HostileNodeTests {
         )
         for place in ["", "out", "p1"] {
             #expect(try node.call(place, 6, "10.96.0.1", 80) == ["p1": 2, "p2": 2, "p3": 2], "from \(place)")
+            #expect(try node.call(place, 6, "10.96.0.1", 81) == ["p1": 2, "p2": 2, "p3": 2], "from \(place)")
             #expect(try node.call(place, 1, "10.96.0.2", 80) == ["ECONNREFUSED": 1], "from \(place)")
         }
+        #expect(try node.call("out", 1, "10.8.0.1", 80) == ["ECONNREFUSED": 1])
+        #expect(try node.call("out", 1, "10.8.0.1", 81) == ["TIMEOUT": 1])
+        try await program.update([refused: nil, dropped: nil])
+        #expect(try node.call("out", 6, "10.96.0.1", 80) == ["p1": 2, "p2": 2, "p3": 2])
     }
 
     @Test("without a default route pods reach services, and processes of the node once the block has a route")

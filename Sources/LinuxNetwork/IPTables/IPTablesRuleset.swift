@@ -146,8 +146,9 @@ struct IPTablesRuleset {
         guard !verdicts.isEmpty else { return [] }
         switch (frontend.match, rule.action) {
         case (.nodePort, .reject), (.nodePort, .drop):
+            // Not a flow that another frontend brought to this node and port.
             match +=
-                "-m addrtype --dst-type LOCAL -p \(frontend.transport) -m \(frontend.transport) --dport \(frontend.port)"
+                "-m conntrack ! --ctstate DNAT -m addrtype --dst-type LOCAL -p \(frontend.transport) -m \(frontend.transport) --dport \(frontend.port)"
         case (.nodePort, _):
             match += "\(self.originalMatch(frontend)) --ctstate DNAT"
         case (.address, _):

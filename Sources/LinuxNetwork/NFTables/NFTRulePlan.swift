@@ -206,7 +206,9 @@ struct NFTRulePlan {
             let chain = NFTDynamicChain.sources(frontend, rule.sourceRanges, verdict, version: version)
             self.chains.insert(chain)
             self.insert(set, key, .verdict(.goto(chain.name)))
-        } else if verdict != .accept {
+        } else if verdict != .accept || set == .filteredServices {
+            // What is served is named too: its address may be one of this node's (kube-proxy's mode ipvs puts them there), where
+            // a node port of the same number that is refused must not refuse it.
             self.insert(set, key, .verdict(verdict))
         }
     }

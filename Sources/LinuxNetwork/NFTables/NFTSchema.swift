@@ -47,8 +47,9 @@ enum NFTSet: Hashable, CaseIterable {
     /// l4proto . dport of node ports, for packets to loopback: the proxy takes them all, because a packet from 127.0.0.1
     /// cannot leave the node.
     case loopbackNodePorts
-    /// daddr . l4proto . dport -> reject, drop, or the chain of the source ranges.
+    /// daddr . l4proto . dport -> accept, reject, drop, or the chain of the source ranges. Holds every frontend with an address.
     case filteredServices
+    /// l4proto . dport -> the same, without those that everyone may use.
     case filteredNodePorts
     /// daddr . dport . index -> address . port; without daddr for node ports. Each protocol has its own: nft takes the values for
     /// ports of one protocol. Each round-robin frontend has a rule of its own that reads its map, and for every new element
