@@ -7,10 +7,10 @@ public import MeshCore
 /// microseconds, so that an event loop may call it.
 public final class Conntrack {
     private static let get: UInt16 = 1 << 8 | 1
-    private static let delete: UInt16 = 1 << 8 | 2
+    static let delete: UInt16 = 1 << 8 | 2
     private static let statistics: UInt16 = 1 << 8 | 5
 
-    private let socket: NetlinkSocket
+    let socket: NetlinkSocket
 
     public init(timeoutMilliseconds: Int = 1000) throws {
         self.socket = try NetlinkSocket(.netfilter, timeoutMilliseconds: timeoutMilliseconds)
@@ -191,5 +191,5 @@ public final class Conntrack {
 
 extension IPFamily {
     /// `AF_INET`, `AF_INET6`.
-    fileprivate var number: UInt8 { self == .v4 ? 2 : 10 }
+    var number: UInt8 { self == .v4 ? 2 : 10 }
 }
