@@ -6,19 +6,22 @@ extension SystemChecks {
     func forwarding() async -> CheckResult {
         let name = "forward-policy"
         let chains = await self.host.run("nft", ["list", "chains"], input: "")?.output ?? ""
+        let mark = "0x0" + String(ForwardAcceptance.mark, radix: 16)
         var tools: [String] = []
-        for chain in Self.droppingForwardChains(inListing: chains) {
+        for (chain, drops) in Self.forwardChains(inListing: chains) {
             if chain == "ip filter FORWARD" {
                 tools.append("iptables-nft")
                 continue
             }
+            guard drops else { continue }
             let listing = await self.host.run("nft", ["list", "chain", chain], input: "")?.output ?? ""
-            guard !listing.contains("ct status dnat accept") else { continue }
+            guard !listing.contains("ct status dnat accept"), !listing.contains("ct mark & \(mark)") else { continue }
             return CheckResult(
                 name,
                 .warn,
                 "the nftables chain \(chain) drops what none of its rules accepts: pods may not be reached through services",
-                mend: "nft insert rule \(chain) ct status dnat accept, and in the file that makes this chain"
+                mend:
+                    "nft insert rule \(chain) 'ct mark & \(mark) != 0 accept', and in the file that makes this chain: the agent marks the flows that it translates"
             )
         }
         if self.host.file("/proc/net/ip_tables_names")?.split(separator: "\n").contains("filter") == true {
@@ -26,33 +29,32 @@ extension SystemChecks {
         }
         var accepted: [String] = []
         for tool in tools {
-            guard let saved = await self.host.run("\(tool)-save", ["-t", "filter"], input: "")?.output,
-                saved.contains(":FORWARD DROP")
-            else { continue }
-            // Ours, or one that an operator made.
-            guard saved.contains("-j EDGEMESH-FORWARD") || saved.contains("--ctstate DNAT -j ACCEPT") else {
+            guard let saved = await self.host.run("\(tool)-save", ["-t", "filter"], input: "")?.output else { continue }
+            switch ForwardState(saved: saved) {
+            case .open: continue
+            case .accepting: accepted.append(tool)
+            case .closed:
                 return CheckResult(
                     name,
                     .warn,
-                    "\(tool) drops what it does not accept to forward (FORWARD policy DROP): pods may not be reached through services",
+                    "\(tool) refuses packets in FORWARD, by its policy or a rule: pods may not be reached through services",
                     mend:
-                        "start the agent, which accepts flows to services; or \(tool) -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT"
+                        "start the agent, which accepts the flows that it translates and no others; or \(tool) -I FORWARD -m connmark --mark \(mark)/\(mark) -j ACCEPT"
                 )
             }
-            accepted.append(tool)
         }
         return CheckResult(
             name,
             .pass,
             accepted.isEmpty
-                ? "no packet filter drops forwarded packets by policy"
-                : "\(accepted.joined(separator: ", ")) has FORWARD policy DROP, and accepts flows to services"
+                ? "no packet filter refuses forwarded packets"
+                : "\(accepted.joined(separator: ", ")) refuses packets in FORWARD, and accepts flows to services"
         )
     }
 
-    /// Base chains of the forward hook with the policy drop, as `ip filter FORWARD`, in what `nft list chains` prints.
-    static func droppingForwardChains(inListing text: String) -> [String] {
-        var found: [String] = []
+    /// Base chains of the forward hook, as `ip filter FORWARD`, in what `nft list chains` prints, and whether their policy is drop.
+    static func forwardChains(inListing text: String) -> [(chain: String, drops: Bool)] {
+        var found: [(chain: String, drops: Bool)] = []
         var table = ""
         var chain = ""
         for line in text.split(separator: "\n") {
@@ -61,8 +63,8 @@ extension SystemChecks {
                 table = "\(words[1]) \(words[2])"
             } else if words.first == "chain", words.count > 1 {
                 chain = String(words[1])
-            } else if line.contains("hook forward"), line.contains("policy drop") {
-                found.append("\(table) \(chain)")
+            } else if line.contains("hook forward") {
+                found.append(("\(table) \(chain)", line.contains("policy drop")))
             }
         }
         return found

@@ -129,6 +129,13 @@ struct FakeHost: HostReading {
             $0.programs["nft"] = Self.forwardChain("ip filter", "FORWARD")
             $0.programs["iptables-nft-save"] = CommandResult(status: 0, output: "*filter\n:FORWARD DROP [0:0]\n")
         },
+        Defect("a rule of FORWARD refuses", "forward-policy", .warn) {
+            $0.programs["nft"] = Self.forwardChain("ip filter", "FORWARD", "accept")
+            $0.programs["iptables-nft-save"] = CommandResult(
+                status: 0,
+                output: "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\n"
+            )
+        },
         Defect("FORWARD of iptables-legacy drops", "forward-policy", .warn) {
             $0.files["/proc/net/ip_tables_names"] = "nat\nfilter\n"
             $0.programs["iptables-legacy-save"] = CommandResult(status: 0, output: "*filter\n:FORWARD DROP [0:0]\n")
@@ -156,7 +163,7 @@ struct FakeHost: HostReading {
         host.files["/proc/net/ip_tables_names"] = "filter\n"
         host.programs["iptables-legacy-save"] = CommandResult(
             status: 0,
-            output: ":FORWARD DROP [0:0]\n-A FORWARD -j EDGEMESH-FORWARD\n"
+            output: "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -j EDGEMESH-FORWARD\n"
         )
         #expect(await Self.checks(host).forwarding().outcome == .pass)
         host.programs["nft"] = Self.forwardChain("ip filter", "FORWARD", "accept")

@@ -227,7 +227,7 @@ struct IPTablesTests {
         print("\(variant.rawValue), 500 services of 10: installed in \(install), one change in \(change)")
         let nat = try await IPTablesTools(variant: variant, namespace: namespace).save(.v4).tables["nat"] ?? [:]
         let chains = nat.filter { $0.key.hasPrefix(IPTablesChain.servicePrefix) }
-        #expect(chains.count == 490 && chains.values.allSatisfy { $0.rules.count == 10 })
+        #expect(chains.count == 490 && chains.values.allSatisfy { $0.rules.count == 11 })
         #expect(nat[IPTablesChain.portalsHost]?.rules.count == 500)
         #expect(install < .seconds(30) && change < .seconds(5))
     }

@@ -58,7 +58,12 @@ struct ListingTests {
             "",
             "sh -c 'iptables-nft -A FORWARD -j ACCEPT; iptables-nft -t nat -A PREROUTING -p tcp --dport 1 -j ACCEPT'"
         )
-        let program = try node.namespace.run { try NFTablesProgram(masqueradeBridged: bridged) }
+        let program = try node.namespace.run {
+            try NFTablesProgram(
+                masqueradeBridged: bridged,
+                forwarding: ForwardAcceptance(namespace: node.namespace)
+            )
+        }
         let rules = try everyKind()
         try await program.install(listeners: listeners, rules: rules)
         let sticky = rules.filter {

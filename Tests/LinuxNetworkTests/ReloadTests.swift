@@ -1,4 +1,6 @@
+import Logging
 import MeshCore
+import Synchronization
 import Testing
 
 @testable import LinuxNetwork
@@ -8,7 +10,8 @@ struct ReloadTests {
     @Test("nft reads back what it lists, and that serves")
     func roundTrip() async throws {
         let node = try LabNode()
-        let program = try node.namespace.run { try NFTablesProgram() }
+        let forwarding = ForwardAcceptance(namespace: node.namespace)
+        let program = try node.namespace.run { try NFTablesProgram(forwarding: forwarding) }
         let rules = try everyKind()
         try await program.install(listeners: listeners, rules: rules)
         // Entries of affinity, and IPv6 neighbours.
@@ -82,6 +85,11 @@ struct HostileNodeTests {
         try await program.install(listeners: listeners, rules: rules)
         #expect(try node.call("out", 2, "10.96.0.1", 80) == ["p1": 2])
         #expect(try node.call("out", 1, "10.9.0.11", 8080) == ["TIMEOUT": 1], "other flows are still dropped")
+        try node.run(
+            "",
+            "nft 'add table ip other; add chain ip other pre { type nat hook prerouting priority -100; }; add rule ip other pre ip daddr 10.77.0.1 tcp dport 80 dnat to 10.9.0.11:8080'"
+        )
+        #expect(try node.call("out", 1, "10.77.0.1", 80) == ["TIMEOUT": 1], "what others translate is none of ours")
         // A firewall that restarts, or puts its own rules first.
         try node.run("", "sh -c '\(tool) -F FORWARD; \(tool) -I FORWARD -j DROP'")
         #expect(try node.call("out", 1, "10.96.0.1", 80) == ["TIMEOUT": 1])
@@ -100,6 +108,36 @@ struct HostileNodeTests {
         #expect(try node.run("", "\(tool) -S") == before)
     }
 
+    @Test("a firewall that closes later is opened within the interval; one that cannot be read is told once")
+    func forwardingInterval() async throws {
+        let node = try LabNode(pods: 1)
+        let lines = Mutex<[String]>([])
+        let logger = Logger(label: "test") { _ in LineHandler { line in lines.withLock { $0.append(line) } } }
+        let program = try node.namespace.run {
+            try NFTablesProgram(
+                forwarding: ForwardAcceptance(namespace: node.namespace, logger: logger),
+                forwardingInterval: .milliseconds(20)
+            )
+        }
+        try await program.install(listeners: listeners, rules: [frontend("10.96.0.1:80"): balance(.random, 1...1)])
+        let loop = Task { try await program.waitForLoss() }
+        defer { loop.cancel() }
+        func until(_ condition: () throws -> Bool) async throws {
+            while try !condition() { try await Task.sleep(for: .milliseconds(20)) }
+        }
+        try node.run("", "iptables-nft -P FORWARD DROP")
+        try await until { try node.run("", "iptables-nft -S FORWARD").contains("EDGEMESH-FORWARD") }
+        #expect(try node.call("out", 2, "10.96.0.1", 80) == ["p1": 2])
+        // What iptables has no words for makes its table unreadable to it.
+        try node.run("", "nft add rule ip filter FORWARD fib daddr type local accept")
+        try await until { lines.withLock { !$0.isEmpty } }
+        #expect(lines.withLock { $0.first?.contains("FORWARD") } == true)
+        try node.run("", "sh -c 'nft flush chain ip filter FORWARD; iptables-nft -A FORWARD -s 192.0.2.0/24 -j DROP'")
+        try await until { lines.withLock { $0.count >= 2 } }
+        #expect(try node.call("out", 2, "10.96.0.1", 80) == ["p1": 2])
+        #expect(lines.withLock { $0.count } == 2, "one for the failure, one for its end")
+    }
+
     @Test("the iptables program opens FORWARD by itself", arguments: [IPTablesVariant.nft, .legacy])
     func forwardPolicyOfIPTables(variant: IPTablesVariant) async throws {
         let node = try LabNode(pods: 1)
@@ -113,6 +151,11 @@ struct HostileNodeTests {
         )
         #expect(try node.call("out", 2, "10.96.0.1", 80) == ["p1": 2])
         #expect(try node.call("out", 1, "10.96.0.2", 80) == ["TIMEOUT": 1])
+        try node.run(
+            "",
+            "\(variant.rawValue) -t nat -A PREROUTING -d 10.77.0.1 -p tcp --dport 80 -j DNAT --to-destination 10.9.0.11:8080"
+        )
+        #expect(try node.call("out", 1, "10.77.0.1", 80) == ["TIMEOUT": 1], "what others translate is none of ours")
     }
 
     @Test("a foreign nftables chain that drops needs a rule of its own, which firewalld has")
@@ -126,8 +169,12 @@ struct HostileNodeTests {
             "nft 'add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy drop; }; add rule inet firewalld filter_FORWARD ct state established,related accept'"
         )
         #expect(try node.call("out", 1, "10.96.0.1", 80) == ["TIMEOUT": 1])
-        try node.run("", "nft insert rule inet firewalld filter_FORWARD ct status dnat accept")
-        #expect(try node.call("out", 2, "10.96.0.1", 80) == ["p1": 2])
+        for rule in ["ct status dnat accept", "'ct mark & 0x04000000 != 0 accept'"] {
+            try node.run("", "nft insert rule inet firewalld filter_FORWARD \(rule)")
+            #expect(try node.call("out", 2, "10.96.0.1", 80) == ["p1": 2], "\(rule)")
+            try node.run("", "nft flush chain inet firewalld filter_FORWARD")
+            #expect(try node.call("out", 1, "10.96.0.1", 80) == ["TIMEOUT": 1])
+        }
     }
 
     @Test(
@@ -206,4 +253,20 @@ struct HostileNodeTests {
         #expect((answers["p1"] ?? 0) > 10 && (answers["ECONNREFUSED"] ?? 0) > 10)
         #expect(answers["TIMEOUT"] == nil)
     }
+}
+
+/// Gives each line to a closure.
+private struct LineHandler: LogHandler {
+    var metadata: Logger.Metadata = [:]
+    var logLevel = Logger.Level.trace
+    let take: @Sendable (String) -> Void
+
+    init(_ take: @escaping @Sendable (String) -> Void) { self.take = take }
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { self.metadata[key] }
+        set { self.metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) { self.take("\(event.message) \(event.metadata ?? [:])") }
 }

@@ -35,7 +35,7 @@ public actor IPTablesProgram: ServiceProgramming {
             var chains = (nat: shared.nat, filter: shared.filter)
             for (frontend, rule) in rules where frontend.family == family {
                 guard case .balance(let balancing) = rule.action else { continue }
-                chains.nat[IPTablesRuleset.chainName(frontend)] = ruleset.balancingRules(frontend, balancing)
+                chains.nat[IPTablesRuleset.chainName(frontend)] = ruleset.serviceChain(frontend, balancing)
             }
             let dump = try await self.tools.save(family)
             var text = IPTablesTransaction()
@@ -74,7 +74,7 @@ public actor IPTablesProgram: ServiceProgramming {
             var dead: Set<String> = []
             for (frontend, rule) in changed {
                 if case .balance(let balancing) = rule?.action {
-                    chains[IPTablesRuleset.chainName(frontend)] = ruleset.balancingRules(frontend, balancing)
+                    chains[IPTablesRuleset.chainName(frontend)] = ruleset.serviceChain(frontend, balancing)
                 } else if case .balance = self.rules[frontend]?.action {
                     dead.insert(IPTablesRuleset.chainName(frontend))
                 }

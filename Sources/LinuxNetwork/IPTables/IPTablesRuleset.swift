@@ -188,7 +188,12 @@ struct IPTablesRuleset {
         IPTablesChain.servicePrefix + digest(frontend.description)
     }
 
-    /// The rules of a balanced frontend's own chain. Each backend has one rule, which is taken with the probability 1/n, 1/(n-1), … 1.
+    /// The rules of a balanced frontend's own chain.
+    func serviceChain(_ frontend: KernelFrontend, _ balancing: KernelBalancing) -> [String] {
+        [ForwardAcceptance.marking] + self.balancingRules(frontend, balancing)
+    }
+
+    /// Those that send a flow to a backend. Each backend has one rule, which is taken with the probability 1/n, 1/(n-1), … 1.
     func balancingRules(_ frontend: KernelFrontend, _ balancing: KernelBalancing) -> [String] {
         let backends = balancing.backends.filter { $0.address.family == self.family }
         let transport = "-p \(frontend.transport) -m \(frontend.transport)"

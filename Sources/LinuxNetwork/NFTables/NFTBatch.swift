@@ -25,11 +25,13 @@ struct NFTBatch {
     let first: UInt32
     private(set) var count: UInt32 = 0
     private var setIdentifiers: UInt32 = 0
+    private let marksFlows: Bool
     /// Whether anything was added.
     var isEmpty: Bool { self.count == 0 }
 
-    init(first: UInt32, reserving capacity: Int = 4096) {
+    init(first: UInt32, marksFlows: Bool = false, reserving capacity: Int = 4096) {
         self.first = first
+        self.marksFlows = marksFlows
         self.writer = NetlinkWriter(reserving: capacity)
         self.writer.begin(type: 16, flags: .request, sequence: first)
         self.writer.netfilterHeader(family: 0, resource: 10)
@@ -97,10 +99,11 @@ struct NFTBatch {
     }
 
     mutating func appendRule(_ family: NFTFamily, chain: String, _ expressions: (inout NFTExpressions) -> Void) {
+        let marksFlows = self.marksFlows
         self.message(.newRule, family, flags: [.create, .append]) { writer in
             writer.attribute(2, text: chain)
             writer.nested(4) { list in
-                var builder = NFTExpressions(family: family, writer: list)
+                var builder = NFTExpressions(family: family, marksFlows: marksFlows, writer: list)
                 // The builder owns the buffer meanwhile; leaving it here too would copy it.
                 list = NetlinkWriter(reserving: 0)
                 expressions(&builder)

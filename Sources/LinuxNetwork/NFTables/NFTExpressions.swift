@@ -20,10 +20,12 @@ struct NFTRegister: Hashable {
 /// Writes the expressions of one rule.
 struct NFTExpressions {
     let family: NFTFamily
+    let marksFlows: Bool
     var writer: NetlinkWriter
 
-    init(family: NFTFamily, writer: NetlinkWriter) {
+    init(family: NFTFamily, marksFlows: Bool, writer: NetlinkWriter) {
         self.family = family
+        self.marksFlows = marksFlows
         self.writer = writer
     }
 
@@ -153,13 +155,13 @@ struct NFTExpressions {
         }
     }
 
-    mutating func mask(_ register: NFTRegister, _ mask: [UInt8]) {
+    mutating func mask(_ register: NFTRegister, _ mask: [UInt8], xor: [UInt8]? = nil) {
         self.expression("bitwise") { writer in
             writer.attribute(1, network: register.number)
             writer.attribute(2, network: register.number)
             writer.attribute(3, network: UInt32(mask.count))
             writer.nested(4) { $0.attribute(1, mask) }
-            writer.nested(5) { $0.attribute(1, [UInt8](repeating: 0, count: mask.count)) }
+            writer.nested(5) { $0.attribute(1, xor ?? [UInt8](repeating: 0, count: mask.count)) }
         }
     }
 
@@ -205,6 +207,19 @@ struct NFTExpressions {
         self.conntrack(NFTRegister(0), key: 2)
         self.mask(NFTRegister(0), hostOrder(0x20))
         self.compare(NFTRegister(0), equal: false, hostOrder(0))
+    }
+
+    /// Sets our bit of the flow's mark (`ct mark set ct mark | …`), by which a firewall that forwards nothing knows the flow.
+    mutating func markFlow() {
+        guard self.marksFlows else { return }
+        // The last one: what is translated to stands in those before it.
+        let register = NFTRegister(15)
+        self.conntrack(register, key: 3)
+        self.mask(register, hostOrder(~ForwardAcceptance.mark), xor: hostOrder(ForwardAcceptance.mark))
+        self.expression("ct") { writer in
+            writer.attribute(2, network: UInt32(3))
+            writer.attribute(4, network: register.number)
+        }
     }
 
     mutating func originalDestinationAddress(_ register: NFTRegister) {

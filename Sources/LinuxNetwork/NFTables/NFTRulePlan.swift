@@ -69,12 +69,14 @@ enum NFTDynamicChain: Hashable {
                     key: NFTRegister(0),
                     seconds: seconds
                 )
+                rule.markFlow()
                 rule.immediate(NFTRegister(0), backend)
                 rule.translate(NFTRegister(0))
             }
             // Reached when the set is full.
             batch.appendRule(family, chain: name) { rule in
                 rule.isTransport(frontend.transport)
+                rule.markFlow()
                 rule.immediate(NFTRegister(0), backend)
                 rule.translate(NFTRegister(0))
             }
@@ -101,6 +103,7 @@ enum NFTDynamicChain: Hashable {
             index in
             let set = NFTSet.endpoints(pick.transport, nodePort: pick.nodePort, shard: pick.owner?.endpointShard)
             rule.lookup(set, key: key, into: index)
+            rule.markFlow()
             rule.translate(index)
         }
     }

@@ -192,6 +192,8 @@ struct NFTSettings {
     /// Families of which the kernel does not see what one port of a bridge sends to another (`bridge-nf-call-iptables` is 0 or
     /// absent): replies between pods of one bridge would not be translated back, so such flows are masqueraded.
     var bridgedFamilies: Set<NFTFamily>
+    /// Whether flows to endpoints get the mark of `ForwardAcceptance`.
+    var marksFlows: Bool
 }
 
 extension NFTBatch {

@@ -1,4 +1,5 @@
 import Glibc
+import Logging
 import MeshCore
 
 /// Packets and bytes that opened flows to a frontend.
@@ -22,8 +23,10 @@ public actor NFTablesProgram: ServiceProgramming {
     public nonisolated let backendName = "nftables"
 
     private let socket: NetlinkSocket
-    private let settings: NFTSettings
+    private var settings: NFTSettings
     private let forwarding: ForwardAcceptance?
+    private let forwardingInterval: Duration
+    private var forwardingFailure: String?
     private var families: [NFTFamily] = []
     private var listeners: ProxyListeners?
     private var state = NFTMirror()
@@ -33,8 +36,6 @@ public actor NFTablesProgram: ServiceProgramming {
 
     /// How often `waitForLoss` looks. It asks the kernel for one number, unless that has changed.
     private static let lossCheckInterval = Duration.milliseconds(500)
-    /// After how many such looks the host's `FORWARD` chain is looked at, which runs a tool if there is one.
-    private static let forwardingRounds = 60
 
     /// Opens the socket in the network namespace of the calling thread; it stays there.
     ///
@@ -43,27 +44,58 @@ public actor NFTablesProgram: ServiceProgramming {
     ///   - masqueradeBridged: whether flows between pods behind bridges of this node get the node's address as their source,
     ///     as they must where bridged packets bypass netfilter; nil: if `bridge-nf-call-iptables` is off now.
     ///   - forwarding: opens the host's firewall for flows to endpoints, now and when it was restarted; nil: it is left alone.
+    ///   - forwardingInterval: how often that firewall is looked at, which runs a tool if there is one.
     public init(
         maximumAffinityEntries: UInt32 = 65_536,
         masqueradeBridged: Bool? = nil,
-        forwarding: ForwardAcceptance? = nil
+        forwarding: ForwardAcceptance? = nil,
+        forwardingInterval: Duration = .seconds(30)
     ) throws {
         self.forwarding = forwarding
+        self.forwardingInterval = forwardingInterval
         self.socket = try NetlinkSocket(.netfilter)
         let bridged = NFTFamily.allCases.filter { family in
             let name = family == .ip ? "bridge-nf-call-iptables" : "bridge-nf-call-ip6tables"
             return masqueradeBridged ?? (readSmallFile("/proc/sys/net/bridge/\(name)")?.first != "1")
         }
-        self.settings = NFTSettings(maximumAffinityEntries: maximumAffinityEntries, bridgedFamilies: Set(bridged))
+        self.settings = NFTSettings(
+            maximumAffinityEntries: maximumAffinityEntries,
+            bridgedFamilies: Set(bridged),
+            marksFlows: forwarding != nil
+        )
     }
 
     public func install(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) async throws {
-        try self.program(listeners: listeners, rules: rules)
+        do {
+            try self.program(listeners: listeners, rules: rules)
+        } catch {
+            // A kernel without connection marks (CONFIG_NF_CONNTRACK_MARK) serves too; only a closed firewall stays closed.
+            guard self.settings.marksFlows, error.errno == EOPNOTSUPP else { throw error }
+            self.settings.marksFlows = false
+            try self.program(listeners: listeners, rules: rules)
+        }
         await self.openForwarding()
     }
 
-    /// Services that need no forwarding are served whether it can be done or not; `edgemesh check` tells if it was not.
-    private func openForwarding() async { try? await self.forwarding?.ensure() }
+    /// Services that need no forwarding are served whether it can be done or not. Why it cannot is logged once, not at each try.
+    private func openForwarding() async {
+        guard let forwarding = self.forwarding else { return }
+        do {
+            try await forwarding.ensure()
+            if self.forwardingFailure != nil {
+                forwarding.logger?.notice("the host's firewall lets flows to services through again")
+            }
+            self.forwardingFailure = nil
+        } catch {
+            let failure = "\(error)"
+            guard failure != self.forwardingFailure else { return }
+            self.forwardingFailure = failure
+            forwarding.logger?.warning(
+                "the host's firewall may drop flows to services on other hosts and pods: see edgemesh check",
+                metadata: ["error": "\(failure)"]
+            )
+        }
+    }
 
     public func update(_ changes: [KernelFrontend: KernelRule?]) async throws {
         guard let listeners = self.listeners else {
@@ -85,7 +117,9 @@ public actor NFTablesProgram: ServiceProgramming {
     }
 
     public func remove() async throws {
-        try? await self.forwarding?.remove()
+        do { try await self.forwarding?.remove() } catch {
+            self.forwarding?.logger?.warning("the chain EDGEMESH-FORWARD stays", metadata: ["error": "\(error)"])
+        }
         for family in NFTFamily.allCases {
             var batch = self.newBatch()
             batch.createTable(family)
@@ -112,11 +146,13 @@ public actor NFTablesProgram: ServiceProgramming {
 
     public func waitForLoss() async throws {
         var checked: UInt32?
-        var round = 0
+        var forwardingChecked = MonotonicTime.now()
         while true {
-            try await Task.sleep(for: Self.lossCheckInterval)
-            round += 1
-            if round % Self.forwardingRounds == 0, self.listeners != nil { await self.openForwarding() }
+            try await Task.sleep(for: min(Self.lossCheckInterval, self.forwardingInterval))
+            if self.listeners != nil, .now() - forwardingChecked >= self.forwardingInterval {
+                await self.openForwarding()
+                forwardingChecked = .now()
+            }
             guard self.listeners != nil, !self.isLossReported else { continue }
             // The generation counts the transactions of this namespace: nothing has changed while it stays.
             let answer = try self.socket.request(
@@ -145,7 +181,11 @@ public actor NFTablesProgram: ServiceProgramming {
     private func program(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) throws(LinuxNetworkError) {
         let families: [NFTFamily] =
             listeners.tcpV6 == nil && !rules.keys.contains { $0.family == .v6 } ? [.ip] : [.ip, .ip6]
-        var skeleton = NFTBatch(first: self.socket.nextSequence, reserving: 64 << 10)
+        var skeleton = NFTBatch(
+            first: self.socket.nextSequence,
+            marksFlows: self.settings.marksFlows,
+            reserving: 64 << 10
+        )
         for family in NFTFamily.allCases where families.contains(family) || self.families.contains(family) {
             skeleton.createTable(family)
             skeleton.deleteTable(family)
@@ -184,7 +224,9 @@ public actor NFTablesProgram: ServiceProgramming {
         return Array(elements.values)
     }
 
-    private func newBatch() -> NFTBatch { NFTBatch(first: self.socket.nextSequence) }
+    private func newBatch() -> NFTBatch {
+        NFTBatch(first: self.socket.nextSequence, marksFlows: self.settings.marksFlows)
+    }
 
     private func commit(_ batch: inout NFTBatch, _ what: String) throws(LinuxNetworkError) {
         let (bytes, last) = try batch.finish()
