@@ -71,16 +71,16 @@ struct ListingTests {
         }
         // The first packet over IPv6 may wait for neighbour discovery.
         for pod in 1...3 { _ = try node.call("out", 2, "fd09::\(10 + pod)", 8080) }
+        var targets: [(address: String, port: Int, transport: TransportProtocol)] = []
         for frontend in sticky.keys where frontend.transport == .tcp {
             guard case .address(let address) = frontend.match else { continue }
-            let answer = try node.call("out", 1, "\(address)", Int(frontend.port))
-            #expect(answer.keys.first?.hasPrefix("p") == true, "\(frontend): \(answer)")
+            targets.append(("\(address)", Int(frontend.port), .tcp))
         }
-        for port in 30_003...30_008 {
-            for address in ["10.8.0.1", "fd08::1"] {
-                let answer = try node.call("out", 1, address, port)
-                #expect(answer.keys.first?.hasPrefix("p") == true, "\(address) \(port): \(answer)")
-            }
+        for port in 30_003...30_008 { targets += ["10.8.0.1", "fd08::1"].map { ($0, port, .tcp) } }
+        let answers = try node.callEach("out", targets)
+        #expect(answers.count == targets.count)
+        for (target, answer) in zip(targets, answers) where !answer.hasPrefix("p") {
+            Issue.record("\(target): \(answer)")
         }
         let monitor = "/tmp/edgemesh-test-monitor-\(node.name)"
         try node.run("", "sh -c 'setsid nft monitor >\(monitor) 2>&1 & echo $! >\(monitor).pid; sleep 0.5'")
