@@ -38,10 +38,6 @@ extension EdgeProxyService: StatusReporting {
             order = counters.members.map { $0.0 }
             for (name, value) in counters.members { totals[name, default: 0] += value }
         }
-        if !flows.isEmpty {
-            order += ["kernelCalls", "userCalls"]
-            (totals["kernelCalls"], totals["userCalls"]) = (calls["kernel"] ?? 0, calls["user"] ?? 0)
-        }
         var kernel: [Document.Member] = [
             .init("backend", .string(backendName)),
             .init("installed", Document(.bool(await programmer.isInstalled))),
@@ -60,6 +56,13 @@ extension EdgeProxyService: StatusReporting {
                 .object(paths.sorted { $0.key < $1.key }.map { .init($0.key, .integer($0.value)) })
             ),
             .init("counters", .object(order.map { .init($0, .integer(totals[$0] ?? 0)) })),
+            // Not among those that only grow: the kernel counts anew when a rule changes.
+            .init(
+                "gauges",
+                flows.isEmpty
+                    ? .object([])
+                    : ["kernelCalls": .integer(calls["kernel"] ?? 0), "userCalls": .integer(calls["user"] ?? 0)]
+            ),
             .init(
                 "conflicts",
                 .array(

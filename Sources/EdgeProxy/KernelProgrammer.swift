@@ -136,12 +136,17 @@ actor KernelProgrammer {
     }
 
     /// The plan in force for each service, for status.
-    func plans() -> (services: [ServicePlan], conflicts: [FrontendLedger.Conflict]) {
-        let plans = self.snapshot.services.keys.sorted().compactMap { name in
-            self.snapshot.services[name].flatMap { self.planner.plan($0) }
+    ///
+    /// Made anew, beside the programming: for thousands of services that takes a while.
+    @concurrent nonisolated func plans() async -> (services: [ServicePlan], conflicts: [FrontendLedger.Conflict]) {
+        let (snapshot, conflicts) = await self.inForce
+        let plans = snapshot.services.keys.sorted().compactMap { name in
+            snapshot.services[name].flatMap { self.planner.plan($0) }
         }
-        return (plans, self.ledger.conflicts)
+        return (plans, conflicts)
     }
+
+    private var inForce: (CatalogSnapshot, [FrontendLedger.Conflict]) { (self.snapshot, self.ledger.conflicts) }
 
     func balancer(for key: ProxyRoute.Key) -> RouteBalancer? { self.balancers[key]?.balancer }
 

@@ -142,8 +142,8 @@ public protocol ServiceProgramming: Sendable {
     /// brings them back. Told once per `install`. Throws when it cannot look, and when its task is cancelled.
     func waitForLoss() async throws
 
-    /// Flows that were opened to each frontend since its rule was last changed. Reads them from the kernel: for people and
-    /// collectors who ask, tens of milliseconds for thousands of frontends. Empty for programs that do not count.
+    /// Flows that were opened to each frontend since its rule was last changed, as of some seconds ago. Does not hold up changes
+    /// of the rules. Empty for programs that do not count.
     func flowCounters() async throws -> [KernelFrontend: FlowCounter]
 }
 

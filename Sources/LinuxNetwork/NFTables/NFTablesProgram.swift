@@ -2,13 +2,6 @@ import Glibc
 import Logging
 import MeshCore
 
-/// Packets and bytes that opened flows to a frontend.
-public struct FlowCounter: Hashable, Sendable {
-    /// One packet per flow: only a flow's first packet passes the NAT chains.
-    public var flows: UInt64
-    public var bytes: UInt64
-}
-
 /// Service rules in nf_tables, spoken over netlink: one table `edgemesh` per address family.
 ///
 /// What differs between services is elements of maps; the chains are shared by all services of one policy and backend count.
@@ -23,6 +16,7 @@ public actor NFTablesProgram: ServiceProgramming {
     public nonisolated let backendName = "nftables"
 
     private let socket: NetlinkSocket
+    private let counterReader: FlowCounterReader
     private var settings: NFTSettings
     private let forwarding: ForwardAcceptance?
     private let forwardingInterval: Duration
@@ -54,6 +48,7 @@ public actor NFTablesProgram: ServiceProgramming {
         self.forwarding = forwarding
         self.forwardingInterval = forwardingInterval
         self.socket = try NetlinkSocket(.netfilter)
+        self.counterReader = try FlowCounterReader()
         let bridged = NFTFamily.allCases.filter { family in
             let name = family == .ip ? "bridge-nf-call-iptables" : "bridge-nf-call-ip6tables"
             return masqueradeBridged ?? (readSmallFile("/proc/sys/net/bridge/\(name)")?.first != "1")
@@ -214,7 +209,7 @@ public actor NFTablesProgram: ServiceProgramming {
     private func affinity(_ family: NFTFamily, _ set: NFTSet) -> [NFTElement] {
         let length = Int(set.keyFields(family).reduce(0) { $0 + $1.length })
         var elements: [[UInt8]: NFTElement] = [:]
-        try? self.readElements(family, set) { (element) throws(LinuxNetworkError) in
+        try? self.socket.readElements(family, set) { (element) throws(LinuxNetworkError) in
             guard elements.count < Int(self.settings.maximumAffinityEntries), let key = try element.nested(1)?[1],
                 key.count == length, let lasting = element.network(4, UInt64.self),
                 let left = element.network(5, UInt64.self), left > 0
@@ -239,78 +234,13 @@ public actor NFTablesProgram: ServiceProgramming {
         }
     }
 
-    public func flowCounters() async throws -> [KernelFrontend: FlowCounter] { try self.counters() }
-
-    /// Flows per frontend since its rule was last changed; only frontends of action `.proxy` or `.balance`.
-    public func counters() throws -> [KernelFrontend: FlowCounter] {
-        var counters: [KernelFrontend: FlowCounter] = [:]
-        for family in self.families {
-            for set in [NFTSet.services, .nodePorts] {
-                func note(_ element: NetlinkAttributes) throws(LinuxNetworkError) {
-                    guard let key = try element.nested(1)?[1], let frontend = KernelFrontend(key, family, set),
-                        let counter = try element.nested(7)?.nested(2)
-                    else { return }
-                    counters[frontend] = FlowCounter(
-                        flows: counter.network(2, UInt64.self) ?? 0,
-                        bytes: counter.network(1, UInt64.self) ?? 0
-                    )
-                }
-                try self.readElements(family, set, each: note)
-                // The kernel lists a hash table by position. While it grows the table, as it does for a moment after many
-                // elements came, positions shift and a listing passes some over: those are asked for by their keys.
-                for (frontend, rule) in self.state.rules where counters[frontend] == nil {
-                    guard NFTFamily(frontend.family) == family, frontend.keys.nodePort == (set == .nodePorts),
-                        let element = NFTRulePlan(frontend, rule, version: 0).elements[set]?.first
-                    else { continue }
-                    try self.readElement(family, set, key: element.key, each: note)
-                }
-            }
-        }
-        return counters
+    public func flowCounters() async throws -> [KernelFrontend: FlowCounter] {
+        try await self.counterReader.recent(self.state.rules, self.families)
     }
 
-    private func readElements(
-        _ family: NFTFamily,
-        _ set: NFTSet,
-        each: (NetlinkAttributes) throws(LinuxNetworkError) -> Void
-    ) throws(LinuxNetworkError) {
-        try self.socket.dump(
-            type: NFTBatch.Message.getElement.type,
-            what: "reading map \(set.name)",
-            {
-                $0.netfilterHeader(family: family.number)
-                $0.attribute(1, text: NFTBatch.tableName)
-                $0.attribute(2, text: set.name)
-            },
-            each: { (message) throws(LinuxNetworkError) in try Self.elements(message, each) }
-        )
-    }
-
-    private func readElement(
-        _ family: NFTFamily,
-        _ set: NFTSet,
-        key: [UInt8],
-        each: (NetlinkAttributes) throws(LinuxNetworkError) -> Void
-    ) throws(LinuxNetworkError) {
-        let answer = try self.socket.request(
-            type: NFTBatch.Message.getElement.type,
-            flags: [],
-            what: "reading an element of map \(set.name)"
-        ) { writer in
-            writer.netfilterHeader(family: family.number)
-            writer.attribute(1, text: NFTBatch.tableName)
-            writer.attribute(2, text: set.name)
-            writer.nested(3) { $0.nested(1) { $0.nested(1) { $0.attribute(1, key) } } }
-        }
-        if let answer { try Self.elements(answer, each) }
-    }
-
-    private static func elements(
-        _ message: NetlinkMessage,
-        _ each: (NetlinkAttributes) throws(LinuxNetworkError) -> Void
-    ) throws(LinuxNetworkError) {
-        guard let list = try NetlinkAttributes(message.payload.dropFirst(4)).nested(3) else { return }
-        for (_, value) in list.all { try each(try NetlinkAttributes(value)) }
+    /// The same as of now.
+    public func counters() async throws -> [KernelFrontend: FlowCounter] {
+        try await self.counterReader.read(self.state.rules, self.families)
     }
 
     /// What tells a table of ours from one that was made or emptied since.
@@ -351,22 +281,5 @@ public actor NFTablesProgram: ServiceProgramming {
             parts: table.network(3, UInt32.self).map { Int($0) - chains },
             rules: rules
         )
-    }
-}
-
-extension KernelFrontend {
-    /// Reads the key of an element of `services` or `nodePorts`; nil if it is not one.
-    fileprivate init?(_ key: ArraySlice<UInt8>, _ family: NFTFamily, _ set: NFTSet) {
-        let addressBytes = set == .nodePorts ? 0 : Int(family.addressLength)
-        let tail = Array(key.dropFirst(addressBytes))
-        guard tail.count == 8, let transport = TransportProtocol(rawValue: tail[0]) else { return nil }
-        let match: Match
-        if set == .nodePorts {
-            match = .nodePort(family == .ip ? .v4 : .v6)
-        } else {
-            guard let address = IPAddress(networkBytes: key.prefix(addressBytes)) else { return nil }
-            match = .address(address)
-        }
-        self.init(match: match, transport: transport, port: UInt16(tail[4]) << 8 | UInt16(tail[5]))
     }
 }
