@@ -5,8 +5,12 @@ import Testing
 
 @Suite("Service rules at scale", .serialized)
 struct ProgramScaleTests {
-    @Test("one transaction programs all, and a change costs what it changes", arguments: [500, 10_000])
-    func scale(count: Int) async throws {
+    @Test(
+        "one transaction programs all, and a change costs what it changes",
+        arguments: [500, 10_000],
+        [KernelBalancing.Policy.random, .roundRobin]
+    )
+    func scale(count: Int, policy: KernelBalancing.Policy) async throws {
         let namespace = try NetworkNamespace.anonymous()
         let program = try namespace.run { try NFTablesProgram() }
         var rules: [KernelFrontend: KernelRule] = [:]
@@ -16,7 +20,7 @@ struct ProgramScaleTests {
                 TransportAddress(.v4(IPv4Address(rawValue: 0x0AF4_0000 + number * 16 + $0)), 8080)
             }
             rules[KernelFrontend(match: .address(address), transport: .tcp, port: 80)] = KernelRule(
-                action: .balance(KernelBalancing(policy: .random, backends: backends))
+                action: .balance(KernelBalancing(policy: policy, backends: backends))
             )
         }
         let start = MonotonicTime.now()
@@ -32,7 +36,7 @@ struct ProgramScaleTests {
         #expect(try await program.verify())
         let verified = MonotonicTime.now()
         print(
-            "\(count) services: program \(installed - start), one endpoint \(updated - installed), "
+            "\(count) services, \(policy): program \(installed - start), one endpoint \(updated - installed), "
                 + "counters \(counted - updated), verify \(verified - counted)"
         )
         try await program.remove()
