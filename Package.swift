@@ -254,7 +254,7 @@ let package = Package(
                 nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
-        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore"]),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", logging]),
     ],
     swiftLanguageModes: [.v6]
 )
