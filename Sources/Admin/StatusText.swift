@@ -12,9 +12,10 @@ public enum StatusText {
         let warnings = (status["warnings"]?.array ?? []).compactMap(\.string)
         if !warnings.isEmpty { text += "\n" + warnings.map { "Warning: \($0)\n" }.joined() }
         for name in ["edgeDNS", "edgeProxy", "catalog"] {
-            guard let counters = status[name]?["counters"]?.members, !counters.isEmpty else { continue }
+            let figures = ["gauges", "counters"].flatMap { status[name]?[$0]?.members ?? [] }
+            guard !figures.isEmpty else { continue }
             var table = TextTable(header: [name.uppercased(), "COUNT"])
-            for counter in counters { table.add([counter.key, self.show(counter.value)]) }
+            for figure in figures { table.add([figure.key, self.show(figure.value)]) }
             text += "\n" + table.text
         }
         return text

@@ -212,6 +212,11 @@ final class DatagramProxy {
         }
     }
 
+    func replaceLimits(_ limits: ProxyLimits) {
+        self.sessions.unrepliedTimeout = .nanoseconds(limits.unrepliedTimeout.nanoseconds)
+        self.sessions.assuredTimeout = .nanoseconds(limits.assuredTimeout.nanoseconds)
+    }
+
     func close() {
         self.sweep?.cancel()
         self.sweep = nil

@@ -25,12 +25,6 @@ extension EdgeProxyService: StatusReporting {
             }
             services.append(["service": .string("\(plan.service)"), "frontends": .array(frontends)])
         }
-        var totals: [String: UInt64] = [:]
-        var order: [String] = []
-        for counters in await self.counters() {
-            order = counters.members.map { $0.0 }
-            for (name, value) in counters.members { totals[name, default: 0] += value }
-        }
         var kernel: [Document.Member] = [
             .init("backend", .string(backendName)),
             .init("installed", Document(.bool(await programmer.isInstalled))),
@@ -41,28 +35,73 @@ extension EdgeProxyService: StatusReporting {
             .init("maximumLatencyMilliseconds", Document(.number(statistics.maximumLatency.inSeconds * 1_000))),
         ]
         if let error = statistics.lastError { kernel.append(.init("lastError", .string(error))) }
-        return .object([
-            .init("kernel", .object(kernel)),
-            .init("listeners", .array((self.listeners?.all ?? []).map { .string($0) })),
-            .init(
-                "frontendsByPath",
-                .object(paths.sorted { $0.key < $1.key }.map { .init($0.key, .integer($0.value)) })
+        let figures = await self.figures()
+        return .object(
+            [
+                .init("kernel", .object(kernel)),
+                .init("listeners", .array((self.listeners?.all ?? []).map { .string($0) })),
+                .init(
+                    "frontendsByPath",
+                    .object(paths.sorted { $0.key < $1.key }.map { .init($0.key, .integer($0.value)) })
+                ),
+                .init(
+                    "conflicts",
+                    .array(
+                        conflicts.prefix(Self.maximumServices).map {
+                            [
+                                "frontend": .string("\($0.frontend)"), "served": .string("\($0.owner)"),
+                                "ignored": .string("\($0.loser)"),
+                            ]
+                        }
+                    )
+                ),
+                .init("serviceCount", .integer(plans.count)),
+                .init("services", .array(services)),
+            ] + figures
+        )
+    }
+
+    /// The members `counters` and `gauges`: sums over the loops.
+    private func figures() async -> [Document.Member] {
+        let reports = await self.counters()
+        return [("counters", ProxyCounters.counters), ("gauges", ProxyCounters.gauges)].map { section, figures in
+            let members = figures.map { figure in
+                Document.Member(figure.key, .integer(reports.reduce(0) { $0 + figure.value($1) }))
+            }
+            return Document.Member(section, .object(members))
+        }
+    }
+
+    public func metrics() async -> [MetricSample] {
+        let help = Dictionary((ProxyCounters.counters + ProxyCounters.gauges).map { ($0.key, $0.help) }) { $1 }
+        let samples = MetricSample.samples(
+            ofStatus: .object(await self.figures()),
+            subsystem: self.statusName,
+            help: help
+        )
+        let programmer = self.parts.programmer
+        let statistics = await programmer.statistics
+        func sample(_ name: String, _ kind: MetricSample.Kind, _ help: String, _ value: Double) -> MetricSample {
+            MetricSample(name: "edgemesh_proxy_kernel_\(name)", kind: kind, help: help, value: value)
+        }
+        return samples + [
+            sample(
+                "installed",
+                .gauge,
+                "1 if the service rules are in the kernel.",
+                await programmer.isInstalled ? 1 : 0
             ),
-            .init("counters", .object(order.map { .init($0, .integer(totals[$0] ?? 0)) })),
-            .init(
-                "conflicts",
-                .array(
-                    conflicts.prefix(Self.maximumServices).map {
-                        [
-                            "frontend": .string("\($0.frontend)"), "served": .string("\($0.owner)"),
-                            "ignored": .string("\($0.loser)"),
-                        ]
-                    }
-                )
+            sample("transactions_total", .counter, "Changes of the service rules.", Double(statistics.transactions)),
+            sample("installs_total", .counter, "Times that all rules were programmed.", Double(statistics.installs)),
+            sample("failures_total", .counter, "Changes that the kernel refused.", Double(statistics.failures)),
+            sample("losses_total", .counter, "Times that someone else removed the rules.", Double(statistics.losses)),
+            sample(
+                "latency_seconds",
+                .gauge,
+                "From a change of the catalog to the kernel, the last time.",
+                statistics.lastLatency.inSeconds
             ),
-            .init("serviceCount", .integer(plans.count)),
-            .init("services", .array(services)),
-        ])
+        ]
     }
 
     private static func document(_ planned: PlannedFrontend, _ programmer: KernelProgrammer) async -> Document {

@@ -41,7 +41,7 @@ actor KernelProgrammer {
     static let retirement = Duration.seconds(1)
 
     private let programming: any ServiceProgramming
-    private let planner: ServicePlanner
+    private var planner: ServicePlanner
     private let publish: Publish
     private let clearStaleFlows: @Sendable ([StaleUDPFlows]) async -> Void
     private let sleep: @Sendable (Duration) async throws -> Void
@@ -128,6 +128,18 @@ actor KernelProgrammer {
         }
     }
 
+    /// Plans every service anew with the next transaction; nothing happens if `planner` is the one in force.
+    nonisolated func replacePlanner(_ planner: ServicePlanner) {
+        self.inbox.put(planner)
+    }
+
+    /// Takes over a new planner. Returns whether there is one that plans otherwise.
+    private func takePlanner() -> Bool {
+        guard let planner = self.inbox.takePlanner(), planner != self.planner else { return false }
+        self.planner = planner
+        return true
+    }
+
     /// Removes what is in the kernel. Called after `run` has ended.
     func remove() async throws {
         self.isInstalled = false
@@ -147,6 +159,7 @@ actor KernelProgrammer {
     // MARK: Transactions
 
     private func install(_ listeners: ProxyListeners) async throws {
+        _ = self.takePlanner()
         guard let (update, since) = self.inbox.take() ?? self.lastState() else { return }
         self.snapshot = update.snapshot
         self.isInstalled = false
@@ -176,9 +189,14 @@ actor KernelProgrammer {
     }
 
     private func applyPending() async throws {
-        guard let (update, since) = self.inbox.take() else { return }
-        self.snapshot = update.snapshot
-        let changes = self.ledger.update(update.changedServices) { self.plan($0) }
+        let isReplanned = self.takePlanner()
+        let pending = self.inbox.take()
+        guard isReplanned || pending != nil else { return }
+        let since = pending?.1 ?? .now()
+        var changed = pending?.0.changedServices ?? []
+        if let snapshot = pending?.0.snapshot { self.snapshot = snapshot }
+        if isReplanned { changed.formUnion(self.snapshot.services.keys) }
+        let changes = self.ledger.update(changed) { self.plan($0) }
         guard !changes.isEmpty else { return }
         // Flows that the kernel begins to hand over find their route; those that it no longer will keep theirs until then.
         var final = self.table
@@ -285,6 +303,7 @@ actor KernelProgrammer {
 /// What the catalog said since it was last asked, merged: one entry however many updates come.
 private final class Inbox: Sendable {
     private let pending = Mutex<(update: CatalogUpdate, since: MonotonicTime)?>(nil)
+    private let planner = Mutex<ServicePlanner?>(nil)
     private let isLost = Mutex(false)
     let signal: AsyncStream<Void>
     private let continuation: AsyncStream<Void>.Continuation
@@ -303,6 +322,18 @@ private final class Inbox: Sendable {
             }
         }
         self.continuation.yield()
+    }
+
+    func put(_ planner: ServicePlanner) {
+        self.planner.withLock { $0 = planner }
+        self.continuation.yield()
+    }
+
+    func takePlanner() -> ServicePlanner? {
+        self.planner.withLock { planner in
+            defer { planner = nil }
+            return planner
+        }
     }
 
     func putLoss() {

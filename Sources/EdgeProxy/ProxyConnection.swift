@@ -172,7 +172,8 @@ final class ProxyConnection: ChannelInboundHandler {
         }
         let pair = GlueHandler.matchedPair(
             counters: self.worker.glueCounters,
-            idleTimeout: self.worker.environment.limits.idleTimeout
+            idleTimeout: self.worker.environment.limits.idleTimeout,
+            lingerTimeout: self.worker.environment.limits.lingerTimeout
         )
         do {
             try server.pipeline.syncOperations.addHandler(pair.server)

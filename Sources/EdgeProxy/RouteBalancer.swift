@@ -25,6 +25,8 @@ final class RouteBalancer: Sendable {
         var generator: SeededGenerator
         var endpoints: [TransportAddress: ResolvedEndpoint]
         var failures: [TransportAddress: UInt64] = [:]
+        /// A large hash table is being built beside the loops.
+        var isBuildingTable = false
     }
 
     let key: ProxyRoute.Key
@@ -65,14 +67,35 @@ final class RouteBalancer: Sendable {
 
     /// Chooses an endpoint and counts a connection to it; `end` takes it back.
     func begin(_ context: PickContext) -> Pick? {
-        self.state.withLock { state in
+        let (pick, request) = self.state.withLock { state -> (Pick?, ConsistentHashTableRequest?) in
             guard let slot = state.balancer.pick(context, using: &state.generator),
                 let address = state.balancer.endpoint(in: slot)?.address, let endpoint = state.endpoints[address]
-            else { return nil }
+            else { return (nil, nil) }
             state.balancer.begin(slot)
-            return Pick(slot: slot, endpoint: endpoint)
+            let request = state.isBuildingTable ? nil : state.balancer.takeTableRequest()
+            if request != nil { state.isBuildingTable = true }
+            return (Pick(slot: slot, endpoint: endpoint), request)
+        }
+        if let request { self.build(request) }
+        return pick
+    }
+
+    /// Off the loops: a table of thousands of endpoints takes a tenth of a second. One at a time for each route.
+    private func build(_ request: ConsistentHashTableRequest) {
+        Task {
+            let table = await Self.table(request)
+            self.state.withLock { state in
+                state.balancer.install(table, for: request)
+                state.isBuildingTable = false
+            }
         }
     }
+
+    @concurrent
+    private static func table(_ request: ConsistentHashTableRequest) async -> ConsistentHashTable { request.build() }
+
+    /// Whether the route's hash table is being built.
+    var isBuildingTable: Bool { self.state.withLock { $0.isBuildingTable } }
 
     func end(_ pick: Pick, failed: Bool = false) {
         self.state.withLock { state in
