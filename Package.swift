@@ -211,7 +211,14 @@ let package = Package(
             "AdminTests",
             ["Admin", "LinuxNetwork", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]
         ),
-        tests("MeshAppTests", ["MeshApp", "Configuration", "MeshCore", "Documents", logging, lifecycle]),
+        tests(
+            "MeshAppTests",
+            [
+                "MeshApp", "Admin", "EdgeDNS", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
+                "MeshCore",
+                "Documents", nioCore, nioPosix, logging, lifecycle,
+            ]
+        ),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),

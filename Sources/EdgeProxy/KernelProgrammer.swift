@@ -51,7 +51,7 @@ actor KernelProgrammer {
     private var ledger = FrontendLedger()
     private var snapshot = CatalogSnapshot()
     private var table = RouteTable()
-    private var balancers: [ProxyRoute.Key: (balancer: RouteBalancer, uses: Int)] = [:]
+    private var routeBalancers: [ProxyRoute.Key: (balancer: RouteBalancer, uses: Int)] = [:]
     private var reported: Set<FrontendLedger.Conflict> = []
     private(set) var statistics = Statistics()
     private(set) var isInstalled = false
@@ -154,7 +154,9 @@ actor KernelProgrammer {
         return (plans, self.ledger.conflicts)
     }
 
-    func balancer(for key: ProxyRoute.Key) -> RouteBalancer? { self.balancers[key]?.balancer }
+    func balancer(for key: ProxyRoute.Key) -> RouteBalancer? { self.routeBalancers[key]?.balancer }
+
+    var balancers: [RouteBalancer] { self.routeBalancers.values.map(\.balancer) }
 
     // MARK: Transactions
 
@@ -168,9 +170,9 @@ actor KernelProgrammer {
         let changes = self.ledger.update(self.snapshot.services.keys) { self.plan($0) }
         let former = self.table
         var rebuilt = RouteTable()
-        self.balancers = self.balancers.mapValues { ($0.balancer, 0) }
+        self.routeBalancers = self.routeBalancers.mapValues { ($0.balancer, 0) }
         self.route(changes, into: &rebuilt)
-        self.balancers = self.balancers.filter { $0.value.uses > 0 }
+        self.routeBalancers = self.routeBalancers.filter { $0.value.uses > 0 }
         var merged = rebuilt
         for (frontend, balancer) in former.routes where merged.routes[frontend] == nil {
             merged.routes[frontend] = balancer
@@ -201,7 +203,7 @@ actor KernelProgrammer {
         // Flows that the kernel begins to hand over find their route; those that it no longer will keep theirs until then.
         var final = self.table
         self.route(changes, into: &final)
-        self.balancers = self.balancers.filter { $0.value.uses > 0 }
+        self.routeBalancers = self.routeBalancers.filter { $0.value.uses > 0 }
         var merged = final
         for frontend in changes.keys where merged.routes[frontend] == nil {
             merged.routes[frontend] = self.table.routes[frontend]
@@ -262,17 +264,17 @@ actor KernelProgrammer {
     private func route(_ changes: [KernelFrontend: FrontendLedger.Change], into table: inout RouteTable) {
         for (frontend, change) in changes {
             if let former = table.routes.removeValue(forKey: frontend) {
-                self.balancers[former.key]?.uses -= 1
+                self.routeBalancers[former.key]?.uses -= 1
             }
             guard let route = change.planned?.route else { continue }
             let balancer: RouteBalancer
-            if let known = self.balancers[route.key] {
+            if let known = self.routeBalancers[route.key] {
                 balancer = known.balancer
                 balancer.update(route)
-                self.balancers[route.key] = (balancer, known.uses + 1)
+                self.routeBalancers[route.key] = (balancer, known.uses + 1)
             } else {
                 balancer = RouteBalancer(route, seed: self.generator.next())
-                self.balancers[route.key] = (balancer, 1)
+                self.routeBalancers[route.key] = (balancer, 1)
             }
             table.routes[frontend] = balancer
         }

@@ -1,0 +1,76 @@
+import DNSWire
+import Documents
+import MeshCore
+import MeshInterfaces
+import Synchronization
+import Testing
+
+@testable import EdgeDNS
+
+@Suite(.timeLimit(.minutes(1))) struct DNSMetricsTests {
+    private func value(_ server: RunningServer, _ name: String, _ labels: [String: String] = [:]) async -> Double? {
+        await server.service.metrics().first { $0.name == "edgemesh_dns_\(name)" && $0.labels == labels }?.value
+    }
+
+    @Test func countsQueriesRepliesAndTheCache() async throws {
+        try await FakeUpstream.run({ query, _ in [FakeUpstream.answering(query)] }) { upstream in
+            try await withServer(upstreams: [upstream.address]) { server in
+                _ = try await server.ask("web.default.svc.cluster.local")
+                _ = try await server.ask("no-such.default.svc.cluster.local", .aaaa)
+                _ = try await server.ask("www.example.com")
+                _ = try await server.ask("www.example.com", overTCP: true)
+                #expect(await self.value(server, "queries_total", ["type": "A"]) == 3)
+                #expect(await self.value(server, "queries_total", ["type": "AAAA"]) == 1)
+                #expect(await self.value(server, "responses_total", ["rcode": "NOERROR"]) == 3)
+                #expect(await self.value(server, "responses_total", ["rcode": "NXDOMAIN"]) == 1)
+                #expect(await self.value(server, "messages_total", ["transport": "tcp"]) == 1)
+                #expect(await self.value(server, "cluster_answers_total") == 2)
+                #expect(await self.value(server, "cache_misses_total") == 1)
+                #expect(await self.value(server, "cache_hits_total") == 1)
+                #expect(await self.value(server, "upstream_up", ["upstream": "\(upstream.address)"]) == 1)
+            }
+        }
+    }
+
+    @Test func countsUpstreamsThatRefuseOrSendQueriesBack() async throws {
+        let nobody = TransportAddress(.v4(.loopback), try Sockets.freePort())
+        try await withServer(upstreams: [nobody]) { server in
+            _ = try await server.ask("www.example.com")
+            #expect(await self.value(server, "upstream_failures_total", ["reason": "unreachable"]) ?? 0 > 0)
+            #expect(await self.value(server, "upstream_unanswered_total") == 1)
+            #expect(await self.value(server, "upstream_loops_total") == 0)
+        }
+    }
+
+    @Test func aCacheOfNoEntriesKeepsNothing() async throws {
+        try await FakeUpstream.run({ query, _ in [FakeUpstream.answering(query)] }) { upstream in
+            try await withServer(upstreams: [upstream.address], { $0.cacheEntries = 0 }) { server in
+                for _ in 0..<3 { _ = try await server.ask("www.example.com") }
+                #expect(await self.value(server, "cache_hits_total") == 0)
+                #expect(await self.value(server, "cache_entries", ["cache": "upstream"]) == 0)
+            }
+        }
+    }
+
+    @Test func aNewPortClosesNoOtherSocketAndNewUpstreamsServeAtOnce() async throws {
+        try await FakeUpstream.run({ query, _ in [FakeUpstream.answering(query)] }) { upstream in
+            try await withServer { server in
+                #expect(try await server.ask("www.example.com").responseCode == .refused)
+                let other = TransportAddress(.v4(.loopback), try Sockets.freePort())
+                var settings = server.service.state.withLock { $0.settings }
+                settings.listenAddresses = [server.address, other]
+                settings.upstreams = [upstream.address]
+                settings.cacheEntries = 7
+                server.service.update(settings)
+                try await eventually("the new port") { await server.status("listening")?.array?.count == 4 }
+                #expect(try await server.ask("www.example.com").answers.count == 1)
+                settings.listenAddresses = [other]
+                server.service.update(settings)
+                try await eventually("the old port is left") { await server.status("listening")?.array?.count == 2 }
+                let moved = RunningServer(service: server.service, catalog: server.catalog, address: other)
+                #expect(try await moved.ask("www.example.com").answers.count == 1)
+                #expect(upstream.questions.filter { $0.type == .a }.count == 1, "the cache was kept")
+            }
+        }
+    }
+}
