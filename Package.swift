@@ -52,7 +52,9 @@ let package = Package(
         // What the targets of the package Fuzzing test.
         .library(
             name: "FuzzedLibraries",
-            targets: ["Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient"]
+            targets: [
+                "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
+            ]
         ),
     ],
     dependencies: [

@@ -10,6 +10,15 @@ public struct LibP2PError: Error, Sendable, CustomStringConvertible {
         case malformed
         case shutDown
         case notAllowed
+        case resolutionFailed
+        /// The peer that answered is another one.
+        case peerMismatch
+        /// The private networks' keys differ.
+        case wrongPreSharedKey
+        case handshakeFailed
+        case listenFailed
+        /// The peer or the address is this host's own.
+        case selfDial
     }
 
     public var code: Code

@@ -5,7 +5,9 @@ struct FuzzTarget {
     var name: String
     var run: @convention(c) (UnsafePointer<UInt8>?, Int) -> CInt
 
-    static let all: [FuzzTarget] = [.json, .yaml, .configuration, .dns, .watch]
+    static let all: [FuzzTarget] = [
+        .json, .yaml, .configuration, .dns, .watch, .multiaddr, .protobuf, .keys, .envelope,
+    ]
 }
 
 /// `fuzz TARGET [libFuzzer options and corpus folders]`

@@ -1,0 +1,53 @@
+public import Multiformats
+public import NIOCore
+
+/// How a host is set up. The defaults fit a small node.
+public struct HostConfiguration: Sendable {
+    public enum Security: String, Sendable, Hashable, CaseIterable {
+        case tls = "/tls/1.0.0"
+        case noise = "/noise"
+    }
+
+    public var listenAddresses: [Multiaddr]
+    /// Told to peers by identify.
+    public var agentVersion = "edgemesh"
+    public var protocolVersion = ""
+    /// In the order in which this host proposes them.
+    public var security: [Security] = [.tls, .noise]
+    /// Only hosts that have the same key can be talked to.
+    public var preSharedKey: PreSharedKey?
+    /// From the connection of the transport to its multiplexer.
+    public var handshakeTimeout: TimeAmount = .seconds(15)
+    /// Accepted connections that may be in their handshake at once; more are closed at once.
+    public var maximumInboundHandshakes = 128
+    public var dial = DialConfiguration()
+    public var limits = ResourceLimits()
+    public var connectionManager = ConnectionManager.Configuration()
+    public var peerStore = PeerStore.Configuration()
+    /// How long changes of addresses and protocols are gathered before they are pushed to peers.
+    public var identifyPushDelay: TimeAmount = .milliseconds(500)
+    /// What one identify exchange may take.
+    public var identifyTimeout: TimeAmount = .seconds(10)
+    /// How often an open connection's round trip is measured; nil for never.
+    public var pingInterval: TimeAmount?
+
+    /// Which addresses of interfaces a wildcard listener is known by.
+    public var interfaceFilter: @Sendable (InterfaceAddress) -> Bool = { _ in true }
+    /// Chooses and adds to the addresses that are told to peers.
+    public var addressFilter: @Sendable ([Multiaddr]) -> [Multiaddr] = { $0 }
+    /// Addresses of a peer that may be dialled.
+    public var dialFilter: @Sendable (PeerID, Multiaddr) -> Bool = { _, _ in true }
+    /// Whether a connection is kept, once its peer is known; called on the connection's loop.
+    public var acceptPeer: @Sendable (PeerID, Multiaddr) -> Bool = { _, _ in true }
+
+    public var interfaces: any InterfaceLister = SystemInterfaces()
+    public var resolver: any Resolver = SystemResolver.shared
+    /// Wall-clock seconds since 1970.
+    public var unixTime: @Sendable () -> UInt64 = systemUnixTime
+    /// Random numbers wherever behaviour depends on them; not for keys.
+    public var randomNumber: @Sendable () -> UInt64 = { UInt64.random(in: .min ... .max) }
+
+    public init(listenAddresses: [Multiaddr] = []) {
+        self.listenAddresses = listenAddresses
+    }
+}

@@ -1,0 +1,31 @@
+/// What a host has counted since it was made. Values of `open…` are of the moment.
+public struct HostMetrics: Sendable, Hashable {
+    public var openConnectionsInbound = 0
+    public var openConnectionsOutbound = 0
+    public var openStreamsInbound = 0
+    public var openStreamsOutbound = 0
+    public var openDials = 0
+    public var inboundHandshakes = 0
+    public var knownPeers = 0
+
+    public var connectionsAccepted: UInt64 = 0
+    public var connectionsDialled: UInt64 = 0
+    public var connectionsRefused: UInt64 = 0
+    public var connectionsTrimmed: UInt64 = 0
+    public var handshakesFailed: UInt64 = 0
+    public var wrongPreSharedKeys: UInt64 = 0
+    public var dialsStarted: UInt64 = 0
+    public var dialsJoined: UInt64 = 0
+    public var dialsFailed: UInt64 = 0
+    public var addressesDialled: UInt64 = 0
+    public var addressesFailed: UInt64 = 0
+    public var streamsOpened: UInt64 = 0
+    public var streamsAccepted: UInt64 = 0
+    public var streamsRefused: UInt64 = 0
+    public var negotiationsFailed: UInt64 = 0
+    public var identifiesFailed: UInt64 = 0
+    public var pushesSent: UInt64 = 0
+    public var eventsDropped: UInt64 = 0
+
+    public init() {}
+}

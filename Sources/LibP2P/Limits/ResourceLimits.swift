@@ -1,0 +1,56 @@
+/// How much of the host peers may use. A number that would be exceeded refuses the connection or stream that exceeds it.
+public struct ResourceLimits: Sendable, Hashable {
+    /// Streams of one scope.
+    public struct Streams: Sendable, Hashable {
+        public var inbound: Int
+        public var outbound: Int
+
+        public init(inbound: Int, outbound: Int) {
+            self.inbound = inbound
+            self.outbound = outbound
+        }
+
+        public static let unlimited = Streams(inbound: .max, outbound: .max)
+    }
+
+    /// Connections of one scope.
+    public struct Connections: Sendable, Hashable {
+        public var inbound: Int
+        public var outbound: Int
+
+        public init(inbound: Int, outbound: Int) {
+            self.inbound = inbound
+            self.outbound = outbound
+        }
+    }
+
+    public var systemConnections = Connections(inbound: 512, outbound: 512)
+    public var peerConnections = Connections(inbound: 8, outbound: 8)
+    public var systemStreams = Streams(inbound: 8192, outbound: 8192)
+    public var peerStreams = Streams(inbound: 4096, outbound: 4096)
+    /// For each protocol that `protocols` does not name.
+    public var protocolStreams = Streams(inbound: 4096, outbound: 4096)
+    public var protocols: [ProtocolID: Streams] = [
+        .identify: Streams(inbound: 256, outbound: 512),
+        .identifyPush: Streams(inbound: 256, outbound: 512),
+        .ping: Streams(inbound: 256, outbound: 512),
+    ]
+    /// For each protocol and peer.
+    public var protocolPeerStreams = Streams(inbound: 4096, outbound: 4096)
+    /// Inbound streams whose protocol is not agreed upon yet, for each peer.
+    public var negotiatingStreams = 512
+    /// What all connections and streams may cost by the estimates below.
+    public var memoryBytes = 128 * 1024 * 1024
+    /// What a connection is reckoned at: handshake state, cipher contexts, socket buffers in user space.
+    public var bytesPerConnection = 64 * 1024
+    /// What a stream is reckoned at: its channel, pipeline and a small buffer.
+    public var bytesPerStream = 4 * 1024
+
+    public init() {}
+}
+
+/// Which side has opened a connection or a stream.
+public enum Direction: Sendable, Hashable {
+    case inbound
+    case outbound
+}
