@@ -20,6 +20,16 @@ enum ServerSockets {
         }
     }
 
+    /// Those to be turned on for a listening socket of either kind.
+    private static func options(_ address: TransportAddress, _ isShared: Bool) -> [ChannelOptions.Types.SocketOption] {
+        let freebind: ChannelOptions.Types.SocketOption =
+            switch address.address.family {
+            case .v4: .init(level: .ip, name: .init(rawValue: self.ipFreebind))
+            case .v6: .init(level: .ipv6, name: .init(rawValue: self.ipv6Freebind))
+            }
+        return isShared ? [freebind, .init(level: .socket, name: .init(rawValue: SO_REUSEPORT))] : [freebind]
+    }
+
     /// - Parameter isShared: other loops bind the same address, and the kernel spreads clients over them.
     static func bindDatagram(
         _ address: TransportAddress,
@@ -38,14 +48,7 @@ enum ServerSockets {
                     try channel.pipeline.syncOperations.addHandler(DatagramServerHandler(responder.value))
                 }
             }
-        if isShared { bootstrap = bootstrap.channelOption(.socketOption(.init(rawValue: SO_REUSEPORT)), value: 1) }
-        bootstrap =
-            address.address.family == .v4
-            ? bootstrap.channelOption(.ipOption(.init(rawValue: ipFreebind)), value: 1)
-            : bootstrap.channelOption(
-                ChannelOptions.Types.SocketOption(level: .ipv6, name: .init(rawValue: ipv6Freebind)),
-                value: 1
-            )
+        for option in self.options(address, isShared) { bootstrap = bootstrap.channelOption(option, value: 1) }
         do {
             return bootstrap.bind(to: try SocketAddress(address))
         } catch {
@@ -79,16 +82,7 @@ enum ServerSockets {
                     try channel.pipeline.syncOperations.addHandler(handler)
                 }
             }
-        if isShared {
-            bootstrap = bootstrap.serverChannelOption(.socketOption(.init(rawValue: SO_REUSEPORT)), value: 1)
-        }
-        bootstrap =
-            address.address.family == .v4
-            ? bootstrap.serverChannelOption(.ipOption(.init(rawValue: ipFreebind)), value: 1)
-            : bootstrap.serverChannelOption(
-                ChannelOptions.Types.SocketOption(level: .ipv6, name: .init(rawValue: ipv6Freebind)),
-                value: 1
-            )
+        for option in self.options(address, isShared) { bootstrap = bootstrap.serverChannelOption(option, value: 1) }
         do {
             return bootstrap.bind(to: try SocketAddress(address))
         } catch {

@@ -8,12 +8,14 @@ import Testing
 @testable import EdgeDNS
 
 @Suite(.timeLimit(.minutes(1))) struct DNSMetricsTests {
+    private let answering: FakeUpstream.Behaviour = { query, _ in [FakeUpstream.answering(query)] }
+
     private func value(_ server: RunningServer, _ name: String, _ labels: [String: String] = [:]) async -> Double? {
         await server.service.metrics().first { $0.name == "edgemesh_dns_\(name)" && $0.labels == labels }?.value
     }
 
     @Test func countsQueriesRepliesAndTheCache() async throws {
-        try await FakeUpstream.run({ query, _ in [FakeUpstream.answering(query)] }) { upstream in
+        try await FakeUpstream.run(self.answering) { upstream in
             try await withServer(upstreams: [upstream.address]) { server in
                 _ = try await server.ask("web.default.svc.cluster.local")
                 _ = try await server.ask("no-such.default.svc.cluster.local", .aaaa)
@@ -43,7 +45,7 @@ import Testing
     }
 
     @Test func aCacheOfNoEntriesKeepsNothing() async throws {
-        try await FakeUpstream.run({ query, _ in [FakeUpstream.answering(query)] }) { upstream in
+        try await FakeUpstream.run(self.answering) { upstream in
             try await withServer(upstreams: [upstream.address], { $0.cacheEntries = 0 }) { server in
                 for _ in 0..<3 { _ = try await server.ask("www.example.com") }
                 #expect(await self.value(server, "cache_hits_total") == 0)
@@ -53,7 +55,7 @@ import Testing
     }
 
     @Test func aNewPortClosesNoOtherSocketAndNewUpstreamsServeAtOnce() async throws {
-        try await FakeUpstream.run({ query, _ in [FakeUpstream.answering(query)] }) { upstream in
+        try await FakeUpstream.run(self.answering) { upstream in
             try await withServer { server in
                 #expect(try await server.ask("www.example.com").responseCode == .refused)
                 let other = TransportAddress(.v4(.loopback), try Sockets.freePort())

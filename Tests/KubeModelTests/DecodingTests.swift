@@ -14,7 +14,7 @@ struct DecodingTests {
         "of a service's labels only those that mean something are kept, some with one value only",
         arguments: [
             ("k8s-app: kube-dns", .clusterDNS), ("k8s-app: metrics-server", []), ("app: kube-dns", []),
-            ("service.kubernetes.io/headless: no", .headless),
+            ("service.kubernetes.io/headless: ''", .headless),
         ] as [(String, ServiceObject.FilterLabels)]
     )
     func knownLabels(label: String, kept: ServiceObject.FilterLabels) throws {
