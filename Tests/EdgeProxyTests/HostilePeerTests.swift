@@ -99,8 +99,8 @@ struct HostilePeerTests {
                 }
             }
             while await Loopback.open(proxy) > 0 { try await Task.sleep(for: .milliseconds(10)) }
-            #expect(await Loopback.total(proxy, \.connectionsLingered) <= 1)
-            try await client.close()
+            #expect(await Loopback.total(proxy, \.connectionsLingered) == 1)
+            try? await client.close()
             _ = try await ended.futureResult.get()
         }
         try await server.close()
@@ -141,8 +141,9 @@ struct HostilePeerTests {
                 let exchange = try await Loopback.exchange(listeners.tcpV4, send: Array("GET".utf8))
                 #expect(exchange.bytes.isEmpty)
             }
+            // A reset may come so early that the dial counts as failed.
+            if !resets { #expect(await Loopback.total(proxy, \.dialsFailed) == 0) }
             while await Loopback.open(proxy) > 0 { await Task.yield() }
-            #expect(await Loopback.total(proxy, \.dialsFailed) == 0)
         }
         try await server.close()
     }
