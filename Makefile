@@ -37,8 +37,8 @@ bench: release ## benchmarks beside a peer in the same run (BENCH="--quick dns";
 	$(SWIFT) build $(RELEASE_FLAGS) --product meshbench
 	@scripts/bench $(BUILD_DIR)/release/meshbench $(RELEASE_DIR)/edgemesh $(BENCH)
 
-fuzz: ## fuzz the decoders of hostile bytes (FUZZ_SECONDS=60 each)
-	@Fuzzing/run
+fuzz: ## fuzz the decoders of hostile bytes, each for a minute (FUZZ="dns 600")
+	@Fuzzing/run $(FUZZ)
 
 release: ## the static, stripped binary and its symbolic links in build/
 	$(SWIFT) build $(RELEASE_FLAGS) --product edgemesh

@@ -54,6 +54,7 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
+                "LibP2PSecurity",
             ]
         ),
     ],
@@ -96,7 +97,7 @@ let package = Package(
         library(
             "LibP2PSecurity",
             [
-                "CSalsa20", "MeshCore", "Multiformats", "PeerIdentity", nioCore, nioTLS, nioSSL, x509, asn1, crypto,
+                "CSalsa20", "MeshCore", "Multiformats", "PeerIdentity", nioCore, nioTLS, nioSSL, asn1, crypto,
             ]
         ),
         // 4: the state of the cluster, and the libp2p host
@@ -179,7 +180,10 @@ let package = Package(
         library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
         .executableTarget(
             name: "meshbench",
-            dependencies: ["CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", nioCore, nioPosix],
+            dependencies: [
+                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", nioCore,
+                nioPosix,
+            ],
             path: "Benchmarks/meshbench",
             swiftSettings: strictSettings
         ),
@@ -219,6 +223,8 @@ let package = Package(
                 "MeshApp", "Admin", "EdgeDNS", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
                 "MeshCore",
                 "Documents", nioCore, nioPosix, logging, lifecycle,
+                "MeshApp", "Configuration", "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "ServiceCatalog",
+                nioPosix, logging, lifecycle,
             ]
         ),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),

@@ -6,6 +6,7 @@ import Glibc
 enum Main {
     private static let usage = """
         meshbench PROGRAM [--quick] [-o json] [dns|traffic|scale …]
+        meshbench security [--quick] [-o json]
           PROGRAM   the edgemesh executable to measure (a release build)
           --quick   shorter runs, for a look; quote only figures of full runs
 
@@ -38,6 +39,14 @@ enum Main {
             case "-o": json = remaining.popFirst() == "json"
             default: names.append(argument)
             }
+        }
+        if names == ["security"] {
+            var report = Report()
+            try await SecurityBenchmark(megabytes: quick ? 256 : 2048, handshakes: quick ? 200 : 2000).run(
+                into: &report
+            )
+            print(json ? report.document.jsonText(pretty: true) : report.text)
+            return
         }
         guard let program = names.first, names.dropFirst().allSatisfy({ ["dns", "traffic", "scale"].contains($0) })
         else {

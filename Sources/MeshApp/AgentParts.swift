@@ -39,7 +39,8 @@ final class AgentParts: Sendable {
         self.logger = logger
         let catalog = ClusterCatalog(
             settings: configuration.catalogSettings,
-            authority: configuration.followsAPI ? .api : .manifests
+            authority: configuration.followsAPI ? .api : .manifests,
+            followsManifests: !configuration.commonConfig.manifestsDir.isEmpty
         )
         self.catalog = catalog
         self.store = OfflineStore(directory: configuration.commonConfig.stateDir, logger: logger)
@@ -97,7 +98,8 @@ final class AgentParts: Sendable {
             )
         }
         if let proxy = self.proxy {
-            services.append(self.supervised(Agent.proxyModule) { isUp in try await proxy.run(isUp: isUp) })
+            let module = self.supervised(Agent.proxyModule) { isUp in try await proxy.run(isUp: isUp) }
+            services.append(ProxyLifecycle(module: module, proxy: proxy))
         }
         services.append(MemoryTrimService(catalog: self.catalog))
         return services
