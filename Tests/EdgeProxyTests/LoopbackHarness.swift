@@ -164,10 +164,15 @@ enum Loopback {
     }
 
     /// Runs `body` beside a proxy on loopback that serves `services`, then shuts it down gracefully.
+    /// - Parameters:
+    ///   - sendBufferBytes: of the sockets to clients; the kernel's default grows as it sees fit.
+    ///   - udpDestination: asked where a client's datagrams were going; nil for `destination`.
     static func withProxy(
         _ services: [Service],
         limits: ProxyLimits = ProxyLimits(),
         destination: String? = Self.destination,
+        sendBufferBytes: Int? = nil,
+        udpDestination: UDPOriginalDestination? = nil,
         _ body:
             @escaping @Sendable (EdgeProxyService, ProxyListeners, FakeCatalog, RecordingProgramming) async throws
             -> Void
@@ -186,8 +191,11 @@ enum Loopback {
             catalog: catalog,
             programming: programming,
             loops: Array(self.group.makeIterator()),
-            tcpOriginalDestination: { $0.eventLoop.makeSucceededFuture(target) },
-            udpOriginalDestination: { _, _ in target },
+            tcpOriginalDestination: { channel in
+                guard let sendBufferBytes else { return channel.eventLoop.makeSucceededFuture(target) }
+                return channel.setOption(SocketOption.sendBufferBytes, value: sendBufferBytes).map { target }
+            },
+            udpOriginalDestination: udpDestination ?? { _, _ in target },
             logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         )
         try await testGracefulShutdown { trigger in
