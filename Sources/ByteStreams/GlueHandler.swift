@@ -15,8 +15,8 @@ public final class GlueCounters {
 /// - A side is read only while the other side's write buffer has room, so a slow reader holds at most
 ///   `StreamOptions.highWaterMark` and one read of memory.
 /// - The end of a side's input ends the other side's output once its pending bytes are written; the other direction goes on.
-/// - What is left for a side when the other has ended has to be taken within the linger timeout, else both are reset: a peer
-///   that stopped reading would hold the pair for ever.
+/// - As long as something is left for a side when the other has ended, some of it has to be taken in each linger timeout, else
+///   both are reset: a peer that stopped reading would hold the pair for ever.
 /// - An error on a side resets the other; a side that is closed without one has its pending bytes written first.
 ///
 /// Both channels have `autoRead` off, `allowRemoteHalfClosure` on (see `StreamOptions`) and share the event loop; the pair
@@ -60,7 +60,7 @@ public final class GlueHandler: ChannelInboundHandler {
     /// The two halves; each goes into the pipeline of its channel, then `start()` of either begins the reading.
     /// - Parameters:
     ///   - idleTimeout: both sides are closed after this long without a byte in either direction.
-    ///   - lingerTimeout: nil for none.
+    ///   - lingerTimeout: how long a side may take nothing of what is left for it when the other has ended; nil for ever.
     public static func matchedPair(
         counters: GlueCounters,
         idleTimeout: TimeAmount? = nil,
@@ -212,10 +212,17 @@ public final class GlueHandler: ChannelInboundHandler {
         if case .failure = result { self.close() }
     }
 
-    /// What is left for this side has just been handed to the channel; if it is not with the kernel yet, a deadline runs.
+    /// What is left for this side is with the channel. Until it is all with the kernel, the peer has to take some of it in each
+    /// linger timeout. (What the kernel holds is not seen: it takes more when about a third of its buffer is free.)
     private func boundLinger(_ context: ChannelHandlerContext) {
         guard let lingerTimeout, self.linger == nil, !self.flags.contains(.flushed), self.context != nil else { return }
+        let options = context.channel.syncOptions
+        let before = try? options?.getOption(.bufferedWritableBytes)
         self.linger = context.eventLoop.assumeIsolated().scheduleTask(in: lingerTimeout) {
+            self.linger = nil
+            let after = try? options?.getOption(.bufferedWritableBytes)
+            // Nothing is added any more, so fewer bytes are progress.
+            if let before, let after, after < before { return self.boundLinger(context) }
             self.counters.lingered &+= 1
             self.detachPartner()?.reset()
             self.reset()
