@@ -37,7 +37,7 @@ public struct ConsistentHashTable: Sendable {
     /// The position at each point or entry.
     private let owners: [UInt32]
 
-    /// Takes a tenth of a second for half a million points: a large one is not for an event loop.
+    /// Takes 10 to 20 ms for 5,000 endpoints, a tenth of a second for half a million points: not for an event loop.
     /// - Parameter endpoints: in ascending order of address, each once, none with a weight of zero.
     public init(_ algorithm: ConsistentHashPolicy.Algorithm, _ endpoints: [BalancedEndpoint]) {
         switch algorithm {

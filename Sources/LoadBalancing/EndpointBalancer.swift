@@ -1,4 +1,4 @@
-import MeshCore
+public import MeshCore
 
 /// Chooses endpoints of one service port. A value without I/O: its owner keeps it on one event loop or under one lock.
 ///
@@ -107,6 +107,11 @@ public struct EndpointBalancer: Sendable {
     /// Open connections of a slot.
     public func active(in slot: Int) -> Int {
         self.slots.indices.contains(slot) ? self.slots[slot].active : 0
+    }
+
+    /// Open connections to an endpoint.
+    public func active(to address: TransportAddress) -> Int {
+        self.slotsByAddress[address].map { self.slots[$0].active } ?? 0
     }
 
     /// A connection to the endpoint of `slot` begins (before it is dialled, so that dials in flight count).
@@ -289,15 +294,12 @@ public struct ConsistentHashTableRequest: Sendable {
 extension EndpointBalancer {
     /// Points or entries of a table that a pick builds itself: about a millisecond's work.
     static let smallTable = 8_192
-    /// The same if there is no table at all: some milliseconds once, so that a key's first connection goes where its others
-    /// will.
-    static let smallFirstTable = 131_072
 
-    /// Builds the table if it is small. Else the outdated one goes on serving, or the hash alone chooses, until the owner
-    /// has built what `takeTableRequest` asks for.
+    /// Builds the table if it is small. Else the outdated one goes on serving, or the hash alone chooses if there is none, until
+    /// the owner has built what `takeTableRequest` asks for. So a key's first connections, those of the time that it takes to
+    /// build the first table, may go elsewhere than its others: no other connection waits for that.
     private mutating func renewTable(_ algorithm: ConsistentHashPolicy.Algorithm) {
-        let size = ConsistentHashTable.size(algorithm, endpoints: self.listed.count)
-        guard size <= (self.table == nil ? Self.smallFirstTable : Self.smallTable) else {
+        guard ConsistentHashTable.size(algorithm, endpoints: self.listed.count) <= Self.smallTable else {
             self.isTableWanted = true
             return
         }

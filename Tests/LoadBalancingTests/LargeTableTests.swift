@@ -53,6 +53,29 @@ struct LargeTableTests {
         expectNoRequest(&balancer)
     }
 
+    @Test(
+        "a pick builds a table of at most 8,192 points itself and asks for any other, whether it has one or not",
+        arguments: [
+            (.ring(minimumSize: 8_192, loadFactor: 1.25), 512, false),
+            (.ring(minimumSize: 8_193, loadFactor: 1.25), 2, true),
+            (.ring(minimumSize: 1_024, loadFactor: 1.25), 513, true),
+            (.maglev(tableSize: 8_191), 5_000, false),
+            (.maglev(tableSize: ConsistentHashPolicy.defaultMaglevTableSize), 2, true),
+        ] as [(ConsistentHashPolicy.Algorithm, Int, Bool)]
+    )
+    func bound(algorithm: ConsistentHashPolicy.Algorithm, count: Int, isAskedFor: Bool) throws {
+        let policy = LoadBalancingPolicy.consistentHash(.init(key: .sourceAddress, algorithm: algorithm))
+        var generator = SeededGenerator(seed: 3)
+        var balancer = EndpointBalancer(policy: policy, endpoints: endpoints(0..<count), using: &generator)
+        for first in [0, 1] {
+            balancer.update(endpoints: endpoints(first..<first + count), using: &generator)
+            #expect(balancer.pick(context(1), using: &generator) != nil)
+            let request = balancer.takeTableRequest()
+            #expect((request != nil) == isAskedFor)
+            if let request { balancer.install(request.build(), for: request) }
+        }
+    }
+
     @Test("if the whole list is new the hash alone chooses until the table is there")
     func replaced() throws {
         var generator = SeededGenerator(seed: 2)
