@@ -128,8 +128,8 @@ let package = Package(
         library(
             "EdgeDNS",
             [
-                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
-                hashTrees, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "KubeModel", "ByteStreams", "ServiceCatalog", "MeshInterfaces",
+                nioCore, nioPosix, hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -153,8 +153,7 @@ let package = Package(
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
                 "LoadBalancing", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration",
-                hashTrees,
-                nioCore, nioPosix, logging, lifecycle, unixSignals,
+                hashTrees, nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
         // network-namespace lab: part of the product (`edgemesh lab`), used by demo, tests and benchmarks
@@ -221,10 +220,7 @@ let package = Package(
             "MeshAppTests",
             [
                 "MeshApp", "Admin", "EdgeDNS", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
-                "MeshCore",
-                "Documents", nioCore, nioPosix, logging, lifecycle,
-                "MeshApp", "Configuration", "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "ServiceCatalog",
-                nioPosix, logging, lifecycle,
+                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioPosix, logging, lifecycle,
             ]
         ),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
@@ -252,8 +248,8 @@ let package = Package(
         tests(
             "EdgeDNSTests",
             [
-                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore,
-                nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
+                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ByteStreams", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
         tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore"]),

@@ -3,11 +3,14 @@ public import MeshInterfaces
 import Synchronization
 
 extension EdgeDNSService {
-    /// Named as Prometheus advises: counters end in `_total`, what divides a figure is a label.
     public func metrics() async -> [MetricSample] {
-        let report = await self.report()
-        let (queries, forwarding) = (report.queries, report.forwarding)
-        let loops = self.state.withLock { $0.loopGuard.detections }
+        await self.report().metrics(loopDetections: self.state.withLock { $0.loopGuard.detections })
+    }
+}
+
+extension LoopReport {
+    /// Named as Prometheus advises: counters end in `_total`, what divides a figure is a label.
+    func metrics(loopDetections: UInt64) -> [MetricSample] {
         var samples: [MetricSample] = []
         func add(
             _ name: String,
@@ -28,54 +31,66 @@ extension EdgeDNSService {
         }
         func count(_ name: String, _ help: String, _ value: UInt64) { add(name, .counter, help, [("", value)]) }
 
-        add("queries_total", .counter, "Queries by the type asked for.", by: "type", queries.byType)
-        add("responses_total", .counter, "Replies by response code.", by: "rcode", queries.byCode)
+        add("queries_total", .counter, "Queries by the type asked for.", by: "type", self.queries.byType)
+        add("responses_total", .counter, "Replies by response code.", by: "rcode", self.queries.byCode)
         add(
             "messages_total",
             .counter,
             "Messages received, by transport.",
             by: "transport",
-            [("udp", queries.overUDP), ("tcp", queries.overTCP)]
+            [("udp", self.queries.overUDP), ("tcp", self.queries.overTCP)]
         )
-        count("ignored_total", "Messages that got no reply: malformed, or replies themselves.", queries.ignored)
-        count("rate_limited_total", "Queries over the rate of their source: cut short or dropped.", queries.rateLimited)
-        count("cluster_answers_total", "Answers from the cluster zone.", queries.clusterAnswers)
-        count("cache_hits_total", "Answers of upstreams given from the cache, in their time.", queries.cacheHits)
-        count("cache_misses_total", "Queries that the cache had no answer for.", queries.cacheMisses)
-        count("cache_stale_answers_total", "Answers given past their time.", queries.staleAnswers)
-        count("cache_prefetches_total", "Answers asked for anew before their time was over.", queries.prefetches)
-        count("cache_evictions_total", "Answers that had to go for others.", report.evictions)
-        count("upstream_questions_total", "Questions put to upstreams.", forwarding.questions)
-        count("upstream_joined_total", "Queries that waited for a question already under way.", forwarding.joined)
-        count("upstream_over_tcp_total", "Questions put over TCP.", forwarding.overTCP)
-        count("upstream_mismatches_total", "Replies that fitted no question: late or forged.", forwarding.mismatches)
-        count("upstream_unanswered_total", "Questions that no upstream answered.", forwarding.failures)
-        count("upstream_overflows_total", "Queries refused: too many waited for upstreams.", forwarding.overflows)
+        count("ignored_total", "Messages that got no reply: malformed, or replies themselves.", self.queries.ignored)
+        count(
+            "rate_limited_total",
+            "Queries over the rate of their source: cut short or dropped.",
+            self.queries.rateLimited
+        )
+        count("cluster_answers_total", "Answers from the cluster zone.", self.queries.clusterAnswers)
+        count("cache_hits_total", "Answers of upstreams given from the cache, in their time.", self.queries.cacheHits)
+        count("cache_misses_total", "Queries that the cache had no answer for.", self.queries.cacheMisses)
+        count("cache_stale_answers_total", "Answers given past their time.", self.queries.staleAnswers)
+        count("cache_prefetches_total", "Answers asked for anew before their time was over.", self.queries.prefetches)
+        count("cache_evictions_total", "Answers that had to go for others.", self.evictions)
+        count("upstream_questions_total", "Questions put to upstreams.", self.forwarding.questions)
+        count("upstream_joined_total", "Queries that waited for a question already under way.", self.forwarding.joined)
+        count("upstream_over_tcp_total", "Questions put over TCP.", self.forwarding.overTCP)
+        count(
+            "upstream_mismatches_total",
+            "Replies that fitted no question: late or forged.",
+            self.forwarding.mismatches
+        )
+        count("upstream_unanswered_total", "Questions that no upstream answered.", self.forwarding.failures)
+        count("upstream_overflows_total", "Queries refused: too many waited for upstreams.", self.forwarding.overflows)
         add(
             "upstream_failures_total",
             .counter,
             "Attempts at an upstream that failed.",
             by: "reason",
-            [("timeout", forwarding.timeouts), ("unreachable", forwarding.unreachable)]
+            [("timeout", self.forwarding.timeouts), ("unreachable", self.forwarding.unreachable)]
         )
-        count("upstream_loops_total", "Times that an upstream was found to send our queries back.", loops)
-        count("connections_total", "TCP connections accepted.", queries.connections)
-        count("connections_refused_total", "TCP connections refused: too many were open.", queries.refusedConnections)
-        add("connections", .gauge, "TCP connections that are open.", [("", UInt64(report.openConnections))])
-        add("upstream_outstanding", .gauge, "Questions that wait for upstreams.", [("", UInt64(report.outstanding))])
+        count("upstream_loops_total", "Times that an upstream was found to send our queries back.", loopDetections)
+        count("connections_total", "TCP connections accepted.", self.queries.connections)
+        count(
+            "connections_refused_total",
+            "TCP connections refused: too many were open.",
+            self.queries.refusedConnections
+        )
+        add("connections", .gauge, "TCP connections that are open.", [("", UInt64(self.openConnections))])
+        add("upstream_outstanding", .gauge, "Questions that wait for upstreams.", [("", UInt64(self.outstanding))])
         add(
             "cache_entries",
             .gauge,
             "Answers kept.",
             by: "cache",
-            [("cluster", UInt64(report.clusterEntries)), ("upstream", UInt64(report.upstreamEntries))]
+            [("cluster", UInt64(self.clusterEntries)), ("upstream", UInt64(self.upstreamEntries))]
         )
         add(
             "upstream_up",
             .gauge,
             "1 if the upstream is in use, 0 if it does not answer or sends queries back.",
             by: "upstream",
-            report.upstreams.map { ($0.address.description, $0.isDown || $0.isLooping ? 0 : 1) }
+            self.upstreams.map { ($0.address.description, $0.isDown || $0.isLooping ? 0 : 1) }
         )
         return samples
     }

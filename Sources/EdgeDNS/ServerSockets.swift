@@ -1,3 +1,4 @@
+import ByteStreams
 import Glibc
 import MeshCore
 import NIOCore
@@ -14,7 +15,9 @@ enum ServerSockets {
     static func expand(_ addresses: [TransportAddress]) -> [TransportAddress] {
         addresses.flatMap { address -> [TransportAddress] in
             guard address.address.isUnspecified else { return [address] }
-            let own = ((try? System.enumerateDevices()) ?? []).compactMap { $0.address?.ip }
+            let own = ((try? System.enumerateDevices()) ?? []).compactMap { device in
+                device.address.flatMap { TransportAddress($0) }?.address
+            }
             return Set(own).filter { $0.family == address.address.family && !$0.isLinkLocalIPv6 }.sorted()
                 .map { TransportAddress($0, address.port) }
         }
@@ -49,11 +52,7 @@ enum ServerSockets {
                 }
             }
         for option in self.options(address, isShared) { bootstrap = bootstrap.channelOption(option, value: 1) }
-        do {
-            return bootstrap.bind(to: try SocketAddress(address))
-        } catch {
-            return loop.makeFailedFuture(error)
-        }
+        return bootstrap.bind(to: SocketAddress(address))
     }
 
     static func bindStream(
@@ -83,11 +82,7 @@ enum ServerSockets {
                 }
             }
         for option in self.options(address, isShared) { bootstrap = bootstrap.serverChannelOption(option, value: 1) }
-        do {
-            return bootstrap.bind(to: try SocketAddress(address))
-        } catch {
-            return loop.makeFailedFuture(error)
-        }
+        return bootstrap.bind(to: SocketAddress(address))
     }
 }
 

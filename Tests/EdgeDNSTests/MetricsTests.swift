@@ -1,7 +1,10 @@
 import DNSWire
 import Documents
+import Logging
 import MeshCore
 import MeshInterfaces
+import NIOCore
+import NIOEmbedded
 import Synchronization
 import Testing
 
@@ -42,6 +45,24 @@ import Testing
             #expect(await self.value(server, "upstream_unanswered_total") == 1)
             #expect(await self.value(server, "upstream_loops_total") == 0)
         }
+    }
+
+    /// Loopback is not limited, so the datagrams are handed to the handler itself.
+    @Test func countsQueriesOverTheRateOfTheirSource() throws {
+        var settings = EdgeDNSSettings(listenAddresses: [])
+        (settings.sourceRate, settings.sourceBurst) = (1, 2)
+        let loop = EmbeddedEventLoop()
+        let responder = QueryResponder(loop: loop, settings: settings, logger: Logger(label: "test")) { _ in }
+        let channel = EmbeddedChannel(handler: DatagramServerHandler(responder), loop: loop)
+        let source = try SocketAddress(ipAddress: "192.0.2.9", port: 5353)
+        let query = Message(id: 1, questions: [Question(try DomainName("localhost"), .a, .chaos)]).encoded()
+        for _ in 0..<10 { try channel.writeInbound(AddressedEnvelope(remoteAddress: source, data: query)) }
+        let samples = LoopReport(responder, connections: 0).metrics(loopDetections: 0)
+        let limited = try #require(samples.first { $0.name == "edgemesh_dns_rate_limited_total" }?.value)
+        // Whoever runs this may be so slow that a second goes by.
+        #expect(limited > 0 && limited <= 8)
+        #expect(samples.first { $0.name == "edgemesh_dns_messages_total" }?.value == 10 - limited)
+        _ = try channel.finish()
     }
 
     @Test func aCacheOfNoEntriesKeepsNothing() async throws {
