@@ -31,6 +31,7 @@ extension EdgeProxyService: StatusReporting {
             .init("transactions", .integer(statistics.transactions)),
             .init("installs", .integer(statistics.installs)),
             .init("failures", .integer(statistics.failures)),
+            .init("losses", .integer(statistics.losses)),
             .init("lastLatencyMilliseconds", Document(.number(statistics.lastLatency.inSeconds * 1_000))),
             .init("maximumLatencyMilliseconds", Document(.number(statistics.maximumLatency.inSeconds * 1_000))),
         ]

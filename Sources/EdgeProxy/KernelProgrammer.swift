@@ -97,7 +97,8 @@ actor KernelProgrammer {
                 do {
                     if needsInstall {
                         try await self.install(listeners)
-                        needsInstall = false
+                        // There is nothing to install before the catalog has said something.
+                        needsInstall = !self.isInstalled
                     } else {
                         try await self.applyPending()
                     }

@@ -17,7 +17,10 @@ public struct ProxyLimits: Sendable, Hashable {
     /// A UDP session that was never answered, and one that was: the kernel's times for its own flows.
     public var unrepliedTimeout: TimeAmount = .seconds(30)
     public var assuredTimeout: TimeAmount = .seconds(180)
-    /// Once one side of a TCP connection has ended: how long the other may take to receive what is left for it.
+    /// The source port of a UDP client that was silent for this long may be another client's by now: conntrack is asked again.
+    /// Below conntrack's shortest UDP timeout (30 s).
+    var revalidationTime: TimeAmount = .seconds(10)
+    /// Once one side of a TCP connection has ended: how long the other may take nothing of what is left for it.
     public var lingerTimeout: TimeAmount = .seconds(120)
     /// How long open connections may go on after the process was told to stop.
     public var drainTimeout: TimeAmount = .seconds(10)
@@ -62,7 +65,11 @@ struct ProxyCounters: Sendable {
         ),
         ("connectionsOverLimit", "TCP connections reset: maxConnections were open.", \.connectionsOverLimit),
         ("connectionsUnserved", "TCP connections reset: no endpoint answered.", \.connectionsUnserved),
-        ("connectionsLingered", "TCP connections cut: their bytes were not taken in time.", \.connectionsLingered),
+        (
+            "connectionsLingered",
+            "TCP connections reset: a peer took nothing of what was left for it for lingerTimeout.",
+            \.connectionsLingered
+        ),
         ("dialsFailed", "Dials to endpoints that failed.", \.dialsFailed),
         ("hashKeyNotHTTP", "Hash keys looked for in bytes that are no HTTP.", \.hashKeyNotHTTP),
         ("hashKeyAbsent", "Hash keys that an HTTP request did not have.", \.hashKeyAbsent),

@@ -219,6 +219,9 @@ enum Loopback {
         }
     }
 
+    /// Between two looks at what other threads do. It throws when the test's time is over, so that nothing waits for ever.
+    static func pause() async throws { try await Task.sleep(for: .milliseconds(2)) }
+
     static func total(_ service: EdgeProxyService, _ counter: (ProxyCounters) -> UInt64) async -> UInt64 {
         await service.counters().reduce(0) { $0 + counter($1) }
     }
