@@ -180,9 +180,10 @@ private struct StoreService: ServiceLifecycle.Service {
     }
 }
 
-/// Gives memory back when a large listing has been taken in: decoding needs much that serving does not.
+/// Gives memory back when a large listing has been taken in: starting and decoding need much, code too, that serving does
+/// not.
 private struct MemoryTrimService: ServiceLifecycle.Service {
-    static let interval = Duration.seconds(5)
+    static let interval = Duration.seconds(3)
 
     let catalog: ClusterCatalog
 
@@ -195,7 +196,7 @@ private struct MemoryTrimService: ServiceLifecycle.Service {
             let version = self.catalog.snapshot.version
             // Not while changes come in, and once after they did.
             if version == seen, version != trimmed {
-                clinux_trim_malloc()
+                clinux_release_memory()
                 trimmed = version
             }
             seen = version
