@@ -248,11 +248,8 @@ struct DatagramProxyTests {
         let next = try transport("10.96.0.11:80")
         var limits = ProxyLimits()
         limits.revalidationTime = .zero
-        try await Loopback.withProxy(
-            services,
-            limits: limits,
-            udpDestination: { _, _ in destination.withLock { $0 } }
-        ) { proxy, listeners, _, _ in
+        let current: UDPOriginalDestination = { _, _ in destination.withLock { $0 } }
+        try await Loopback.withProxy(services, limits: limits, udpDestination: current) { proxy, listeners, _, _ in
             let client = DatagramPeer()
             let channel = try await client.open("127.0.0.1")
             for count in 1...2 {

@@ -140,7 +140,8 @@ struct StreamProxyTests {
             }
             #expect(answers.values.allSatisfy { $0.count == 1 })
             #expect(Set(answers.values.map { $0.contains("127.0.0.3") }) == [true, false])
-            try await idle.close()
+            // Its time to show a header may be over by now.
+            try? await idle.close()
         }
         try await first.close()
         try await second.close()
