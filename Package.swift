@@ -211,6 +211,13 @@ let package = Package(
                 "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
             ]
         ),
+        tests(
+            "LibP2PRelayTests",
+            [
+                "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
+                "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+            ]
+        ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests(
             "AdminTests",
