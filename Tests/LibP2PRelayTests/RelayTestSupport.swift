@@ -96,6 +96,12 @@ extension Host {
         return service
     }
 
+    /// Connects to a relay, and waits until the relay knows it.
+    func join(_ relay: Host) async throws {
+        _ = try await self.connect(to: relay.peerID, addresses: relay.addresses) as Connection
+        try await eventually("the relay knows of the connection") { !relay.connections(to: self.peerID).isEmpty }
+    }
+
     /// Addresses of a peer through this relay.
     func circuit(to peer: Host) -> [Multiaddr] {
         self.addresses.map { $0.appending(.circuit).appending(.p2p(peer.peerID)) }

@@ -43,7 +43,7 @@ import Testing
             let relay = try await hosts.make()
             let service = relay.serve()
             let source = try await hosts.make(listens: false)
-            _ = try await source.connect(to: relay.peerID, addresses: relay.addresses)
+            try await source.join(relay)
             for (request, status) in Self.requests {
                 #expect(try await self.answer(relay, source, request) == status)
             }
@@ -68,7 +68,7 @@ import Testing
             let relay = try await hosts.make()
             let service = relay.serve { $0.requestTimeout = .milliseconds(50) }
             let source = try await hosts.make(listens: false)
-            _ = try await source.connect(to: relay.peerID, addresses: relay.addresses)
+            try await source.join(relay)
             await #expect(throws: (any Error).self) {
                 _ = try await self.ask(relay, source, ByteBuffer(bytes: [0x05, 0x08]))
             }
@@ -96,9 +96,9 @@ import Testing
                 if let bytes { stream.channel.writeAndFlush(bytes, promise: nil) }
                 return stream.channel.eventLoop.makeSucceededVoidFuture()
             }
-            _ = try await target.connect(to: relay.peerID, addresses: relay.addresses)
+            try await target.join(relay)
             let source = try await hosts.make(listens: false)
-            _ = try await source.connect(to: relay.peerID, addresses: relay.addresses)
+            try await source.join(relay)
             let request = HopMessage.connect(to: target.peerID).buffer
             #expect(try await self.answer(relay, source, request) == .connectionFailed)
             try await eventually("it is forgotten") { await service.metrics().openCircuits == 0 }
@@ -111,9 +111,9 @@ import Testing
             let relay = try await hosts.make()
             let service = relay.serve()
             let target = try await hosts.make(listens: false)
-            _ = try await target.connect(to: relay.peerID, addresses: relay.addresses)
+            try await target.join(relay)
             let source = try await hosts.make(listens: false)
-            _ = try await source.connect(to: relay.peerID, addresses: relay.addresses)
+            try await source.join(relay)
             let request = HopMessage.connect(to: target.peerID).buffer
             #expect(try await self.answer(relay, source, request) == .connectionFailed)
             #expect(await service.metrics().circuitsFailed == 1)
@@ -144,10 +144,10 @@ import Testing
                     }
                 }
             }
-            _ = try await target.connect(to: relay.peerID, addresses: relay.addresses)
+            try await target.join(relay)
             for _ in 0..<4 {
                 let source = try await hosts.make(listens: false)
-                _ = try await source.connect(to: relay.peerID, addresses: relay.addresses)
+                try await source.join(relay)
                 var request = ByteBuffer()
                 request.writeVarintPrefixed(HopMessage.connect(to: target.peerID).buffer)
                 request.writeString("early from source")

@@ -89,7 +89,7 @@ import Testing
             let service = relay.serve { $0.acceptsUnreserved = allows }
             let target = try await hosts.make(listens: false)
             hosts.client(of: target, wanted: 0)
-            _ = try await target.connect(to: relay.peerID, addresses: relay.addresses)
+            try await target.join(relay)
             let source = try await hosts.make(listens: false)
             hosts.client(of: source)
             do {
