@@ -114,9 +114,18 @@ import Testing
         .init("ones", [UInt8](repeating: 0xFF, count: 5000)),
         .init("header only", [0x13] + Array("/multistream/1.0.0\n".utf8)),
         .init("half a header", [0x13] + Array("/multistr".utf8)),
-        .init("noise garbage", [0x13] + Array("/multistream/1.0.0\n\u{7}/noise\n".utf8) + [UInt8](repeating: 0xA5, count: 9000)),
-        .init("tls garbage", [0x13] + Array("/multistream/1.0.0\n\u{b}/tls/1.0.0\n".utf8) + [UInt8](repeating: 0x5A, count: 9000)),
-        .init("long line", [0x13] + Array("/multistream/1.0.0\n".utf8) + [0xFF, 0xFF, 0x7F] + [UInt8](repeating: 0x61, count: 4000)),
+        .init(
+            "noise garbage",
+            [0x13] + Array("/multistream/1.0.0\n\u{7}/noise\n".utf8) + [UInt8](repeating: 0xA5, count: 9000)
+        ),
+        .init(
+            "tls garbage",
+            [0x13] + Array("/multistream/1.0.0\n\u{b}/tls/1.0.0\n".utf8) + [UInt8](repeating: 0x5A, count: 9000)
+        ),
+        .init(
+            "long line",
+            [0x13] + Array("/multistream/1.0.0\n".utf8) + [0xFF, 0xFF, 0x7F] + [UInt8](repeating: 0x61, count: 4000)
+        ),
     ]
 
     @Test(arguments: garbage, ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"])

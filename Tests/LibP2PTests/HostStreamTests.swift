@@ -44,7 +44,8 @@ import Testing
         try await withHosts(server, client) {
             // Answers only when the request has ended.
             server.handle("/late") { stream in
-                CollectingHandler.collect(stream, maximum: 1 << 20, timeout: .seconds(20), closes: false).map { request in
+                CollectingHandler.collect(stream, maximum: 1 << 20, timeout: .seconds(20), closes: false).map {
+                    request in
                     stream.channel.writeAndFlush(ByteBuffer(string: "got \(request.readableBytes)"), promise: nil)
                     stream.channel.close(promise: nil)
                 }

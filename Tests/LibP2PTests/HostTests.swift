@@ -18,7 +18,8 @@ import Testing
         var testDescription: String { "\(self.listen) \(self.security) \(self.isPrivate ? "private" : "open")" }
     }
 
-    static let layers: [Layers] = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip6/::1/tcp/0"].flatMap { listen in
+    static let layers: [Layers] = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip6/::1/tcp/0"].flatMap {
+        listen in
         [false, true].flatMap { isPrivate in
             [
                 Layers(listen: listen, security: [.tls], isPrivate: isPrivate, expected: .tls),

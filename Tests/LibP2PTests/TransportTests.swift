@@ -47,7 +47,9 @@ import Testing
         } else {
             client.certificateVerification = .none
         }
-        return WebSocketTransport(configuration: .init(serverTLS: try NIOSSLContext(configuration: server), clientTLS: client))
+        return WebSocketTransport(
+            configuration: .init(serverTLS: try NIOSSLContext(configuration: server), clientTLS: client)
+        )
     }
 
     @Test(arguments: Kind.allCases, TransportConformance.Check.allCases)
@@ -64,7 +66,8 @@ import Testing
     @Test func theNameOfAnAddressIsProvenByTLS() async throws {
         let transport = try Self.secureWebSocket(verify: true)
         let group = MultiThreadedEventLoopGroup.singleton
-        let listener = try await transport.listen(on: try Multiaddr("/ip4/127.0.0.1/tcp/0/wss"), group: group) { _ in }.get()
+        let listener = try await transport.listen(on: try Multiaddr("/ip4/127.0.0.1/tcp/0/wss"), group: group) { _ in }
+            .get()
         let port = try #require(listener.address.port)
         func dial(_ name: String) async throws {
             let loop = group.next()
@@ -91,7 +94,8 @@ import Testing
         let group = MultiThreadedEventLoopGroup.singleton
         let transport = TCPTransport()
         let here = try await transport.listen(on: try Multiaddr("/ip4/0.0.0.0/tcp/0"), group: group) { _ in }.get()
-        let there = try await TCPTransport().listen(on: try Multiaddr("/ip4/127.0.0.1/tcp/0"), group: group) { _ in }.get()
+        let there = try await TCPTransport().listen(on: try Multiaddr("/ip4/127.0.0.1/tcp/0"), group: group) { _ in }
+            .get()
         let loop = group.next()
         func dial(_ options: (inout TransportDialOptions) -> Void) async throws -> RawConnection {
             var all = TransportDialOptions(deadline: loop.now + .seconds(10))
@@ -192,7 +196,8 @@ import Testing
             ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 426 "),
             (
                 "GET /other HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
-                    + "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n", "HTTP/1.1 426 "
+                    + "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+                "HTTP/1.1 426 "
             ),
         ] {
             let answer = group.next().makePromise(of: ByteBuffer.self)
