@@ -261,7 +261,7 @@ let package = Package(
                 nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
-        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore"]),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", logging]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -62,7 +62,7 @@ public enum StatusText {
         let rows = status["services"]?.array ?? []
         guard !rows.isEmpty else { return "No services are known.\n" }
         var table = TextTable(
-            header: ["NAMESPACE", "SERVICE", "TYPE", "ADDRESS", "PORTS", "READY", "POLICY", "PATH", "REASON"]
+            header: ["NAMESPACE", "SERVICE", "TYPE", "ADDRESS", "PORTS", "READY", "POLICY", "PATH", "CALLS", "REASON"]
         )
         for row in rows {
             let text = { (key: String) in row[key]?.string ?? "" }
@@ -70,7 +70,7 @@ public enum StatusText {
             table.add([
                 text("namespace"), text("name"), text("type"), list("addresses").isEmpty ? "-" : list("addresses"),
                 list("ports"), "\(row["ready"]?.integer ?? 0)/\(row["endpoints"]?.integer ?? 0)", text("policy"),
-                text("path"), text("reason"),
+                text("path"), self.calls(row), text("reason"),
             ])
         }
         var result = table.text
@@ -78,6 +78,13 @@ public enum StatusText {
             result += "... and \(omitted) more: `edgemesh status --limit \(rows.count + Int(omitted))` lists all\n"
         }
         return result
+    }
+
+    /// `12`, or `12 kernel, 3 user` where the ports of a service differ; `-` where nobody counts.
+    private static func calls(_ row: Document) -> String {
+        let calls = row["calls"]?.members ?? []
+        guard calls.count > 1 else { return calls.first?.value.integer.map { "\($0)" } ?? "-" }
+        return calls.map { "\($0.value.integer ?? 0) \($0.key)" }.joined(separator: ", ")
     }
 
     private static func rejected(_ status: Document) -> String {
@@ -101,7 +108,8 @@ public enum StatusText {
             result += "; port \(member.key): \(member.value.string ?? "")"
         }
         if let seconds = service["affinitySeconds"]?.integer { result += "; client address for \(seconds) s" }
-        result += "\nPath      \(text("path"))\(text("reason").isEmpty ? "" : "  (\(text("reason")))")\n\n"
+        result += "\nPath      \(text("path"))\(text("reason").isEmpty ? "" : "  (\(text("reason")))")\n"
+        result += "Calls     \(self.calls(service)) since the rules last changed\n\n"
         var table = TextTable(header: ["ENDPOINT", "PORT", "STATE", "NODE", "ZONE", "POD"])
         for endpoint in service["endpointList"]?.array ?? [] {
             table.add(["address", "port", "state", "node", "zone", "pod"].map { endpoint[$0]?.string ?? "" })

@@ -16,12 +16,19 @@ extension EdgeProxyService: StatusReporting {
         let (plans, conflicts) = await programmer.plans()
         let statistics = await programmer.statistics
         var paths: [String: Int] = [:]
-        for plan in plans { for frontend in plan.frontends { paths[frontend.path, default: 0] += 1 } }
+        var calls: [String: UInt64] = [:]
+        let flows = await programmer.flowCounters()
+        for plan in plans {
+            for planned in plan.frontends {
+                paths[planned.path, default: 0] += 1
+                if let counter = flows[planned.frontend] { calls[planned.path, default: 0] += counter.flows }
+            }
+        }
         var services: [Document] = []
         for plan in plans.prefix(Self.maximumServices) {
             var frontends: [Document] = []
             for frontend in plan.frontends {
-                frontends.append(await Self.document(frontend, programmer))
+                frontends.append(await Self.document(frontend, flows[frontend.frontend], programmer))
             }
             services.append(["service": .string("\(plan.service)"), "frontends": .array(frontends)])
         }
@@ -49,6 +56,13 @@ extension EdgeProxyService: StatusReporting {
                 .object(paths.sorted { $0.key < $1.key }.map { .init($0.key, .integer($0.value)) })
             ),
             .init("counters", .object(order.map { .init($0, .integer(totals[$0] ?? 0)) })),
+            // Not among those that only grow: the kernel counts anew when a rule changes.
+            .init(
+                "gauges",
+                flows.isEmpty
+                    ? .object([])
+                    : ["kernelCalls": .integer(calls["kernel"] ?? 0), "userCalls": .integer(calls["user"] ?? 0)]
+            ),
             .init(
                 "conflicts",
                 .array(
@@ -65,7 +79,11 @@ extension EdgeProxyService: StatusReporting {
         ])
     }
 
-    private static func document(_ planned: PlannedFrontend, _ programmer: KernelProgrammer) async -> Document {
+    private static func document(
+        _ planned: PlannedFrontend,
+        _ flows: FlowCounter?,
+        _ programmer: KernelProgrammer
+    ) async -> Document {
         var members: [Document.Member] = [
             .init("frontend", .string("\(planned.frontend)")),
             .init("kind", .string(planned.origin.rawValue)),
@@ -74,6 +92,8 @@ extension EdgeProxyService: StatusReporting {
             .init("reason", .string(planned.reason)),
             .init("policy", .string(planned.policy.statusText)),
         ]
+        // Since the rule was last changed.
+        if let flows { members.append(.init("calls", .integer(flows.flows))) }
         if let note = planned.note { members.append(.init("note", .string(note))) }
         switch planned.rule.action {
         case .balance(let balancing):

@@ -1,23 +1,11 @@
 import HashTreeCollections
-public import LinuxNetwork
+import LinuxNetwork
 import Logging
-public import MeshCore
+import MeshCore
 import MeshInterfaces
 import NIOCore
 import ServiceCatalog
 import Synchronization
-
-/// UDP flows whose backend may be gone: conntrack would keep sending them there.
-public struct StaleUDPFlows: Sendable, Hashable {
-    public var frontend: KernelFrontend
-    /// Flows to these go on: backends, or the proxy's listeners. Empty if nothing serves the frontend any more.
-    public var remainingBackends: Set<TransportAddress>
-
-    public init(frontend: KernelFrontend, remainingBackends: Set<TransportAddress>) {
-        self.frontend = frontend
-        self.remainingBackends = remainingBackends
-    }
-}
 
 /// Keeps the kernel's rules and the routes of the user-space proxy equal to the catalog.
 ///
@@ -57,6 +45,9 @@ actor KernelProgrammer {
     private(set) var isInstalled = false
     private var generator = SystemRandomNumberGenerator()
     private var proxyAddresses: Set<TransportAddress> = []
+    /// Waiting to be cleared; as many as there are frontends at most.
+    private var staleFlows: [KernelFrontend: StaleUDPFlows] = [:]
+    private var sweeping: Task<Void, Never>?
 
     init(
         programming: any ServiceProgramming,
@@ -76,6 +67,11 @@ actor KernelProgrammer {
 
     /// Follows the catalog until the task is cancelled. The rules stay in the kernel then.
     func run(catalog: any CatalogReading, listeners: ProxyListeners) async {
+        await self.follow(catalog, listeners)
+        await self.sweeping?.value
+    }
+
+    private func follow(_ catalog: any CatalogReading, _ listeners: ProxyListeners) async {
         self.proxyAddresses = [listeners.udpV4]
         if let udpV6 = listeners.udpV6 { self.proxyAddresses.insert(udpV6) }
         let inbox = self.inbox
@@ -116,6 +112,11 @@ actor KernelProgrammer {
         }
     }
 
+    /// Flows opened to each frontend, by the kernel's count; empty if it does not count.
+    func flowCounters() async -> [KernelFrontend: FlowCounter] {
+        (try? await self.programming.flowCounters()) ?? [:]
+    }
+
     private func watchForLoss() async {
         while !Task.isCancelled {
             do {
@@ -135,12 +136,17 @@ actor KernelProgrammer {
     }
 
     /// The plan in force for each service, for status.
-    func plans() -> (services: [ServicePlan], conflicts: [FrontendLedger.Conflict]) {
-        let plans = self.snapshot.services.keys.sorted().compactMap { name in
-            self.snapshot.services[name].flatMap { self.planner.plan($0) }
+    ///
+    /// Made anew, beside the programming: for thousands of services that takes a while.
+    @concurrent nonisolated func plans() async -> (services: [ServicePlan], conflicts: [FrontendLedger.Conflict]) {
+        let (snapshot, conflicts) = await self.inForce
+        let plans = snapshot.services.keys.sorted().compactMap { name in
+            snapshot.services[name].flatMap { self.planner.plan($0) }
         }
-        return (plans, self.ledger.conflicts)
+        return (plans, conflicts)
     }
+
+    private var inForce: (CatalogSnapshot, [FrontendLedger.Conflict]) { (self.snapshot, self.ledger.conflicts) }
 
     func balancer(for key: ProxyRoute.Key) -> RouteBalancer? { self.balancers[key]?.balancer }
 
@@ -172,11 +178,12 @@ actor KernelProgrammer {
         self.statistics.installs += 1
         self.table = rebuilt
         self.publish(rebuilt, Set(former.routes.keys).union(rebuilt.routes.keys))
-        await self.finish(changes, since: since)
+        self.finish(changes, since: since) { _ in nil }
     }
 
     private func applyPending() async throws {
         guard let (update, since) = self.inbox.take() else { return }
+        let former = self.snapshot
         self.snapshot = update.snapshot
         let changes = self.ledger.update(update.changedServices) { self.plan($0) }
         guard !changes.isEmpty else { return }
@@ -193,7 +200,21 @@ actor KernelProgrammer {
         try await self.programming.update(changes.mapValues { $0.planned?.rule })
         self.table = final
         self.publish(self.withRetired(changes, of: merged), Set(changes.keys))
-        await self.finish(changes, since: since)
+        self.finish(changes, since: since) { frontend in
+            let owner = changes[frontend]?.formerOwner
+            let plan = owner.flatMap { former.services[$0] }.flatMap { self.planner.plan($0) }
+            return self.udpTargets(plan?.frontends.first { $0.frontend == frontend }?.rule.action)
+        }
+    }
+
+    /// Where flows to a frontend with this action go.
+    private func udpTargets(_ action: KernelAction?) -> Set<TransportAddress> {
+        switch action {
+        case .balance(let balancing): Set(balancing.backends)
+        // Its own sessions end those whose endpoint is gone.
+        case .proxy: self.proxyAddresses
+        case .reject, .drop, nil: []
+        }
     }
 
     /// The table, and for a while the routes of TCP frontends that the kernel balances now: connections that it handed over
@@ -213,7 +234,11 @@ actor KernelProgrammer {
         return table
     }
 
-    private func finish(_ changes: [KernelFrontend: FrontendLedger.Change], since: MonotonicTime) async {
+    private func finish(
+        _ changes: [KernelFrontend: FrontendLedger.Change],
+        since: MonotonicTime,
+        formerTargets: (KernelFrontend) -> Set<TransportAddress>?
+    ) {
         self.statistics.transactions += 1
         self.statistics.lastLatency = .now() - since
         self.statistics.maximumLatency = max(self.statistics.maximumLatency, self.statistics.lastLatency)
@@ -229,16 +254,30 @@ actor KernelProgrammer {
         self.reported = conflicts
         let stale = changes.compactMap { frontend, change -> StaleUDPFlows? in
             guard frontend.transport == .udp else { return nil }
-            var remaining: Set<TransportAddress> = []
-            switch change.planned?.rule.action {
-            case .balance(let balancing): remaining = Set(balancing.backends)
-            // Its own sessions end those whose endpoint is gone.
-            case .proxy: remaining = self.proxyAddresses
-            case .reject, .drop, nil: break
-            }
-            return StaleUDPFlows(frontend: frontend, remainingBackends: remaining)
+            return StaleUDPFlows(
+                frontend: frontend,
+                remainingBackends: self.udpTargets(change.planned?.rule.action),
+                formerBackends: formerTargets(frontend)
+            )
         }
-        if !stale.isEmpty { await self.clearStaleFlows(stale) }
+        self.sweep(stale)
+    }
+
+    /// Clears stale flows beside the programming: there may be many, and the next change does not wait for them. What comes
+    /// meanwhile is merged, by frontend, into the next round.
+    private func sweep(_ stale: [StaleUDPFlows]) {
+        for flows in stale {
+            self.staleFlows[flows.frontend] = self.staleFlows[flows.frontend]?.merged(with: flows) ?? flows
+        }
+        guard self.sweeping == nil, !self.staleFlows.isEmpty else { return }
+        self.sweeping = Task {
+            while !self.staleFlows.isEmpty {
+                let batch = Array(self.staleFlows.values)
+                self.staleFlows = [:]
+                await self.clearStaleFlows(batch)
+            }
+            self.sweeping = nil
+        }
     }
 
     private func route(_ changes: [KernelFrontend: FrontendLedger.Change], into table: inout RouteTable) {
