@@ -128,8 +128,8 @@ let package = Package(
         library(
             "EdgeDNS",
             [
-                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
-                hashTrees, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "KubeModel", "ByteStreams", "ServiceCatalog", "MeshInterfaces",
+                nioCore, nioPosix, hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -152,8 +152,8 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration", hashTrees,
-                nioCore, nioPosix, logging, lifecycle, unixSignals,
+                "LoadBalancing", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration",
+                hashTrees, nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
         // network-namespace lab: part of the product (`edgemesh lab`), used by demo, tests and benchmarks
@@ -176,6 +176,8 @@ let package = Package(
             "FakeKube",
             ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
         ),
+        // The suites that implementations of the library's seams must pass.
+        library("LibP2PTesting", ["MeshCore", "Multiformats", "LibP2P", nioCore]),
         library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
         .executableTarget(
             name: "meshbench",
@@ -207,8 +209,15 @@ let package = Package(
         tests(
             "LibP2PTests",
             [
-                "LibP2P", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore",
-                "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams",
+                "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket, nioSSL, logging,
+            ]
+        ),
+        tests(
+            "LibP2PRelayTests",
+            [
+                "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
+                "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
             ]
         ),
         tests(
@@ -226,8 +235,8 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "MeshApp", "Configuration", "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "ServiceCatalog",
-                nioPosix, logging, lifecycle,
+                "MeshApp", "Admin", "EdgeDNS", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
+                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioPosix, logging, lifecycle,
             ]
         ),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
@@ -255,11 +264,11 @@ let package = Package(
         tests(
             "EdgeDNSTests",
             [
-                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore,
-                nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
+                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ByteStreams", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
-        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore"]),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", logging]),
     ],
     swiftLanguageModes: [.v6]
 )
