@@ -120,8 +120,8 @@ let package = Package(
         library(
             "LibP2PDiscovery",
             [
-                "CLinux", "MeshCore", "Multiformats", "PeerIdentity", "DNSWire", "ByteStreams", "LibP2P", nioCore, nioPosix,
-                deques, logging,
+                "CLinux", "MeshCore", "Multiformats", "PeerIdentity", "DNSWire", "ByteStreams", "LibP2P", nioCore,
+                nioPosix, deques, logging,
             ]
         ),
         // 6: features, named as in the config file

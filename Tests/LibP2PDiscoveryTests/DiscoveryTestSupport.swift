@@ -40,8 +40,11 @@ func makeHost(
 ) async throws -> Host {
     var configuration = HostConfiguration(listenAddresses: try listen.map { try Multiaddr($0) })
     configuration.identifyPushDelay = .milliseconds(20)
-    // A loaded machine is slow at handshakes.
-    configuration.dial.privateTimeout = .seconds(30)
+    // A machine that is busy with other things does not make a test fail.
+    configuration.dial.privateTimeout = .seconds(60)
+    configuration.handshakeTimeout = .seconds(60)
+    configuration.identifyTimeout = .seconds(60)
+    configuration.streamNegotiationTimeout = .seconds(60)
     var logger = Logger(label: "test")
     logger.logLevel = .critical
     let host = try Host(identity: .generate(), configuration: configuration, group: group, logger: logger)

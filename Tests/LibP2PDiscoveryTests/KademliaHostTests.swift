@@ -9,12 +9,14 @@ import Testing
 
 @testable import LibP2PDiscovery
 
-/// DHTs on whole hosts over loopback.
-@Suite struct KademliaHostTests {
+/// DHTs on whole hosts over loopback: one test after the other, as each has event loops of the process busy.
+@Suite(.serialized) struct KademliaHostTests {
     private func dhts(_ hosts: [Host], clients: Set<Int> = []) async throws -> [KademliaDHT] {
         var all: [KademliaDHT] = []
         for (index, host) in hosts.enumerated() {
-            let dht = KademliaDHT(host: host, configuration: .lan(mode: clients.contains(index) ? .client : .server))
+            var configuration = KademliaConfiguration.lan(mode: clients.contains(index) ? .client : .server)
+            configuration.requestTimeout = .seconds(60)
+            let dht = KademliaDHT(host: host, configuration: configuration)
             try await dht.start()
             all.append(dht)
         }
@@ -32,7 +34,7 @@ import Testing
         for (first, second) in zip(hosts, hosts.dropFirst()) {
             let _: Connection = try await second.connect(to: first.peerID, addresses: first.listenAddresses)
         }
-        try await eventually("all have a neighbour in their table") {
+        try await eventually("all have a neighbour in their table", within: .seconds(60)) {
             for dht in dhts where await dht.metrics().tablePeers == 0 { return false }
             return true
         }
@@ -52,7 +54,7 @@ import Testing
                 ($0 as? LibP2PDiscoveryError)?.code == .notFound
             }
             #expect(try await dhts[6].advertise(rendezvous: "EDGEMESH_PLAYGOUND") > 0)
-            try await eventually("the rendezvous is known") {
+            try await eventually("the rendezvous is known", within: .seconds(60)) {
                 try await dhts[1].findPeers(rendezvous: "EDGEMESH_PLAYGOUND").map(\.peer) == [hosts[6].peerID]
             }
             // The host dials peers that it knows by the DHT only.
@@ -71,8 +73,10 @@ import Testing
             let dhts = try await self.dhts(hosts, clients: [2])
             let _: Connection = try await hosts[1].connect(to: hosts[0].peerID, addresses: hosts[0].listenAddresses)
             let _: Connection = try await hosts[2].connect(to: hosts[0].peerID, addresses: hosts[0].listenAddresses)
-            try await eventually("the client knows the server") { await dhts[2].metrics().tablePeers > 0 }
-            try await eventually("the servers know each other") { await dhts[1].metrics().tablePeers > 0 }
+            try await eventually("all know the servers", within: .seconds(60)) {
+                for dht in dhts where await dht.metrics().tablePeers == 0 { return false }
+                return true
+            }
             #expect(try await !dhts[2].findPeer(hosts[1].peerID).isEmpty)
             #expect(try await !dhts[1].closestPeers(to: hosts[2].peerID.bytes).contains(hosts[2].peerID))
             for dht in dhts { await dht.stop() }

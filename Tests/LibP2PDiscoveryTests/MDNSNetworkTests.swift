@@ -1,3 +1,4 @@
+import ByteStreams
 import Glibc
 import LibP2P
 import LinuxNetwork
@@ -20,7 +21,10 @@ import Testing
     /// Threads that are started in a namespace stay there.
     private func node(_ namespace: String, listen: [String]) async throws -> Node {
         let group = try NetworkNamespace(named: namespace).run { MultiThreadedEventLoopGroup(numberOfThreads: 1) }
-        let host = try await makeHost(listen: listen, group: group)
+        // NIO makes a listener's socket on the thread that asks for it.
+        let host = try await Task(executorPreference: LoopTaskExecutor(group.next())) {
+            try await makeHost(listen: listen, group: group)
+        }.value
         var configuration = MDNSConfiguration(serviceName: "EDGEMESH_PLAYGOUND")
         configuration.interfaceInterval = .milliseconds(100)
         let service = MDNSService(host: host, configuration: configuration)
@@ -53,7 +57,7 @@ import Testing
         let first = try await self.node(a, listen: ["/ip4/10.99.0.1/tcp/0", "/ip4/172.17.0.1/tcp/0"])
         let second = try await self.node(b, listen: ["/ip4/10.99.0.2/tcp/0"])
         do {
-            try await eventually("both have found each other") {
+            try await eventually("both have found each other", within: .seconds(60)) {
                 !first.host.peers.addresses(of: second.host.peerID).isEmpty
                     && !second.host.peers.addresses(of: first.host.peerID).isEmpty
             }
@@ -67,11 +71,17 @@ import Testing
             #expect(connection.remotePeer == first.host.peerID)
 
             try shell("ip -n \(b) link set eth0 down")
-            try await eventually("the interface is left") { await second.service.metrics().interfaces == 0 }
+            try await eventually("the interface is left", within: .seconds(60)) {
+                await second.service.metrics().interfaces == 0
+            }
             try shell("ip -n \(b) link set eth0 up")
-            try await eventually("the interface is used again") { await second.service.metrics().interfaces == 1 }
+            try await eventually("the interface is used again", within: .seconds(60)) {
+                await second.service.metrics().interfaces == 1
+            }
             let heard = await second.service.metrics().messagesReceived
-            try await eventually("it hears others again") { await second.service.metrics().messagesReceived > heard }
+            try await eventually("it hears others again", within: .seconds(60)) {
+                await second.service.metrics().messagesReceived > heard
+            }
         } catch {
             try await self.stop([first, second])
             throw error

@@ -71,7 +71,7 @@ final class KademliaCore {
         let peer = connection.remotePeer
         guard identification.protocols.contains(self.configuration.protocolID) else {
             // It was a server and is one no longer.
-            self.table.remove(peer)
+            self.forget(peer)
             return
         }
         guard connection.isOpen,

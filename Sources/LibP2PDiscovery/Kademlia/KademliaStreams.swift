@@ -68,7 +68,8 @@ final class KademliaRequester: ChannelInboundHandler {
     )
 }
 
-/// Answers the requests of one stream, one after the other. Confined to the stream's loop.
+/// Answers the requests of one stream, one after the other, and none while the peer does not take the answers. Confined to
+/// the stream's loop.
 final class KademliaResponder: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
@@ -104,12 +105,20 @@ final class KademliaResponder: ChannelInboundHandler {
         self.process(context)
     }
 
-    func channelReadComplete(context: ChannelHandlerContext) {
-        if !self.isBusy { context.read() }
+    func channelReadComplete(context: ChannelHandlerContext) { self.readMore(context) }
+
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        self.process(context)
+        self.readMore(context)
+        context.fireChannelWritabilityChanged()
+    }
+
+    private func readMore(_ context: ChannelHandlerContext) {
+        if !self.isBusy, context.channel.isWritable { context.read() }
     }
 
     private func process(_ context: ChannelHandlerContext) {
-        guard !self.isBusy else { return }
+        guard !self.isBusy, context.channel.isWritable else { return }
         do {
             guard let bytes = try self.received.readVarintPrefixed(maximumLength: KademliaMessage.maximumLength) else {
                 if self.inputClosed { context.close(promise: nil) }
@@ -137,14 +146,14 @@ final class KademliaResponder: ChannelInboundHandler {
                 context.writeAndFlush(self.wrapOutboundOut(bytes), promise: nil)
             }
             self.process(context)
-            if !self.isBusy { context.read() }
+            self.readMore(context)
         }
     }
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         guard case .inputClosed? = event as? ChannelEvent else { return }
         self.inputClosed = true
-        if !self.isBusy { context.close(promise: nil) }
+        self.process(context)
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
