@@ -207,6 +207,10 @@ let package = Package(
                 "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
             ]
         ),
+        tests(
+            "NetSimTests",
+            ["NetSim", "LibP2P", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore", nioCore, logging]
+        ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests(
             "AdminTests",

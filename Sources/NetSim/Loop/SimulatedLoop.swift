@@ -71,6 +71,7 @@ public final class SimulatedLoop: EventLoop, NIOSerialEventLoopExecutor, CustomS
         self.withState { $0.queue.add(task) }
     }
 
+    @discardableResult
     public func scheduleTask<T>(
         deadline: NIODeadline,
         _ task: @escaping @Sendable () throws -> T
@@ -83,11 +84,13 @@ public final class SimulatedLoop: EventLoop, NIOSerialEventLoopExecutor, CustomS
         return Scheduled(promise: promise, cancellationTask: { self.cancel(timer) })
     }
 
+    @discardableResult
     public func scheduleTask<T>(in delay: TimeAmount, _ task: @escaping @Sendable () throws -> T) -> Scheduled<T> {
         self.scheduleTask(deadline: self.now + delay, task)
     }
 
     /// The default implementation would count from the machine's time.
+    @discardableResult
     public func scheduleCallback(
         in amount: TimeAmount,
         handler: some (NIOScheduledCallbackHandler & Sendable)
