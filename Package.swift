@@ -54,6 +54,7 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
+                "LibP2PSecurity",
             ]
         ),
     ],
@@ -96,7 +97,7 @@ let package = Package(
         library(
             "LibP2PSecurity",
             [
-                "CSalsa20", "MeshCore", "Multiformats", "PeerIdentity", nioCore, nioTLS, nioSSL, x509, asn1, crypto,
+                "CSalsa20", "MeshCore", "Multiformats", "PeerIdentity", nioCore, nioTLS, nioSSL, asn1, crypto,
             ]
         ),
         // 4: the state of the cluster, and the libp2p host
@@ -175,10 +176,15 @@ let package = Package(
             "FakeKube",
             ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
         ),
+        // The suites that implementations of the library's seams must pass.
+        library("LibP2PTesting", ["MeshCore", "Multiformats", "LibP2P", nioCore]),
         library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
         .executableTarget(
             name: "meshbench",
-            dependencies: ["CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", nioCore, nioPosix],
+            dependencies: [
+                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", nioCore,
+                nioPosix,
+            ],
             path: "Benchmarks/meshbench",
             swiftSettings: strictSettings
         ),
@@ -203,8 +209,8 @@ let package = Package(
         tests(
             "LibP2PTests",
             [
-                "LibP2P", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore",
-                "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams",
+                "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket, nioSSL, logging,
             ]
         ),
         tests(
@@ -216,7 +222,13 @@ let package = Package(
             "AdminTests",
             ["Admin", "LinuxNetwork", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]
         ),
-        tests("MeshAppTests", ["MeshApp", "Configuration", "MeshCore", "Documents", logging, lifecycle]),
+        tests(
+            "MeshAppTests",
+            [
+                "MeshApp", "Configuration", "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "ServiceCatalog",
+                nioPosix, logging, lifecycle,
+            ]
+        ),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),

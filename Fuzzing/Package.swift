@@ -3,12 +3,18 @@ import PackageDescription
 
 let package = Package(
     name: "edgemesh-fuzzing",
-    dependencies: [.package(name: "edgemesh", path: "..")],
+    dependencies: [
+        .package(name: "edgemesh", path: ".."),
+        .package(url: "https://github.com/apple/swift-nio.git", exact: "2.101.2"),
+    ],
     targets: [
         .systemLibrary(name: "CLibFuzzer"),
         .executableTarget(
             name: "fuzz",
-            dependencies: ["CLibFuzzer", .product(name: "FuzzedLibraries", package: "edgemesh")]
+            dependencies: [
+                "CLibFuzzer", .product(name: "FuzzedLibraries", package: "edgemesh"),
+                .product(name: "NIOEmbedded", package: "swift-nio"),
+            ]
         ),
     ],
     swiftLanguageModes: [.v6]

@@ -6,6 +6,7 @@ import Glibc
 enum Main {
     private static let usage = """
         meshbench PROGRAM [--quick] [-o json] [dns|traffic|scale …]
+        meshbench security [--quick] [-o json]
           PROGRAM   the edgemesh executable to measure (a release build)
           --quick   shorter runs, for a look; quote only figures of full runs
 
@@ -39,6 +40,14 @@ enum Main {
             default: names.append(argument)
             }
         }
+        if names == ["security"] {
+            var report = Report()
+            try await SecurityBenchmark(megabytes: quick ? 256 : 2048, handshakes: quick ? 200 : 2000).run(
+                into: &report
+            )
+            print(json ? report.document.jsonText(pretty: true) : report.text)
+            return
+        }
         guard let program = names.first, names.dropFirst().allSatisfy({ ["dns", "traffic", "scale"].contains($0) })
         else {
             throw BenchmarkError("say what to measure\n\(self.usage)")
@@ -48,6 +57,10 @@ enum Main {
         }
         let wanted = Set(names.dropFirst())
         var report = Report()
+        var file = stat()
+        if stat(program, &file) == 0 {
+            report.add("program", Double(file.st_size) / 1e6, "MB", budget: .atMost(25))
+        }
         func measure(_ name: String, _ body: (inout Report) async throws -> Void) async {
             guard wanted.isEmpty || wanted.contains(name) else { return }
             writeError("measuring \(name) …\n")

@@ -7,6 +7,7 @@ public struct YamuxError: Error, Sendable, CustomStringConvertible {
         case limitExceeded
         case remoteGoAway
         case keepAliveTimedOut
+        case writeTimedOut
     }
 
     public var code: Code
@@ -22,5 +23,13 @@ public struct YamuxError: Error, Sendable, CustomStringConvertible {
 
     public var description: String {
         self.cause.map { "\(self.message): \($0)" } ?? self.message
+    }
+
+    static func violation(_ what: String) -> YamuxError {
+        YamuxError(code: .protocolViolation, message: "the peer broke the yamux protocol: \(what)")
+    }
+
+    static func limit(_ what: String) -> YamuxError {
+        YamuxError(code: .limitExceeded, message: what)
     }
 }

@@ -6,7 +6,8 @@ struct FuzzTarget {
     var run: @convention(c) (UnsafePointer<UInt8>?, Int) -> CInt
 
     static let all: [FuzzTarget] = [
-        .json, .yaml, .configuration, .dns, .watch, .multiaddr, .protobuf, .keys, .envelope,
+        .json, .yaml, .configuration, .dns, .watch, .multiaddr, .protobuf, .keys, .envelope, .psk, .noise,
+        .tlsCertificate,
     ]
 }
 
