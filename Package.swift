@@ -178,7 +178,12 @@ let package = Package(
         ),
         // The suites that implementations of the library's seams must pass.
         library("LibP2PTesting", ["MeshCore", "Multiformats", "LibP2P", nioCore]),
-        library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
+        library(
+            "NetSim",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", nioCore, deques, heaps, logging,
+            ]
+        ),
         .executableTarget(
             name: "meshbench",
             dependencies: [
@@ -215,7 +220,10 @@ let package = Package(
         ),
         tests(
             "NetSimTests",
-            ["NetSim", "LibP2P", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore", nioCore, logging]
+            [
+                "NetSim", "LibP2P", "LibP2PTesting", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore", nioCore,
+                logging,
+            ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests(

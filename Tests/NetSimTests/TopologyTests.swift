@@ -144,7 +144,7 @@ import Testing
     }
 
     @Test func unroutedPacketsAreAnsweredByRouters() throws {
-        try withSimulation(seed: 1) { simulation in
+        withSimulation(seed: 1) { simulation in
             let lan = simulation.network("lan", ["10.0.0.0/24"])
             simulation.router("no-uplink").attach(to: lan, "10.0.0.1")
             let machine = simulation.machine("one")

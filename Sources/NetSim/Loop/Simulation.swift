@@ -18,6 +18,8 @@ public final class Simulation: @unchecked Sendable {
     public private(set) var trace = Trace()
     /// Called with every packet that has come to the end of its way over a network, for tests and for those who look for errors.
     public var observer: ((NIODeadline, Packet, PacketFate) -> Void)?
+    /// What host names resolve to, everywhere.
+    public var names: [String: [IPAddress]] = [:]
 
     var generator: SeededGenerator
     private var networks: [Network] = []
