@@ -25,6 +25,8 @@ public struct LibP2PError: Error, Sendable, CustomStringConvertible {
     /// What failed, to whom, and what to check.
     public var message: String
     public var cause: (any Error)?
+    /// Of a dial: each address that was tried or passed over, and why.
+    public var attempts: [DialAttempt] = []
 
     public init(code: Code, message: String, cause: (any Error)? = nil) {
         self.code = code

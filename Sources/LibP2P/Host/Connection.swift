@@ -1,3 +1,4 @@
+import LibP2PSecurity
 public import Multiformats
 public import NIOCore
 public import PeerIdentity

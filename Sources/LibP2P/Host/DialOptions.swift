@@ -1,3 +1,4 @@
+public import LibP2PSecurity
 public import Multiformats
 public import NIOCore
 

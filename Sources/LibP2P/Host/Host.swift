@@ -1,3 +1,4 @@
+import LibP2PSecurity
 public import Logging
 public import Multiformats
 public import NIOCore
@@ -8,7 +9,7 @@ import Synchronization
 ///
 /// May be used from any thread or task. Each connection lives on one event loop of `group`; futures that give a stream or
 /// a connection complete on its loop. Shared tables lie under one mutex, and nothing is called while it is held.
-/// Whoever makes a host shuts it down.
+/// Whoever starts a host shuts it down.
 public final class Host: Sendable {
     public let identity: KeyPair
     public let peerID: PeerID
@@ -20,15 +21,17 @@ public final class Host: Sendable {
 
     /// Gives the time, and runs what belongs to no connection.
     let clock: any EventLoop
+    let upgrade: ConnectionUpgrade.Configuration
     let state: Mutex<HostState>
     let resources: Mutex<ResourceUsage>
 
+    /// Makes a host that does nothing yet. Fails if the identity cannot make the keys of the security protocols.
     public init(
         identity: KeyPair,
         configuration: HostConfiguration,
         group: any EventLoopGroup,
         logger: Logger
-    ) {
+    ) throws {
         let clock = group.next()
         self.identity = identity
         self.peerID = identity.peerID
@@ -36,73 +39,101 @@ public final class Host: Sendable {
         self.group = group
         self.logger = logger
         self.clock = clock
+        self.upgrade = ConnectionUpgrade.Configuration(
+            security: try configuration.security.map { security in
+                switch security {
+                case .tls: try TLSSecurity(identity: identity)
+                case .noise: try NoiseSecurity(identity: identity)
+                }
+            },
+            preSharedKey: configuration.preSharedKey,
+            yamux: configuration.yamux
+        )
         self.peers = PeerStore(configuration: configuration.peerStore, now: { clock.now })
         self.connectionManager = ConnectionManager(configuration: configuration.connectionManager)
-        self.state = Mutex(HostState())
+        self.state = Mutex(HostState(configuration: configuration, now: clock.now))
         self.resources = Mutex(ResourceUsage(limits: configuration.limits))
+        self.handleIdentify()
+        self.handlePing()
     }
+
+    // MARK: Life
 
     /// Listens on the configured addresses and begins to take care of connections.
     public func start() async throws {
         for address in self.configuration.listenAddresses {
             try await self.listen(on: address)
         }
+        let task = self.clock.scheduleRepeatedTask(
+            initialDelay: self.configuration.connectionManager.interval,
+            delay: self.configuration.connectionManager.interval
+        ) { [weak self] _ in self?.maintain() }
+        self.state.withLock { $0.maintenance = task }
     }
 
-    /// Stops listening, says goodbye to peers, waits for open streams until `deadline`, then closes what is left.
+    /// Stops listening, refuses new streams, waits for open ones until `deadline`, then closes what is left.
     public func shutdown(deadline: NIODeadline) async {
+        let (listeners, dials, handshakes, connections, maintenance) = self.state.withLock { state in
+            let all = (
+                state.listeners, Array(state.allDials.values), Array(state.handshakes.values), state.connections.all,
+                state.maintenance
+            )
+            state.phase = .stopping
+            state.listeners = []
+            state.maintenance = nil
+            return all
+        }
+        maintenance?.cancel()
+        var closings = listeners.map { $0.listener.close() }
+        for dial in dials {
+            dial.loop.execute {
+                dial.dial.value?.cancel(LibP2PError(code: .shutDown, message: "the host is shutting down"))
+            }
+        }
+        for channel in handshakes {
+            channel.close(promise: nil)
+            closings.append(channel.closeFuture)
+        }
+        for connection in connections {
+            connection.close(drainUntil: deadline)
+            closings.append(connection.closeFuture)
+        }
+        let force = self.clock.scheduleTask(deadline: deadline) {
+            for connection in connections { connection.channel.close(promise: nil) }
+        }
+        try? await EventLoopFuture.andAllComplete(closings, on: self.clock).get()
+        force.cancel()
+        let streams = self.state.withLock { state in
+            state.phase = .stopped
+            state.observers = [:]
+            defer { state.streams = [:] }
+            return Array(state.streams.values)
+        }
+        for stream in streams { stream.finish() }
     }
 
-    // MARK: Transports
+    /// What is to be done now and then, on the clock's loop.
+    private func maintain() {
+        self.refreshAddresses()
+        let (candidates, byID) = self.state.withLock { state in
+            let candidates = state.connections.all.map {
+                ConnectionManager.Candidate(id: $0.id, peer: $0.remotePeer, opened: $0.opened, streams: $0.streamCount)
+            }
+            return (candidates, state.connections.byID)
+        }
+        let surplus = self.connectionManager.surplus(of: candidates, now: self.clock.now)
+        guard !surplus.isEmpty else { return }
+        self.state.withLock { $0.metrics.connectionsTrimmed += UInt64(surplus.count) }
+        self.logger.info("closing idle connections", metadata: ["count": "\(surplus.count)"])
+        for id in surplus { byID[id]?.close() }
+    }
+
+    // MARK: Registries
 
     /// Transports are asked in the order in which they were added.
     public func add(transport: any Transport) {
         self.state.withLock { $0.transports.append(transport) }
     }
-
-    /// Listens on an address, too. A port of 0 is chosen by the system.
-    public func listen(on address: Multiaddr) async throws {
-    }
-
-    // MARK: Connections
-
-    /// Gives a connection to the peer: one that is open, or a new one, to `addresses` and those that are known.
-    public func connect(
-        to peer: PeerID,
-        addresses: [Multiaddr] = [],
-        options: DialOptions = DialOptions()
-    ) -> EventLoopFuture<Connection> {
-        self.clock.makeFailedFuture(LibP2PError(code: .shutDown, message: "the host is not running"))
-    }
-
-    public func connect(
-        to peer: PeerID,
-        addresses: [Multiaddr] = [],
-        options: DialOptions = DialOptions()
-    ) async throws -> Connection {
-        let future: EventLoopFuture<Connection> = self.connect(to: peer, addresses: addresses, options: options)
-        return try await future.get()
-    }
-
-    /// The open connections to a peer, best first.
-    public func connections(to peer: PeerID) -> [Connection] {
-        []
-    }
-
-    public var connections: [Connection] {
-        []
-    }
-
-    /// Closes all connections to the peer, and the streams on them.
-    public func disconnect(from peer: PeerID) {
-    }
-
-    /// Takes a connection that came about outside a listener, such as a circuit that a relay has announced. On the event
-    /// loop of its channel, before it reads.
-    public func accept(_ connection: RawConnection) {
-    }
-
-    // MARK: Streams
 
     /// Takes the streams of a protocol; a handler before it is replaced.
     public func handle(
@@ -110,89 +141,61 @@ public final class Host: Sendable {
         options: HandlerOptions = HandlerOptions(),
         _ handler: @escaping StreamHandler
     ) {
-        self.state.withLock { $0.handlers[protocolID] = (options, handler) }
+        self.state.withLock { $0.handlers[protocolID] = HostState.Handler(options: options, handler: handler) }
+        self.identityChanged()
     }
 
     public func stopHandling(_ protocolID: ProtocolID) {
         self.state.withLock { $0.handlers[protocolID] = nil }
+        self.identityChanged()
     }
 
-    /// Opens a stream with the first of `protocols` that the peer has, over the best connection. The future completes on
-    /// the event loop of the stream.
-    public func openStream(
-        to peer: PeerID,
-        protocols: [ProtocolID],
-        options: OpenStreamOptions = OpenStreamOptions()
-    ) -> EventLoopFuture<NegotiatedStream> {
-        self.clock.makeFailedFuture(LibP2PError(code: .shutDown, message: "the host is not running"))
+    /// The protocols that identify tells.
+    public var protocols: [ProtocolID] {
+        self.state.withLock { state in
+            state.handlers.filter { $0.value.options.isAdvertised }.keys.sorted()
+        }
     }
 
-    public func openStream(
-        to peer: PeerID,
-        protocols: [ProtocolID],
-        options: OpenStreamOptions = OpenStreamOptions()
-    ) async throws -> NegotiatedStream {
-        let future: EventLoopFuture<NegotiatedStream> = self.openStream(
-            to: peer,
-            protocols: protocols,
-            options: options
-        )
-        return try await future.get()
-    }
-
-    // MARK: Addresses
-
-    /// Where the host listens: wildcards expanded to the addresses of interfaces.
-    public var listenAddresses: [Multiaddr] { [] }
-
-    /// What the host tells others: listening and advertised addresses, after the configured filter.
-    public var advertisedAddresses: [Multiaddr] { [] }
-
-    /// Sets the addresses that one source adds to those that are advertised: observed ones, mapped ports, circuits of
-    /// relays. An empty list takes the source away.
-    public func advertise(_ addresses: [Multiaddr], source: String) {
-    }
-
-    // MARK: Services upon the host
-
-    /// Asks for addresses of peers that none are known of, or that none of the known reaches.
+    /// Asks for addresses of peers of which none is known, or none that is known can be reached.
     public func setPeerRouting(_ routing: (any PeerRouting)?) {
+        self.state.withLock { $0.routing = routing }
     }
 
-    /// Tells observers and event streams something that a service has found out (reachability, reservations).
-    public func emit(_ event: HostEvent) {
+    // MARK: Connections
+
+    /// The open connections to a peer.
+    public func connections(to peer: PeerID) -> [Connection] {
+        self.state.withLock { $0.connections.to(peer) }
     }
 
-    /// Calls `observer` with every event, on the thread where it happens, after the fact. It must not block.
-    public func observe(_ observer: @escaping @Sendable (HostEvent) -> Void) -> Observation {
-        Observation(cancel: {})
+    /// All open connections.
+    public var connections: [Connection] {
+        self.state.withLock { $0.connections.all }
     }
 
-    /// Events from now on. When `limit` of them wait, the oldest are dropped and counted.
-    public func events(limit: Int = 256) -> AsyncStream<HostEvent> {
-        AsyncStream { _ in }
+    /// Closes all connections to the peer, and the streams on them.
+    public func disconnect(from peer: PeerID) {
+        for connection in self.connections(to: peer) { connection.close() }
     }
 
-    /// Sends a ping; the answer is the round trip.
-    public func ping(_ peer: PeerID, timeout: TimeAmount = .seconds(10)) -> EventLoopFuture<TimeAmount> {
-        self.clock.makeFailedFuture(LibP2PError(code: .shutDown, message: "the host is not running"))
+    public var metrics: HostMetrics {
+        var metrics = self.state.withLock { state in
+            var metrics = state.metrics
+            metrics.openDials = state.allDials.count
+            metrics.inboundHandshakes = state.inboundHandshakes
+            return metrics
+        }
+        self.resources.withLock { usage in
+            metrics.openConnectionsInbound = usage.connections.inbound
+            metrics.openConnectionsOutbound = usage.connections.outbound
+            metrics.openStreamsInbound = usage.streams.inbound
+            metrics.openStreamsOutbound = usage.streams.outbound
+            metrics.streamsOpened = usage.opened.outbound
+            metrics.streamsAccepted = usage.opened.inbound
+            metrics.streamsRefused = usage.streamsRefused
+        }
+        metrics.knownPeers = self.peers.count
+        return metrics
     }
-
-    public var metrics: HostMetrics { HostMetrics() }
-}
-
-/// Keeps an observer registered until it is cancelled.
-public struct Observation: Sendable {
-    let cancellation: @Sendable () -> Void
-
-    init(cancel: @escaping @Sendable () -> Void) {
-        self.cancellation = cancel
-    }
-
-    public func cancel() { self.cancellation() }
-}
-
-struct HostState {
-    var transports: [any Transport] = []
-    var handlers: [ProtocolID: (HandlerOptions, StreamHandler)] = [:]
 }

@@ -1,5 +1,7 @@
+public import LibP2PSecurity
 public import Multiformats
 public import NIOCore
+public import Yamux
 
 /// How a host is set up. The defaults fit a small node.
 public struct HostConfiguration: Sendable {
@@ -21,15 +23,16 @@ public struct HostConfiguration: Sendable {
     /// Accepted connections that may be in their handshake at once; more are closed at once.
     public var maximumInboundHandshakes = 128
     public var dial = DialConfiguration()
+    public var yamux = YamuxConfiguration()
     public var limits = ResourceLimits()
     public var connectionManager = ConnectionManager.Configuration()
     public var peerStore = PeerStore.Configuration()
+    /// For a peer to say which protocol a stream that it has opened speaks.
+    public var streamNegotiationTimeout: TimeAmount = .seconds(30)
     /// How long changes of addresses and protocols are gathered before they are pushed to peers.
     public var identifyPushDelay: TimeAmount = .milliseconds(500)
     /// What one identify exchange may take.
     public var identifyTimeout: TimeAmount = .seconds(10)
-    /// How often an open connection's round trip is measured; nil for never.
-    public var pingInterval: TimeAmount?
 
     /// Which addresses of interfaces a wildcard listener is known by.
     public var interfaceFilter: @Sendable (InterfaceAddress) -> Bool = { _ in true }

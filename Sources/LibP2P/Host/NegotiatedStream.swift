@@ -3,8 +3,8 @@ public import NIOCore
 /// A stream to a peer whose protocol is agreed upon.
 ///
 /// Its channel has `autoRead` off and `allowRemoteHalfClosure` on, and holds what it has received until it is first read:
-/// add handlers, then read or set `autoRead`. `close(mode: .output)` ends this side's data; `close()` before both
-/// sides have ended resets the stream.
+/// add handlers, then read or set `autoRead`. `close(mode: .output)` ends this side's data, `close()` the stream, once flushed
+/// bytes are sent; `reset()` drops them and tells the peer.
 public struct NegotiatedStream: Sendable {
     public let channel: any Channel
     public let protocolID: ProtocolID

@@ -28,6 +28,9 @@ struct ResourceUsage {
     private(set) var connections = Counts()
     private(set) var streams = Counts()
     private(set) var memory = 0
+    /// Since the beginning.
+    private(set) var opened: (inbound: UInt64, outbound: UInt64) = (0, 0)
+    private(set) var streamsRefused: UInt64 = 0
     private var peerConnections: [PeerID: Counts] = [:]
     private var peerStreams: [PeerID: Counts] = [:]
     private var negotiating: [PeerID: Int] = [:]
@@ -77,6 +80,25 @@ struct ResourceUsage {
 
     /// Takes a stream of the system's and the peer's scope. An inbound one counts as negotiating until it has a protocol.
     mutating func addStream(_ direction: Direction, peer: PeerID) throws(LibP2PError) {
+        do throws(LibP2PError) {
+            try self.checkStream(direction, peer: peer)
+            try self.takeMemory(self.limits.bytesPerStream)
+        } catch {
+            self.streamsRefused += 1
+            throw error
+        }
+        switch direction {
+        case .inbound:
+            self.opened.inbound += 1
+            self.negotiating[peer, default: 0] += 1
+        case .outbound:
+            self.opened.outbound += 1
+        }
+        self.streams[direction] += 1
+        self.peerStreams[peer, default: Counts()][direction] += 1
+    }
+
+    private func checkStream(_ direction: Direction, peer: PeerID) throws(LibP2PError) {
         let system = self.limits.systemStreams[direction]
         guard self.streams[direction] < system else {
             throw Self.exceeded("\(system) \(direction) streams in all", "systemStreams")
@@ -93,21 +115,19 @@ struct ResourceUsage {
                 )
             }
         }
-        try self.takeMemory(self.limits.bytesPerStream)
-        if direction == .inbound { self.negotiating[peer, default: 0] += 1 }
-        self.streams[direction] += 1
-        self.peerStreams[peer, default: Counts()][direction] += 1
     }
 
     /// The protocol of a stream is agreed upon.
     mutating func assignStream(_ direction: Direction, peer: PeerID, to protocolID: ProtocolID) throws(LibP2PError) {
         let ofProtocol = (self.limits.protocols[protocolID] ?? self.limits.protocolStreams)[direction]
         guard self.protocolStreams[protocolID, default: Counts()][direction] < ofProtocol else {
+            self.streamsRefused += 1
             throw Self.exceeded("\(ofProtocol) \(direction) streams of \(protocolID)", "protocolStreams")
         }
         let both = ProtocolPeer(protocolID: protocolID, peer: peer)
         let ofBoth = self.limits.protocolPeerStreams[direction]
         guard self.protocolPeerStreams[both, default: Counts()][direction] < ofBoth else {
+            self.streamsRefused += 1
             throw Self.exceeded("\(ofBoth) \(direction) streams of \(protocolID) with \(peer)", "protocolPeerStreams")
         }
         if direction == .inbound { self.endNegotiation(peer) }

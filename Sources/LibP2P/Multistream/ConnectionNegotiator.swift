@@ -1,3 +1,4 @@
+import LibP2PSecurity
 import NIOCore
 
 /// Agrees on the next layer of a connection, then leaves the pipeline. Confined to the channel's loop.
@@ -11,14 +12,16 @@ final class ConnectionNegotiator: ChannelInboundHandler, RemovableChannelHandler
 
     let agreed: EventLoopPromise<String>
     private var machine: MultistreamStateMachine
-    private var input: ByteBuffer
+    private let looksForPrivateNetwork: Bool
+    private var input = ByteBuffer()
+    private var firstBytes: [UInt8] = []
     private var isDone = false
     private var hasStarted = false
 
-    /// - Parameter received: bytes that were read before the handler came.
-    init(role: MultistreamStateMachine.Role, received: ByteBuffer?, agreed: EventLoopPromise<String>) {
+    /// - Parameter looksForPrivateNetwork: a failure is told as what it most likely is if the peer's first bytes look encrypted.
+    init(role: MultistreamStateMachine.Role, looksForPrivateNetwork: Bool, agreed: EventLoopPromise<String>) {
         self.machine = MultistreamStateMachine(role: role)
-        self.input = received ?? ByteBuffer()
+        self.looksForPrivateNetwork = looksForPrivateNetwork
         self.agreed = agreed
     }
 
@@ -41,6 +44,9 @@ final class ConnectionNegotiator: ChannelInboundHandler, RemovableChannelHandler
             context.fireChannelRead(self.wrapInboundOut(bytes))
             return
         }
+        if self.firstBytes.count < Self.firstBytesCount {
+            self.firstBytes += bytes.readableBytesView.prefix(Self.firstBytesCount - self.firstBytes.count)
+        }
         self.input.writeBuffer(&bytes)
         self.advance(context)
     }
@@ -61,7 +67,6 @@ final class ConnectionNegotiator: ChannelInboundHandler, RemovableChannelHandler
         var output = ByteBuffer()
         self.machine.start(to: &output)
         if output.readableBytes > 0 { context.writeAndFlush(self.wrapOutboundOut(output), promise: nil) }
-        if self.input.readableBytes > 0 { self.advance(context) }
     }
 
     private func advance(_ context: ChannelHandlerContext) {
@@ -94,8 +99,22 @@ final class ConnectionNegotiator: ChannelInboundHandler, RemovableChannelHandler
     private func fail(_ error: any Error) {
         guard !self.isDone else { return }
         self.isDone = true
-        self.agreed.fail(error)
+        if self.looksForPrivateNetwork, PrivateNetwork.looksEncrypted(self.firstBytes) {
+            self.agreed.fail(
+                LibP2PError(
+                    code: .wrongPreSharedKey,
+                    message:
+                        "the peer seems to be in a private network, this host is in none: check the pre-shared keys",
+                    cause: error
+                )
+            )
+        } else {
+            self.agreed.fail(error)
+        }
     }
+
+    /// As many as tell random bytes from a protocol.
+    private static let firstBytesCount = 20
 
     private static let closed = LibP2PError(
         code: .connectionClosed,

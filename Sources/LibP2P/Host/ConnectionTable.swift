@@ -1,0 +1,53 @@
+import Multiformats
+import Synchronization
+
+/// The open connections of a host, by number and by peer.
+struct ConnectionTable {
+    private(set) var byID: [UInt64: Connection] = [:]
+    private var byPeer: [PeerID: [Connection]] = [:]
+
+    var count: Int { self.byID.count }
+    var all: [Connection] { Array(self.byID.values) }
+
+    mutating func insert(_ connection: Connection) {
+        self.byID[connection.id] = connection
+        self.byPeer[connection.remotePeer, default: []].append(connection)
+    }
+
+    /// Tells how many connections to its peer are left; nil if it was not there.
+    mutating func remove(_ connection: Connection) -> Int? {
+        guard self.byID.removeValue(forKey: connection.id) != nil else { return nil }
+        var left = self.byPeer[connection.remotePeer] ?? []
+        left.removeAll { $0 === connection }
+        self.byPeer[connection.remotePeer] = left.isEmpty ? nil : left
+        return left.count
+    }
+
+    func to(_ peer: PeerID) -> [Connection] { self.byPeer[peer] ?? [] }
+
+    func isConnected(to peer: PeerID) -> Bool { self.byPeer[peer] != nil }
+
+    /// The connection for a new stream: direct before relayed, unlimited before limited, then the newest.
+    func best(to peer: PeerID, allowLimited: Bool, directOnly: Bool) -> Connection? {
+        guard let connections = self.byPeer[peer] else { return nil }
+        var best: Connection?
+        for connection in connections where connection.takesStreams {
+            if directOnly, connection.isRelayed { continue }
+            if !allowLimited, connection.isLimited { continue }
+            if let known = best,
+                known.rank < connection.rank || (known.rank == connection.rank && known.id > connection.id)
+            {
+                continue
+            }
+            best = connection
+        }
+        return best
+    }
+}
+
+extension Connection {
+    var takesStreams: Bool { self.state.withLock { !$0.isClosed && !$0.isDraining } }
+
+    /// The lower the better.
+    var rank: Int { self.isLimited ? 2 : self.isRelayed ? 1 : 0 }
+}

@@ -1,0 +1,83 @@
+import DequeModule
+import MeshCore
+import Multiformats
+import NIOCore
+
+/// The tables of a host, behind its one mutex. Nothing is called while it is held.
+struct HostState {
+    enum Phase { case running, stopping, stopped }
+
+    struct Listener {
+        let listener: any TransportListener
+        /// Where it was asked to listen; the port may be zero.
+        let requested: Multiaddr
+    }
+
+    struct Handler {
+        let options: HandlerOptions
+        let handler: StreamHandler
+    }
+
+    /// Joins of one dial: those that ask for the same.
+    struct DialKey: Hashable {
+        let peer: PeerID
+        let directOnly: Bool
+    }
+
+    struct RunningDial {
+        let future: EventLoopFuture<Connection>
+        /// Empty after the dial has ended. Its contents belong to the dial's loop.
+        let dial: NIOLoopBoundBox<PeerDial?>
+        let loop: any EventLoop
+    }
+
+    var phase = Phase.running
+    var transports: [any Transport] = []
+    var listeners: [Listener] = []
+    var handlers: [ProtocolID: Handler] = [:]
+    var connections = ConnectionTable()
+    var nextConnectionID: UInt64 = 1
+    /// Channels between their acceptance or dial and the end of their handshake.
+    var handshakes: [ObjectIdentifier: any Channel] = [:]
+    var inboundHandshakes = 0
+
+    // Dials. `dials` are those that may be joined; all of them are in `allDials`.
+    var dials: [DialKey: UInt64] = [:]
+    var allDials: [UInt64: RunningDial] = [:]
+    var nextDialID: UInt64 = 1
+    /// Addresses that are being dialled, and dials that wait for their turn to dial one.
+    var addressesInDial = 0
+    var dialsWaiting = Deque<UInt64>()
+    var backoff: DialBackoff
+    var routing: (any PeerRouting)?
+
+    // Addresses.
+    var listenAddresses: [Multiaddr] = []
+    var advertisedAddresses: [Multiaddr] = []
+    var advertisedBySource: [String: [Multiaddr]] = [:]
+    var recordSequence: UInt64 = 0
+    var isPushScheduled = false
+    var pushedAddresses: [Multiaddr]?
+    var pushedProtocols: [ProtocolID]?
+
+    // Observation.
+    var observers: [UInt64: @Sendable (HostEvent) -> Void] = [:]
+    var nextObserverID: UInt64 = 1
+    var streams: [UInt64: AsyncStream<HostEvent>.Continuation] = [:]
+    var metrics = HostMetrics()
+    var refusalLog: TokenBucket
+    var refusalsUnlogged = 0
+    var maintenance: RepeatedTask?
+
+    init(configuration: HostConfiguration, now: NIODeadline) {
+        self.backoff = DialBackoff(configuration: configuration.dial)
+        self.refusalLog = TokenBucket(rate: 0.2, burst: 3, now: MonotonicTime(now))
+    }
+}
+
+extension MonotonicTime {
+    /// NIO's deadlines are of the same clock; of a simulated loop, of its own.
+    init(_ deadline: NIODeadline) {
+        self.init(nanoseconds: deadline.uptimeNanoseconds)
+    }
+}

@@ -1,0 +1,162 @@
+import Logging
+import Multiformats
+import NIOCore
+import PeerIdentity
+import Synchronization
+
+extension Host {
+    /// What is read of a peer in one exchange.
+    private static let maximumIdentifyBytes = IdentifyMessage.maximumMessages * (IdentifyMessage.maximumLength + 2)
+
+    func handleIdentify() {
+        let options = HandlerOptions(allowLimitedConnection: true)
+        self.handle(.identify, options: options) { stream in
+            stream.connection.host.sendIdentify(on: stream)
+        }
+        self.handle(.identifyPush, options: options) { stream in
+            let connection = stream.connection
+            return connection.host.receive(stream).map { message in
+                connection.host.apply(message, of: connection, isPush: true)
+            }
+        }
+    }
+
+    /// Asks the peer of a new connection who it is. Its failure is told, and does no harm to the connection.
+    func identify(_ connection: Connection) {
+        connection.openStream(
+            protocols: [.identify],
+            options: OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.identifyTimeout)
+        ).flatMap { stream in
+            self.receive(stream)
+        }.whenComplete { result in
+            switch result {
+            case .success(let message): self.apply(message, of: connection, isPush: false)
+            case .failure(let error):
+                guard connection.isOpen else { return }
+                self.state.withLock { $0.metrics.identifiesFailed += 1 }
+                let failure =
+                    error as? LibP2PError
+                    ?? LibP2PError(
+                        code: .connectionClosed,
+                        message: "identify with \(connection.remotePeer) has failed",
+                        cause: error
+                    )
+                self.emit(.identifyFailed(connection, failure))
+            }
+        }
+    }
+
+    private func receive(_ stream: NegotiatedStream) -> EventLoopFuture<IdentifyMessage> {
+        CollectingHandler.collect(
+            stream,
+            maximum: Self.maximumIdentifyBytes,
+            timeout: self.configuration.identifyTimeout
+        ).flatMapThrowing { try IdentifyMessage.read($0) }
+    }
+
+    private func sendIdentify(on stream: NegotiatedStream) -> EventLoopFuture<Void> {
+        let channel = stream.channel
+        let written = channel.writeAndFlush(self.identifyMessage(for: stream.connection).wire)
+        channel.close(promise: nil)
+        return written
+    }
+
+    // MARK: What this host tells
+
+    private func identifyMessage(for connection: Connection) -> IdentifyMessage {
+        let (addresses, sequence) = self.state.withLock { state in
+            (state.advertisedAddresses, max(1, state.recordSequence))
+        }
+        var message = IdentifyMessage()
+        message.publicKey = self.identity.publicKey.protobuf
+        message.listenAddresses = Array(addresses.prefix(PeerRecord.maximumAddresses))
+        message.protocols = self.protocols.map(\.rawValue)
+        message.observedAddress = connection.remoteAddress
+        message.protocolVersion = self.configuration.protocolVersion
+        message.agentVersion = self.configuration.agentVersion
+        let record = PeerRecord(peerID: self.peerID, sequence: sequence, addresses: message.listenAddresses)
+        message.signedPeerRecord = try? record.seal(with: self.identity).bytes
+        return message
+    }
+
+    /// Addresses or protocols have changed: tells connected peers, once for all that changes within a short time.
+    func identityChanged() {
+        let isFirst = self.state.withLock { state in
+            guard state.phase == .running, !state.isPushScheduled else { return false }
+            state.isPushScheduled = true
+            return true
+        }
+        guard isFirst else { return }
+        self.clock.scheduleTask(in: self.configuration.identifyPushDelay) { [weak self] in self?.push() }
+    }
+
+    private func push() {
+        let time = self.configuration.unixTime()
+        let protocols = self.protocols
+        let connections = self.state.withLock { state -> [Connection] in
+            state.isPushScheduled = false
+            if state.pushedAddresses != state.advertisedAddresses {
+                // Greater than any that this host has told before it was started anew.
+                state.recordSequence = max(state.recordSequence + 1, time)
+            }
+            let isNews = state.pushedAddresses != state.advertisedAddresses || state.pushedProtocols != protocols
+            state.pushedAddresses = state.advertisedAddresses
+            state.pushedProtocols = protocols
+            return isNews && state.phase == .running ? state.connections.all : []
+        }
+        for connection in connections where connection.identification?.protocols.contains(.identifyPush) ?? false {
+            connection.openStream(
+                protocols: [.identifyPush],
+                options: OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.identifyTimeout)
+            ).flatMap { stream in
+                self.state.withLock { $0.metrics.pushesSent += 1 }
+                return self.sendIdentify(on: stream)
+            }.whenFailure { error in
+                self.logger.debug(
+                    "a push of addresses has failed",
+                    metadata: ["peer-id": "\(connection.remotePeer)", "error": "\(error)"]
+                )
+            }
+        }
+    }
+
+    // MARK: What a peer tells
+
+    private func apply(_ message: IdentifyMessage, of connection: Connection, isPush: Bool) {
+        let peer = connection.remotePeer
+        // What does not belong to the peer's key is a lie or a mistake; the rest is taken all the same.
+        let record = message.signedPeerRecord.flatMap { bytes -> PeerRecord? in
+            guard
+                let envelope = try? SignedEnvelope(
+                    verifying: bytes,
+                    domain: PeerRecord.domain,
+                    maximumBytes: IdentifyMessage.maximumLength
+                ), let record = try? PeerRecord(envelope: envelope), record.peerID == peer
+            else { return nil }
+            return record
+        }
+        var identification = isPush ? connection.identification ?? Identification() : Identification()
+        if let agent = message.agentVersion { identification.agentVersion = String(agent.prefix(256)) }
+        if let version = message.protocolVersion { identification.protocolVersion = String(version.prefix(256)) }
+        if !message.protocols.isEmpty || !isPush {
+            identification.protocols = Set(message.protocols.filter { $0.utf8.count <= 256 }.map { ProtocolID($0) })
+        }
+        let told = record?.addresses ?? message.listenAddresses
+        if !told.isEmpty || !isPush {
+            identification.listenAddresses = told.filter { Self.isOfUse($0, told: connection, by: peer) }
+        }
+        if let observed = message.observedAddress { identification.observedAddress = observed }
+        if record != nil { identification.signedPeerRecord = message.signedPeerRecord }
+        if self.peers.record(identification, of: peer, recordSequence: record?.sequence) {
+            self.peers.replace(identification.listenAddresses, of: peer, lifetime: .identified)
+        }
+        connection.state.withLock { $0.identification = identification }
+        self.emit(.identified(connection, identification))
+    }
+
+    /// A loopback address is one of ours unless the peer is on this machine; other peers' addresses are not the peer's.
+    private static func isOfUse(_ address: Multiaddr, told connection: Connection, by peer: PeerID) -> Bool {
+        if let named = address.peerID, named != peer { return false }
+        return !address.isLoopback || connection.remoteAddress.isLoopback
+    }
+}

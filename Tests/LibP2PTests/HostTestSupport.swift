@@ -1,0 +1,98 @@
+import LibP2PSecurity
+import Logging
+import Multiformats
+import NIOCore
+import NIOPosix
+import PeerIdentity
+import Testing
+
+@testable import LibP2P
+
+/// A host for tests, on loopback; shut down by whoever made it.
+func makeHost(
+    listen: [String] = ["/ip4/127.0.0.1/tcp/0"],
+    group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton,
+    transports: [any Transport] = [TCPTransport(), WebSocketTransport()],
+    _ configure: (inout HostConfiguration) -> Void = { _ in }
+) async throws -> Host {
+    var configuration = HostConfiguration(listenAddresses: try listen.map { try Multiaddr($0) })
+    configuration.identifyPushDelay = .milliseconds(20)
+    configure(&configuration)
+    var logger = Logger(label: "test")
+    logger.logLevel = .critical
+    let host = try Host(identity: .generate(), configuration: configuration, group: group, logger: logger)
+    for transport in transports { host.add(transport: transport) }
+    try await host.start()
+    return host
+}
+
+/// Makes hosts, runs `body` and shuts them down, whatever happens.
+func withHosts<Result>(
+    _ hosts: Host...,
+    body: () async throws -> Result
+) async throws -> Result {
+    do {
+        let result = try await body()
+        for host in hosts { await host.shutdown(deadline: .now() + .seconds(2)) }
+        return result
+    } catch {
+        for host in hosts { await host.shutdown(deadline: .now()) }
+        throw error
+    }
+}
+
+extension Host {
+    /// Sends back what comes, with back-pressure, and ends when the peer does.
+    func echo(_ protocolID: ProtocolID, options: HandlerOptions = HandlerOptions()) {
+        self.handle(protocolID, options: options) { stream in
+            stream.channel.eventLoop.makeCompletedFuture {
+                try stream.channel.pipeline.syncOperations.addHandler(EchoHandler())
+                stream.channel.read()
+            }
+        }
+    }
+}
+
+final class EchoHandler: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        context.write(data, promise: nil)
+    }
+
+    func channelReadComplete(context: ChannelHandlerContext) {
+        context.flush()
+        if context.channel.isWritable { context.read() }
+    }
+
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if context.channel.isWritable { context.read() }
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case .inputClosed? = event as? ChannelEvent { context.close(mode: .output, promise: nil) }
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        context.close(promise: nil)
+    }
+}
+
+extension NegotiatedStream {
+    /// Writes, ends the output, and returns all that comes back.
+    func exchange(_ bytes: ByteBuffer) async throws -> ByteBuffer {
+        let channel = self.channel
+        let stream = self
+        return try await channel.eventLoop.flatSubmit {
+            let collected = CollectingHandler.collect(stream, maximum: 1 << 30, timeout: .seconds(30))
+            channel.writeAndFlush(bytes, promise: nil)
+            channel.close(mode: .output, promise: nil)
+            return collected
+        }.get()
+    }
+
+    func exchange(_ text: String) async throws -> String {
+        String(buffer: try await self.exchange(ByteBuffer(string: text)))
+    }
+}
