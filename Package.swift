@@ -114,7 +114,8 @@ let package = Package(
         library(
             "LibP2PRelay",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", nioCore, nioPosix, deques, logging,
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "LibP2P", nioCore, nioPosix,
+                nioHTTP1, deques, logging,
             ]
         ),
         library(
@@ -209,6 +210,13 @@ let package = Package(
             [
                 "LibP2P", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore",
                 "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+            ]
+        ),
+        tests(
+            "LibP2PRelayTests",
+            [
+                "LibP2PRelay", "LibP2P", "LibP2PSecurity", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore",
+                "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
