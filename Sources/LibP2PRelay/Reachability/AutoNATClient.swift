@@ -199,12 +199,14 @@ public final class AutoNATClient: Sendable {
         case .success, .failure: outcome = .noAnswer
         }
         // One peer's word is not enough for an IP address that nobody else has seen.
-        let known = Set(self.addresses.map(\.ipAddress))
+        let known = Set(self.addresses.compactMap(\.ipAddress))
         let (changed, status, addresses) = self.state.withLock { state in
             state.isAsking = false
             let changed = state.tracker.record(outcome)
             if state.tracker.status != .publiclyReachable { state.reached = [] }
-            if let reached, known.contains(reached.ipAddress), !reached.isCircuit, !state.reached.contains(reached) {
+            if let reached, let ip = reached.ipAddress, known.contains(ip), !reached.isCircuit,
+                !state.reached.contains(reached)
+            {
                 state.reached = [reached] + state.reached.prefix(Self.maximumReached - 1)
             }
             return (changed, state.tracker.status, state.reached)
