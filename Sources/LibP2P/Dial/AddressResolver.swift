@@ -7,7 +7,7 @@ struct AddressResolver: Sendable {
     /// Records of one `/dnsaddr` name that are followed.
     static let maximumRecords = 32
 
-    let resolver: any Resolver
+    let resolver: any NameResolver
     let maximumDepth: Int
 
     /// All that an address leads to; an address without a name is its own answer. Completes on `loop`, and fails if the name

@@ -44,7 +44,7 @@ public struct HostConfiguration: Sendable {
     public var acceptPeer: @Sendable (PeerID, Multiaddr) -> Bool = { _, _ in true }
 
     public var interfaces: any InterfaceLister = SystemInterfaces()
-    public var resolver: any Resolver = SystemResolver.shared
+    public var resolver: any NameResolver = SystemResolver.shared
     /// Wall-clock seconds since 1970.
     public var unixTime: @Sendable () -> UInt64 = systemUnixTime
     /// Random numbers wherever behaviour depends on them; not for keys.

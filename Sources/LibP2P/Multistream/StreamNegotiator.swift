@@ -183,8 +183,10 @@ final class StreamNegotiator: ChannelDuplexHandler, RemovableChannelHandler {
         self.phase = .holding
         self.deadline?.cancel()
         // A handler that answers at once has its first bytes coalesced with the answer of the negotiation.
+        let channel = context.channel
         self.agreed.succeed(name)
-        context.flush()
+        // Not through the context: whoever reads at once has removed this handler.
+        channel.flush()
         if self.phase == .holding, self.readRequested { self.handOver(context) }
     }
 

@@ -4,7 +4,7 @@ public import NIOCore
 import NIOPosix
 
 /// The C library's resolver, on threads of its own.
-public final class SystemResolver: Resolver {
+public final class SystemResolver: NameResolver {
     public static let shared = SystemResolver()
 
     public init() {}
