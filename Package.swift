@@ -217,10 +217,8 @@ let package = Package(
         tests(
             "LibP2PRelayTests",
             [
-                "LibP2PRelay", "LibP2P", "LibP2PSecurity", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore",
-                "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, logging,
                 "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
-                "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+                "MeshCore", "MeshTesting", nioCore, nioPosix, nioHTTP1, nioEmbedded, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
