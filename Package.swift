@@ -114,7 +114,8 @@ let package = Package(
         library(
             "LibP2PRelay",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", nioCore, nioPosix, deques, logging,
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "LibP2P", nioCore, nioPosix,
+                nioHTTP1, deques, logging,
             ]
         ),
         library(
@@ -223,6 +224,10 @@ let package = Package(
             [
                 "NetSim", "LibP2P", "LibP2PTesting", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore", nioCore,
                 logging,
+            "LibP2PRelayTests",
+            [
+                "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
+                "MeshCore", "MeshTesting", nioCore, nioPosix, nioHTTP1, nioEmbedded, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),

@@ -23,7 +23,7 @@ extension Host {
             && options.eventLoop == nil
         let key = HostState.DialKey(peer: peer, directOnly: options.directOnly || options.reuse == .direct)
         // Made before it is known whether they are needed, as nothing is called under the lock.
-        let loop = options.eventLoop ?? self.group.next()
+        let loop = options.eventLoop ?? self.loop(of: addresses + self.peers.addresses(of: peer)) ?? self.group.next()
         let promise = loop.makePromise(of: Connection.self)
         let box = NIOLoopBoundBox<PeerDial?>.makeEmptyBox(valueType: PeerDial.self, eventLoop: loop)
 
@@ -117,6 +117,17 @@ extension Host {
     }
 
     // MARK: For dials
+
+    /// Where a connection to a relay lives that `addresses` lead through, and where a circuit through it therefore will.
+    private func loop(of addresses: [Multiaddr]) -> (any EventLoop)? {
+        for case let relay? in addresses.map({ $0.relay?.address.peerID }) {
+            let connection = self.state.withLock {
+                $0.connections.best(to: relay, allowLimited: false, directOnly: true)
+            }
+            if let connection { return connection.eventLoop }
+        }
+        return nil
+    }
 
     func transport(for address: Multiaddr) -> (any Transport)? {
         self.state.withLock { $0.transports }.first { $0.canDial(address) }
