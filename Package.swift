@@ -182,9 +182,11 @@ let package = Package(
         library(
             "NetSim",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", nioCore, deques, heaps, logging,
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", "LibP2PRelay", nioCore, deques,
+                heaps, logging,
             ]
         ),
+        .executableTarget(name: "natgrid", dependencies: ["NetSim"], swiftSettings: strictSettings),
         .executableTarget(
             name: "meshbench",
             dependencies: [
@@ -224,6 +226,9 @@ let package = Package(
             [
                 "NetSim", "LibP2P", "LibP2PTesting", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore", nioCore,
                 logging,
+            ]
+        ),
+        tests(
             "LibP2PRelayTests",
             [
                 "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
