@@ -186,7 +186,7 @@ let package = Package(
                 heaps, logging,
             ]
         ),
-        .executableTarget(name: "natgrid", dependencies: ["NetSim"], swiftSettings: strictSettings),
+        .executableTarget(name: "natgrid", dependencies: ["NetSim", nioCore, logging], swiftSettings: strictSettings),
         .executableTarget(
             name: "meshbench",
             dependencies: [

@@ -198,7 +198,7 @@ import Testing
         try withSimulation(seed: 1) { simulation in
             let (one, other) = simulation.twoMachines()
             try simulation.run {
-                let talk = try await Conversation.open(from: one, to: other, at: Self.server)
+                let talk = try await Conversation.open(from: one, to: other, at: Self.server, halfClosure: false)
                 let write = talk.client.write(ByteBuffer(string: "never flushed"))
                 try await talk.client.close().get()
                 await #expect(throws: ChannelError.self) { try await write.get() }
@@ -215,7 +215,7 @@ import Testing
     @Test func aCrashIsNotToldAndARebootResets() throws {
         try withSimulation(seed: 1) { simulation in
             let (one, other) = simulation.twoMachines()
-            try simulation.run {
+            try simulation.run(within: .hours(2)) {
                 let talk = try await Conversation.open(from: one, to: other, at: Self.server)
                 other.crash()
                 try await simulation.loop.scheduleTask(in: .minutes(60)) {}.futureResult.get()

@@ -1,6 +1,6 @@
 import LibP2P
 import LibP2PRelay
-import Logging
+public import Logging
 import MeshCore
 import Multiformats
 public import NIOCore
@@ -20,6 +20,10 @@ public struct NATGrid: Sendable {
     public let seed: UInt64
     /// Of each host's way to the internet.
     public let link: Link
+    /// For the hosts, by their names.
+    public var logger: @Sendable (String) -> Logger = { _ in Logger(label: "host") { _ in SwiftLogNoOpLogHandler() } }
+    /// Sees all packets; see `Simulation.observer`.
+    public var observer: (@Sendable (NIODeadline, Packet, PacketFate) -> Void)?
 
     public init(seed: UInt64, link: Link = Link(delay: .milliseconds(10), jitter: .milliseconds(4))) {
         self.seed = seed
@@ -29,13 +33,14 @@ public struct NATGrid: Sendable {
     /// One host dials another through a relay, which has a reservation there, and both try to do without it.
     public func cell(from dialler: NATKind, to listener: NATKind) throws -> Cell {
         try withSimulation(seed: self.seed, link: self.link) { simulation in
+            simulation.observer = self.observer
             let relayMachine = simulation.machine("relay")
             relayMachine.attach(to: simulation.internet, "203.0.113.1")
-            let relay = try relayMachine.host()
+            let relay = try relayMachine.host(logger: self.logger("relay"))
             let service = RelayService(host: relay, logger: relay.logger)
             let candidate = RelayCandidate(peer: relay.peerID, addresses: [try Multiaddr("/ip4/203.0.113.1/tcp/4001")])
-            let one = try Party(Self.place(dialler, 1, in: simulation), relays: [candidate])
-            let other = try Party(Self.place(listener, 2, in: simulation), relays: [candidate])
+            let one = try Party(Self.place(dialler, 1, in: simulation), relays: [candidate], self.logger("dialler"))
+            let other = try Party(Self.place(listener, 2, in: simulation), relays: [candidate], self.logger("listener"))
             return try simulation.run {
                 try await relay.start()
                 service.start()
@@ -126,8 +131,8 @@ public struct NATGrid: Sendable {
         let puncher: HolePuncher
         private let relays: [RelayCandidate]
 
-        init(_ machine: Machine, relays: [RelayCandidate]) throws {
-            self.host = try machine.host()
+        init(_ machine: Machine, relays: [RelayCandidate], _ logger: Logger) throws {
+            self.host = try machine.host(logger: logger)
             self.client = RelayClient(host: self.host, logger: self.host.logger)
             self.observed = ObservedAddresses(host: self.host)
             self.puncher = HolePuncher(host: self.host, observed: self.observed)
