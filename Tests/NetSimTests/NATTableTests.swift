@@ -63,7 +63,9 @@ import Testing
             let answer = self.forwarded(nat.inbound(self.udp(remote, out.source), at: self.start))
             #expect(answer?.destination == (passes ? Self.inside : nil))
             var tcp = self.nat(NATBehavior(filtering: filtering))
-            let syn = try #require(self.forwarded(tcp.outbound(self.tcp(Self.inside, remotes[0], .syn), at: self.start)))
+            let syn = try #require(
+                self.forwarded(tcp.outbound(self.tcp(Self.inside, remotes[0], .syn), at: self.start))
+            )
             let opening = self.forwarded(tcp.inbound(self.tcp(remote, syn.source, .syn), at: self.start))
             #expect(opening?.destination == (passes ? Self.inside : nil))
         }
@@ -210,9 +212,13 @@ import Testing
 
     @Test func aRestartForgetsEverything() throws {
         var nat = self.nat(.fullCone)
-        let out = try #require(self.forwarded(nat.outbound(self.tcp(Self.inside, "203.0.113.1:1", .syn), at: self.start)))
+        let out = try #require(
+            self.forwarded(nat.outbound(self.tcp(Self.inside, "203.0.113.1:1", .syn), at: self.start))
+        )
         nat.reset()
-        #expect(self.forwarded(nat.inbound(self.tcp("203.0.113.1:1", out.source, [.syn, .ack]), at: self.start)) == nil)
+        #expect(
+            self.forwarded(nat.inbound(self.tcp("203.0.113.1:1", out.source, [.syn, .ack]), at: self.start)) == nil
+        )
         #expect(self.forwarded(nat.outbound(self.tcp(Self.inside, "203.0.113.1:1", .ack), at: self.start)) == nil)
     }
 
@@ -252,7 +258,8 @@ import Testing
         let remote: TransportAddress = "203.0.113.1:1"
         let open = firewall.inbound(Packet(from: remote, to: "198.51.100.1:443", .tcp(syn)), at: self.start)
         #expect(self.passes(open))
-        guard case .reply = firewall.inbound(Packet(from: remote, to: "198.51.100.1:80", .tcp(syn)), at: self.start) else {
+        guard case .reply = firewall.inbound(Packet(from: remote, to: "198.51.100.1:80", .tcp(syn)), at: self.start)
+        else {
             return #expect(Bool(false), "not rejected")
         }
     }

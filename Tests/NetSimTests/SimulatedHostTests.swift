@@ -127,7 +127,7 @@ import Testing
                     )
                     return try home.machine("client-\(index)", 2, in: simulation).host()
                 }
-                try simulation.run {
+                return try simulation.run {
                     try await relay.start()
                     for client in clients { try await client.start() }
                     let address = try Multiaddr("/ip4/203.0.113.1/tcp/4001")
@@ -140,9 +140,10 @@ import Testing
                         }
                         try await group.waitForAll()
                     }
+                    let trace = simulation.trace
                     await Self.shutDown(clients + [relay], simulation)
+                    return trace
                 }
-                return simulation.trace
             }
         }
         let first = try trace(11)

@@ -56,14 +56,15 @@ import Testing
         try withSimulation(seed: 1) { simulation in
             let loop = simulation.loop
             let before = loop.now
-            let sum = try simulation.run(within: .hours(2)) {
-                #expect(loop.inEventLoop)
-                try await loop.scheduleTask(in: .hours(1)) {}.futureResult.get()
-                #expect(loop.inEventLoop)
-                async let one = loop.scheduleTask(in: .seconds(1)) { 1 }.futureResult.get()
-                async let two = loop.scheduleTask(in: .seconds(1)) { 2 }.futureResult.get()
-                return try await one + two
-            } as Int
+            let sum =
+                try simulation.run(within: .hours(2)) {
+                    #expect(loop.inEventLoop)
+                    try await loop.scheduleTask(in: .hours(1)) {}.futureResult.get()
+                    #expect(loop.inEventLoop)
+                    async let one = loop.scheduleTask(in: .seconds(1)) { 1 }.futureResult.get()
+                    async let two = loop.scheduleTask(in: .seconds(1)) { 2 }.futureResult.get()
+                    return try await one + two
+                } as Int
             #expect(sum == 3)
             #expect(loop.now == before + .hours(1) + .seconds(1))
             #expect(!loop.inEventLoop)

@@ -38,7 +38,11 @@ import Testing
     @Test func connectingFailsAsItDoesOnRealMachines() throws {
         try withSimulation(seed: 1) { simulation in
             let (one, other) = simulation.twoMachines()
-            func failure(_ to: TransportAddress, _ from: TransportAddress? = nil, seconds: Int64 = 600) throws -> (any Error)? {
+            func failure(
+                _ to: TransportAddress,
+                _ from: TransportAddress? = nil,
+                seconds: Int64 = 600
+            ) throws -> (any Error)? {
                 try simulation.run {
                     do {
                         let deadline = simulation.loop.now + .seconds(seconds)

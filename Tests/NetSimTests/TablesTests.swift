@@ -26,7 +26,8 @@ import Testing
         ("10.0.0.1", false, "10.0.0.2", false, true),
         ("0.0.0.0", false, "::", false, true),
     ])
-    func portsAreSharedByTheRulesOfReuse(_ first: String, _ r1: Bool, _ second: String, _ r2: Bool, works: Bool) throws {
+    func portsAreSharedByTheRulesOfReuse(_ first: String, _ r1: Bool, _ second: String, _ r2: Bool, works: Bool) throws
+    {
         var ports = PortTable()
         let one = try #require(IPAddress(first) as IPAddress?)
         let other = try #require(IPAddress(second) as IPAddress?)
@@ -45,7 +46,9 @@ import Testing
     @Test func ephemeralPortsRunOut() {
         var (ports, generator) = (PortTable(), SeededGenerator(seed: 1))
         var seen: Set<UInt16> = []
-        while let binding = ports.bindEphemeral("10.0.0.1", reuse: false, using: &generator) { seen.insert(binding.port) }
+        while let binding = ports.bindEphemeral("10.0.0.1", reuse: false, using: &generator) {
+            seen.insert(binding.port)
+        }
         #expect(seen.count == PortTable.ephemeral.count)
     }
 
@@ -68,7 +71,13 @@ import Testing
         var (queue, generator) = (LinkQueue(), SeededGenerator(seed: 1))
         let link = Link(mtu: 1400, dropsLongPackets: true)
         func sends(_ longest: Int) -> Bool {
-            if case .success = queue.send(9000, longest: longest, over: link, at: SimulatedLoop.start, using: &generator) {
+            if case .success = queue.send(
+                9000,
+                longest: longest,
+                over: link,
+                at: SimulatedLoop.start,
+                using: &generator
+            ) {
                 return true
             }
             return false

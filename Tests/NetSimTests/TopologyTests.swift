@@ -66,7 +66,8 @@ import Testing
                     try $0.pipeline.syncOperations.addHandler(datagrams)
                 }.get()
                 let target = try SocketAddress(ipAddress: "203.0.113.2", port: 53)
-                try await channel.writeAndFlush(AddressedEnvelope(remoteAddress: target, data: ByteBuffer(string: "?"))).get()
+                try await channel.writeAndFlush(AddressedEnvelope(remoteAddress: target, data: ByteBuffer(string: "?")))
+                    .get()
                 try await self.pause(simulation)
                 #expect(datagrams.error == ECONNREFUSED)
             }

@@ -57,7 +57,8 @@ final class UDPStack {
         let fitting = (self.channels[address.port] ?? []).filter {
             $0.binding.address.family == address.address.family
         }
-        return fitting.first { $0.binding.address == address.address } ?? fitting.first { $0.binding.address.isUnspecified }
+        return fitting.first { $0.binding.address == address.address }
+            ?? fitting.first { $0.binding.address.isUnspecified }
     }
 
     func crash() {

@@ -1,13 +1,14 @@
 extension NATGrid {
     /// The grid as text, the dialler to the left, the listener above; and what deviates from the theory.
     public static func table(_ cells: [Cell]) -> String {
-        var kinds: [NATKind] = []
-        for cell in cells where !kinds.contains(cell.dialler) { kinds.append(cell.dialler) }
+        let diallers = Self.distinct(cells.map(\.dialler))
+        let listeners = Self.distinct(cells.map(\.listener))
+        let kinds = Self.distinct(diallers + listeners)
         let width = (kinds.map(\.name.count).max() ?? 0) + 1
         func padded(_ text: String) -> String { text + String(repeating: " ", count: max(0, width - text.count)) }
-        var lines = [padded("") + kinds.map { padded($0.name) }.joined()]
-        for dialler in kinds {
-            let row = kinds.map { listener in
+        var lines = [padded("") + listeners.map { padded($0.name) }.joined()]
+        for dialler in diallers {
+            let row = listeners.map { listener in
                 let cell = cells.first { $0.dialler == dialler && $0.listener == listener }
                 return padded(cell.map(Self.text) ?? "")
             }
@@ -26,6 +27,10 @@ extension NATGrid {
         }
         return lines.map { $0.last == " " ? String($0.reversed().drop { $0 == " " }.reversed()) : $0 }
             .joined(separator: "\n")
+    }
+
+    private static func distinct(_ kinds: [NATKind]) -> [NATKind] {
+        kinds.reduce(into: []) { if !$0.contains($1) { $0.append($1) } }
     }
 
     private static func text(_ cell: Cell) -> String {

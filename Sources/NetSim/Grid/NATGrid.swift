@@ -35,10 +35,10 @@ public struct NATGrid: Sendable {
         try withSimulation(seed: self.seed, link: self.link) { simulation in
             simulation.observer = self.observer
             let relayMachine = simulation.machine("relay")
-            relayMachine.attach(to: simulation.internet, "203.0.113.1")
+            relayMachine.attach(to: simulation.internet, "31.0.0.1")
             let relay = try relayMachine.host(logger: self.logger("relay"))
             let service = RelayService(host: relay, logger: relay.logger)
-            let candidate = RelayCandidate(peer: relay.peerID, addresses: [try Multiaddr("/ip4/203.0.113.1/tcp/4001")])
+            let candidate = RelayCandidate(peer: relay.peerID, addresses: [try Multiaddr("/ip4/31.0.0.1/tcp/4001")])
             let one = try Party(Self.place(dialler, 1, in: simulation), relays: [candidate], self.logger("dialler"))
             let other = try Party(Self.place(listener, 2, in: simulation), relays: [candidate], self.logger("listener"))
             return try simulation.run {
@@ -52,7 +52,8 @@ public struct NATGrid: Sendable {
                 // Time for the relay to tell both where it sees them.
                 try await simulation.loop.scheduleTask(in: .seconds(5)) {}.futureResult.get()
                 let addresses =
-                    listener.box == .none ? other.host.advertisedAddresses : other.client.reservations[0].circuitAddresses
+                    listener.box == .none
+                    ? other.host.advertisedAddresses : other.client.reservations[0].circuitAddresses
                 let begin = simulation.loop.now
                 _ = try await one.host.connect(to: other.host.peerID, addresses: addresses)
                 try await Self.wait(simulation, atMost: .seconds(90)) {
@@ -88,9 +89,10 @@ public struct NATGrid: Sendable {
         }
     }
 
-    /// A machine behind such boxes. All homes have the same private addresses, as homes do.
+    /// A machine behind such boxes. All homes have the same private addresses, as homes do. The public ones are not of the blocks
+    /// for documentation, as hosts know that nobody can be reached there.
     private static func place(_ kind: NATKind, _ number: UInt32, in simulation: Simulation) -> Machine {
-        let outside = CIDR("198.51.100.0/24").host(number)
+        let outside = CIDR("31.0.1.0/24").host(number)
         let name = "host-\(number)"
         switch kind.box {
         case .none:
@@ -98,8 +100,7 @@ public struct NATGrid: Sendable {
             machine.attach(to: simulation.internet, outside)
             return machine
         case .firewall:
-            let block = CIDR("192.0.2.0/28").host(16 * number)
-            let lan = simulation.network("lan-\(number)", [CIDR(block, prefixLength: 28) ?? "192.0.2.0/28"])
+            let lan = simulation.network("lan-\(number)", [number == 1 ? "31.0.2.0/28" : "31.0.2.16/28"])
             let router = simulation.router("firewall-\(number)")
             let uplink = router.attachUplink(to: simulation.internet, outside)
             router.attach(to: lan, lan.prefixes[0].host(1))

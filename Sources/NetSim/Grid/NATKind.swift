@@ -46,10 +46,18 @@ public struct NATKind: Sendable, Hashable {
             NATKind("linux", "Linux masquerade: AP/AP that preserves ports", .nat(.linuxMasquerade))
         )
         kinds.append(
-            NATKind("cgn-EI", "EI/AP behind a carrier's EI/EI", .nested(NATBehavior(ports: .random), carrier: .fullCone))
+            NATKind(
+                "cgn-EI",
+                "EI/AP behind a carrier's EI/EI",
+                .nested(NATBehavior(ports: .random), carrier: .fullCone)
+            )
         )
         kinds.append(
-            NATKind("cgn-AP", "EI/AP behind a carrier's AP/AP", .nested(NATBehavior(ports: .random), carrier: .symmetric))
+            NATKind(
+                "cgn-AP",
+                "EI/AP behind a carrier's AP/AP",
+                .nested(NATBehavior(ports: .random), carrier: .symmetric)
+            )
         )
         return kinds
     }()

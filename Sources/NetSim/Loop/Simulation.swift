@@ -118,8 +118,14 @@ public final class Simulation: @unchecked Sendable {
         if isDone, let result = outcome.result { return try result.get() }
         task.cancel()
         throw self.loop.isIdle
-            ? NetSimError(code: .stalled, message: "the task waits, and nothing is left to happen: look for a lost promise")
-            : NetSimError(code: .outOfTime, message: "the task is not done after \(bound.nanoseconds / 1_000_000_000) s")
+            ? NetSimError(
+                code: .stalled,
+                message: "the task waits, and nothing is left to happen: look for a lost promise"
+            )
+            : NetSimError(
+                code: .outOfTime,
+                message: "the task is not done after \(bound.nanoseconds / 1_000_000_000) s"
+            )
     }
 
     private func checkLoop() throws(NetSimError) {

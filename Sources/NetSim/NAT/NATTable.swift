@@ -83,8 +83,13 @@ public struct NATTable: Sendable {
     public mutating func inbound(_ packet: Packet, at now: NIODeadline) -> Verdict {
         var packet = packet
         if case .unreachable(let about) = packet.payload {
-            let outside = Outside(transport: about.transport, family: about.source.address.family, port: about.source.port)
-            guard let key = self.keys[outside]?.first(where: { self.flows.isLive($0.inside, about.destination, at: now) })
+            let outside = Outside(
+                transport: about.transport,
+                family: about.source.address.family,
+                port: about.source.port
+            )
+            guard
+                let key = self.keys[outside]?.first(where: { self.flows.isLive($0.inside, about.destination, at: now) })
             else { return .drop(.filtered) }
             var told = about
             told.source = key.inside.endpoint
@@ -135,7 +140,9 @@ public struct NATTable: Sendable {
     /// The mapping by which a packet from outside is let in.
     private func mapping(of outside: Outside, for packet: Packet, at now: NIODeadline) -> Key? {
         guard let keys = self.keys[outside] else { return nil }
-        if let known = keys.first(where: { $0.covers(packet.source) && self.flows.isLive($0.inside, packet.source, at: now) }) {
+        if let known = keys.first(where: {
+            $0.covers(packet.source) && self.flows.isLive($0.inside, packet.source, at: now)
+        }) {
             return known
         }
         guard packet.opensFlow else { return nil }

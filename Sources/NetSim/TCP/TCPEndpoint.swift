@@ -98,7 +98,9 @@ struct TCPEndpoint {
     /// The user has gone. What was not read is answered by a reset, as it is lost (RFC 9293 section 3.6).
     mutating func close(at now: NIODeadline) {
         guard self.state != .closed, self.state != .timeWait, !self.isOrphan else { return }
-        guard self.state == .established || self.state == .synReceived, self.receive.isEmpty else { return self.abort() }
+        guard self.state == .established || self.state == .synReceived, self.receive.isEmpty else {
+            return self.abort()
+        }
         self.isOrphan = true
         self.closeOutput(at: now)
         self.finishIfDone(at: now)
@@ -109,6 +111,12 @@ struct TCPEndpoint {
             self.output.append(TCPSegment([.rst, .ack], sequence: self.send.next, acknowledgement: self.receive.next))
         }
         self.end()
+    }
+
+    /// The machine has lost the connection, without a word to the peer.
+    mutating func vanish() {
+        self.end()
+        self.output = []
     }
 
     // MARK: Time
@@ -190,7 +198,9 @@ struct TCPEndpoint {
         }
         if segment.flags.contains(.syn) {
             if self.state == .synReceived, !segment.flags.contains(.ack) {
-                return self.emit(TCPSendQueue.Part(sequence: self.send.unacknowledged, flags: .syn, bytes: ByteBuffer()))
+                return self.emit(
+                    TCPSendQueue.Part(sequence: self.send.unacknowledged, flags: .syn, bytes: ByteBuffer())
+                )
             }
             guard self.state == .synReceived, segment.acknowledgement == self.send.next else {
                 // Again, or of another connection: the peer shall say which (RFC 5961 section 4).

@@ -60,6 +60,13 @@ final class TCPSocket: @unchecked Sendable {
         self.settle()
     }
 
+    /// The machine crashes.
+    func vanish() {
+        self.endpoint.vanish()
+        self.settle()
+        self.user?.handle(.failed(.reset))
+    }
+
     func receive(_ segment: TCPSegment) {
         self.endpoint.receive(segment, at: self.now)
         self.settle()

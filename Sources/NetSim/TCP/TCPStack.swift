@@ -150,7 +150,8 @@ final class TCPStack {
         let fitting = self.listeners.filter {
             $0.binding.port == address.port && $0.binding.address.family == address.address.family
         }
-        return fitting.first { $0.binding.address == address.address } ?? fitting.first { $0.binding.address.isUnspecified }
+        return fitting.first { $0.binding.address == address.address }
+            ?? fitting.first { $0.binding.address.isUnspecified }
     }
 
     func unreachable(_ about: Unreachable) {
@@ -161,10 +162,7 @@ final class TCPStack {
     func crash() {
         for listener in self.listeners { listener.close() }
         let sockets = self.sockets.values.sorted { ($0.local, $0.remote) < ($1.local, $1.remote) }
-        for socket in sockets {
-            self.remove(socket)
-            socket.user?.handle(.failed(.reset))
-        }
+        for socket in sockets { socket.vanish() }
     }
 }
 

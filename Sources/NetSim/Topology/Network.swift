@@ -105,7 +105,8 @@ public final class Network: @unchecked Sendable {
             self.tellUnreachable(packet, sender)
             return
         }
-        guard sender.isUp, receiver.isUp, !self.cuts.contains(where: { $0.separates(sender.node, receiver.node) }) else {
+        guard sender.isUp, receiver.isUp, !self.cuts.contains(where: { $0.separates(sender.node, receiver.node) })
+        else {
             self.simulation.record(packet, .dropped(.down))
             return
         }
