@@ -106,10 +106,23 @@ extension NATKind {
         }
     }
 
-    /// What RFC 5128 section 3 says of two such boxes, for TCP: a hole can be punched if the SYN of one side gets through the box
-    /// of the other, which lets in what it takes for an answer.
+    /// Whether a SYN of `remote` comes in at the port that the relay has seen, and its answer gets back.
+    private func isReached(by remote: NATKind) -> Bool {
+        // Both dial: if this side's SYNs have left by another port, to where the remote's come from, they are in the way.
+        self.letsIn(remote) && (self.keepsItsPort || !remote.keepsItsPort)
+    }
+
+    /// Whether TCP itself can get through between two such boxes, if both sides dial (RFC 5128 section 3.4).
+    public func canConnect(with other: NATKind) -> Bool {
+        self.box == .none || other.box == .none || self.isReached(by: other) || other.isReached(by: self)
+    }
+
+    /// How this side, which dials through a relay, gets to talk with `other`, which then begins the hole punch.
+    ///
+    /// DCUtR gives both their roles beforehand: whoever begins is the server. So a connection that only the dialler's listener
+    /// accepts, as the two SYNs do not meet, is one with two servers, and comes to nothing.
     public func expectedPath(to other: NATKind) -> Path {
         if self.box == .none || other.box == .none { return .direct }
-        return self.letsIn(other) || other.letsIn(self) ? .punched : .relayed
+        return other.isReached(by: self) ? .punched : .relayed
     }
 }

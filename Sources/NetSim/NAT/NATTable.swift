@@ -109,9 +109,17 @@ public struct NATTable: Sendable {
             else { return .drop(.filtered) }
             return .reply(reset)
         }
-        // What answers this packet leaves by the same port.
-        let back = Key(key.inside, packet.source, self.behavior.mapping)
-        if self.ports[back] == nil { self.insert(back, outside) }
+        // What answers this packet leaves by the same port. If packets to its sender leave by another one already, this cannot be.
+        let flow = Key(key.inside, packet.source, .addressAndPortDependent)
+        if let port = self.ports[flow] ?? self.ports[Key(key.inside, packet.source, self.behavior.mapping)] {
+            if port != outside.port {
+                guard !self.flows.isLive(key.inside, packet.source, at: now) else { return .drop(.filtered) }
+                self.remove(flow)
+                self.insert(flow, outside)
+            }
+        } else {
+            self.insert(flow, outside)
+        }
         self.flows.note(key.inside, packet.source, packet, isOutbound: false, at: now)
         packet.destination = key.inside.endpoint
         return .forward(packet)
@@ -161,6 +169,8 @@ public struct NATTable: Sendable {
         _ remote: TransportAddress,
         at now: NIODeadline
     ) -> UInt16? {
+        let flow = Key(inside, remote, .addressAndPortDependent)
+        if let port = self.ports[flow], self.isLive(flow, at: now) { return port }
         let key = Key(inside, remote, self.behavior.mapping)
         if let port = self.ports[key] {
             if self.isLive(key, at: now) { return port }
