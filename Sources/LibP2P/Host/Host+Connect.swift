@@ -118,15 +118,19 @@ extension Host {
 
     // MARK: For dials
 
-    /// Where a connection to a relay lives that `addresses` lead through, and where a circuit through it therefore will.
+    /// Where a circuit that `addresses` lead through will live: on the loop of the connection to its relay. Without one, on
+    /// a loop that is the relay's own, so that the circuits of many dials share one connection.
     private func loop(of addresses: [Multiaddr]) -> (any EventLoop)? {
-        for case let relay? in addresses.map({ $0.relay?.address.peerID }) {
+        let relays = addresses.compactMap { $0.relay?.address.peerID }
+        guard let first = relays.first else { return nil }
+        for relay in relays {
             let connection = self.state.withLock {
                 $0.connections.best(to: relay, allowLimited: false, directOnly: true)
             }
             if let connection { return connection.eventLoop }
         }
-        return nil
+        let loops = Array(self.group.makeIterator())
+        return loops[Int(first.bytes.last ?? 0) % loops.count]
     }
 
     func transport(for address: Multiaddr) -> (any Transport)? {

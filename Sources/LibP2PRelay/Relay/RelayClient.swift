@@ -273,8 +273,8 @@ public final class RelayClient: Sendable {
 
     private func publish() {
         let reservations = self.keeper.value.held.values.sorted { $0.relay < $1.relay }
-        self.status.withLock { $0.reservations = reservations }
         self.host.advertise(reservations.flatMap(\.circuitAddresses), source: Self.source)
+        self.status.withLock { $0.reservations = reservations }
     }
 
     private func disconnected(_ connection: Connection) {
