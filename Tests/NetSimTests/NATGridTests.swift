@@ -17,7 +17,8 @@ import Testing
     @Test(arguments: [
         ("open", "AP/AP", Path.direct), ("AP/AP", "open", .direct), ("EI/EI", "AP/AP", .relayed),
         ("EI/AP", "EI/AP", .punched), ("EI/AP", "AP/AP", .relayed), ("AP/AP", "AP/AP", .relayed),
-        ("EI/AD", "AP/AP", .relayed), ("AP/AP", "EI/AD", .punched), ("linux", "linux", .punched), ("firewall", "firewall", .punched),
+        ("EI/AD", "AP/AP", .relayed), ("AP/AP", "EI/AD", .punched), ("linux", "linux", .punched),
+        ("firewall", "firewall", .punched),
     ])
     func theory(_ one: String, _ other: String, _ path: Path) throws {
         let kind = try #require(NATKind.all.first { $0.name == one })
