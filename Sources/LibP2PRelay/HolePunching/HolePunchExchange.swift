@@ -52,7 +52,11 @@ struct HolePunchExchange {
             self.state = .done
             return Reaction(
                 reply: HolePunchMessage(kind: .sync),
-                punch: Punch(addresses: addresses, pause: .nanoseconds(roundTripTime.nanoseconds / 2), roundTripTime: roundTripTime)
+                punch: Punch(
+                    addresses: addresses,
+                    pause: .nanoseconds(roundTripTime.nanoseconds / 2),
+                    roundTripTime: roundTripTime
+                )
             )
         case (.connecting, .responder, .connect):
             self.remoteAddresses = try self.chosen(message)

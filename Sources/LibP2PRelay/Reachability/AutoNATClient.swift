@@ -80,7 +80,9 @@ public final class AutoNATClient: Sendable {
     private func observe(_ event: HostEvent) {
         switch event {
         case .connected(let connection):
-            guard connection.direction == .inbound, !connection.isRelayed, connection.remoteAddress.isPublic else { return }
+            guard connection.direction == .inbound, !connection.isRelayed, connection.remoteAddress.isPublic else {
+                return
+            }
             let now = self.loop.now
             self.state.withLock { $0.tracker.acceptedConnection(now: now) }
         case .addressesChanged:
@@ -140,7 +142,8 @@ public final class AutoNATClient: Sendable {
         }
         let able = Set(
             self.host.connections.filter { connection in
-                !connection.isRelayed && recent[connection.remotePeer] == nil && self.isAskable(connection.remoteAddress)
+                !connection.isRelayed && recent[connection.remotePeer] == nil
+                    && self.isAskable(connection.remoteAddress)
                     && connection.identification?.protocols.contains(AutoNATServer.protocolID) ?? false
             }.map(\.remotePeer)
         ).sorted()
@@ -182,7 +185,9 @@ public final class AutoNATClient: Sendable {
     private var addresses: [Multiaddr] {
         var addresses: [Multiaddr] = []
         for address in self.host.advertisedAddresses + (self.observed?.candidates ?? [])
-        where !address.isCircuit && !addresses.contains(address) && addresses.count < self.configuration.maximumAddresses {
+        where !address.isCircuit && !addresses.contains(address)
+            && addresses.count < self.configuration.maximumAddresses
+        {
             addresses.append(address)
         }
         return addresses

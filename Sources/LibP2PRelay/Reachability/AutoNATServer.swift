@@ -132,7 +132,12 @@ extension Host {
         configuration.listenAddresses = []
         configuration.dial.reusePort = false
         configuration.dial.ranking = .noDelay
-        let dialer = try Host(identity: .generate(), configuration: configuration, group: self.group, logger: self.logger)
+        let dialer = try Host(
+            identity: .generate(),
+            configuration: configuration,
+            group: self.group,
+            logger: self.logger
+        )
         for transport in transports { dialer.add(transport: transport) }
         return dialer
     }

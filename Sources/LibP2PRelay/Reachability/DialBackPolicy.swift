@@ -45,7 +45,8 @@ struct DialBackPolicy {
         own: [Multiaddr],
         configuration: AutoNATServerConfiguration
     ) -> [Multiaddr]? {
-        guard let ip = observed.ipAddress, Self.isDialable(ip, configuration), !own.contains(where: { $0.ipAddress == ip })
+        guard let ip = observed.ipAddress, Self.isDialable(ip, configuration),
+            !own.contains(where: { $0.ipAddress == ip })
         else { return nil }
         var addresses: [Multiaddr] = []
         for address in [observed] + told {
