@@ -246,7 +246,7 @@ public struct TransportConformance: Sendable {
     private func dialFuture(_ address: Multiaddr, collecting count: Int) -> EventLoopFuture<Dialled> {
         let loop = self.group.next()
         return loop.flatSubmit {
-            self.dialer.dial(address, on: loop, options: TransportDialOptions(deadline: loop.now + .seconds(10)))
+            self.dialer.dial(address, on: loop, options: TransportDialOptions(deadline: loop.now + .seconds(60)))
                 .flatMapThrowing { raw in
                     let promise = loop.makePromise(of: ByteBuffer.self)
                     try raw.channel.pipeline.syncOperations.addHandler(Collector(count: count, promise: promise))
