@@ -29,6 +29,7 @@ public struct HolePunchConfiguration: Sendable {
 
     /// For tests on one machine.
     var allowsLoopback = false
+    var candidates: (@Sendable () -> [Multiaddr])?
 
     public init() {}
 

@@ -22,6 +22,10 @@ struct HolePunchExchange {
 
     private enum State { case idle, connecting, synchronising, done }
 
+    /// Timers fire late and never early, and it is the initiator's packet that must not be: it opens the NAT that the
+    /// responder's meets.
+    private static let slack = TimeAmount.milliseconds(2)
+
     private let role: Role
     private let ownAddresses: [Multiaddr]
     private let filter: ([Multiaddr]) -> [Multiaddr]
@@ -52,7 +56,11 @@ struct HolePunchExchange {
             self.state = .done
             return Reaction(
                 reply: HolePunchMessage(kind: .sync),
-                punch: Punch(addresses: addresses, pause: .nanoseconds(roundTripTime.nanoseconds / 2), roundTripTime: roundTripTime)
+                punch: Punch(
+                    addresses: addresses,
+                    pause: max(.zero, .nanoseconds(roundTripTime.nanoseconds / 2) - Self.slack),
+                    roundTripTime: roundTripTime
+                )
             )
         case (.connecting, .responder, .connect):
             self.remoteAddresses = try self.chosen(message)

@@ -40,7 +40,9 @@ struct HolePunchMessage: Hashable {
                 }
                 kind = known
             case 2:
-                if let address = try? Multiaddr(bytes: field.buffer().readableBytesView) { self.addresses.append(address) }
+                if let address = try? Multiaddr(bytes: field.buffer().readableBytesView) {
+                    self.addresses.append(address)
+                }
             default: continue
             }
         }

@@ -85,7 +85,9 @@ public final class HolePuncher: Sendable {
     private func begin(_ connection: Connection) -> Bool {
         guard self.directConnection(to: connection.remotePeer) == nil, connection.isOpen else { return false }
         return self.state.withLock { state in
-            guard state.progress[connection.id] != .done, state.running[connection.remotePeer] == nil else { return false }
+            guard state.progress[connection.id] != .done, state.running[connection.remotePeer] == nil else {
+                return false
+            }
             guard state.running.count < self.configuration.maximumConcurrent else {
                 state.metrics.refused += 1
                 return false
@@ -170,6 +172,8 @@ public final class HolePuncher: Sendable {
             reuse: .direct,
             onlyGivenAddresses: true,
             directOnly: true,
+            // From any other port: what this dial left in NATs would spoil the hole that is punched later.
+            reusePort: false,
             timeout: self.configuration.directDialTimeout
         )
         return try? await self.host.connect(to: peer, addresses: addresses, options: options)
@@ -208,7 +212,8 @@ public final class HolePuncher: Sendable {
         guard relayed.isRelayed, relayed.direction == .outbound else {
             throw LibP2PRelayError(
                 code: .unexpected,
-                message: "\(relayed.remotePeer) asks for a hole punch on a connection that this host did not dial by a relay"
+                message:
+                    "\(relayed.remotePeer) asks for a hole punch on a connection that this host did not dial by a relay"
             )
         }
         let peer = relayed.remotePeer
@@ -248,7 +253,8 @@ public final class HolePuncher: Sendable {
     // MARK: Both
 
     private func exchange(_ role: HolePunchExchange.Role) -> HolePunchExchange {
-        let own = (self.observed?.candidates ?? []) + self.host.advertisedAddresses
+        let seen = self.configuration.candidates?() ?? self.observed?.candidates ?? []
+        let own = seen + self.host.advertisedAddresses
         return HolePunchExchange(role: role, ownAddresses: self.choose(own)) { self.choose($0) }
     }
 

@@ -195,7 +195,10 @@ struct GatewayClient: Sendable {
             on: self.loop
         )
         guard description.status == 200, let service = try UPnP.service(in: description.body, at: location) else {
-            throw LibP2PRelayError(code: .mappingFailed, message: "the gateway \(gateway) has no service that maps ports")
+            throw LibP2PRelayError(
+                code: .mappingFailed,
+                message: "the gateway \(gateway) has no service that maps ports"
+            )
         }
         return service
     }
@@ -217,7 +220,9 @@ struct GatewayClient: Sendable {
             on: self.loop
         )
         let texts = try XMLScanner.texts(of: ["NewExternalIPAddress", "errorCode"], in: response.body)
-        guard response.status == 200 else { throw Fault(code: texts["errorCode"].flatMap { Int($0) } ?? response.status) }
+        guard response.status == 200 else {
+            throw Fault(code: texts["errorCode"].flatMap { Int($0) } ?? response.status)
+        }
         return texts
     }
 
@@ -241,6 +246,9 @@ struct GatewayClient: Sendable {
     }
 
     private func refusal(_ name: String, _ answer: some Sendable) -> LibP2PRelayError {
-        LibP2PRelayError(code: .mappingFailed, message: "the gateway \(self.gateway) maps no port by \(name): \(answer)")
+        LibP2PRelayError(
+            code: .mappingFailed,
+            message: "the gateway \(self.gateway) maps no port by \(name): \(answer)"
+        )
     }
 }

@@ -28,7 +28,9 @@ enum HTTPExchange {
         let request = head
         let promise = loop.makePromise(of: Response.self)
         let timer = loop.scheduleTask(in: timeout) {
-            promise.fail(LibP2PRelayError(code: .timedOut, message: "the gateway at \(url.host) does not answer over HTTP"))
+            promise.fail(
+                LibP2PRelayError(code: .timedOut, message: "the gateway at \(url.host) does not answer over HTTP")
+            )
         }
         let connected = ClientBootstrap(group: loop).connectTimeout(timeout).channelInitializer { channel in
             channel.eventLoop.makeCompletedFuture {

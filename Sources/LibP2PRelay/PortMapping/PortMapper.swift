@@ -105,7 +105,10 @@ public final class PortMapper: Sendable {
 
     private func delay(_ state: State, now: NIODeadline) -> TimeAmount {
         if state.failures > 0 {
-            return min(self.configuration.renewalInterval, self.configuration.retryInterval * (1 << min(state.failures - 1, 8)))
+            return min(
+                self.configuration.renewalInterval,
+                self.configuration.retryInterval * (1 << min(state.failures - 1, 8))
+            )
         }
         let next = state.entries.values.map(\.renewal).min() ?? now + self.configuration.renewalInterval
         return max(.seconds(1), next - now)
@@ -179,7 +182,8 @@ public final class PortMapper: Sendable {
         }
         throw LibP2PRelayError(
             code: .mappingFailed,
-            message: "the gateway \(client.gateway) maps no ports: check that PCP, NAT-PMP or UPnP is switched on there",
+            message:
+                "the gateway \(client.gateway) maps no ports: check that PCP, NAT-PMP or UPnP is switched on there",
             cause: failure
         )
     }
@@ -229,7 +233,8 @@ public final class PortMapper: Sendable {
     private var targets: [TransportAddress] {
         var targets: [TransportAddress] = []
         for address in self.host.listenAddresses {
-            guard let ip = address.ipAddress, ip.family == .v4, case .tcp(let port) = address.components.dropFirst().first,
+            guard let ip = address.ipAddress, ip.family == .v4,
+                case .tcp(let port) = address.components.dropFirst().first,
                 ip.reach == .private || (self.configuration.mapsLoopback && ip.reach == .loopback)
             else { continue }
             let target = TransportAddress(ip, port)

@@ -15,7 +15,8 @@ struct GatewayURL: Hashable {
 
     init?(_ text: some StringProtocol) {
         let scheme = "http://"
-        guard text.utf8.count <= 1024, text.lowercased().hasPrefix(scheme), text.utf8.allSatisfy({ (0x21...0x7E).contains($0) })
+        guard text.utf8.count <= 1024, text.lowercased().hasPrefix(scheme),
+            text.utf8.allSatisfy({ (0x21...0x7E).contains($0) })
         else { return nil }
         let rest = text.dropFirst(scheme.count)
         let end = rest.firstIndex(of: "/") ?? rest.endIndex

@@ -45,7 +45,8 @@ struct DialBackPolicy {
         own: [Multiaddr],
         configuration: AutoNATServerConfiguration
     ) -> [Multiaddr]? {
-        guard let ip = observed.ipAddress, Self.isDialable(ip, configuration), !own.contains(where: { $0.ipAddress == ip })
+        guard let ip = observed.ipAddress, Self.isDialable(ip, configuration),
+            !own.contains(where: { $0.ipAddress == ip })
         else { return nil }
         var addresses: [Multiaddr] = []
         for address in [observed] + told {
@@ -68,6 +69,13 @@ struct DialBackPolicy {
             addresses.append(candidate)
         }
         return addresses
+    }
+
+    /// Whether version 2 dials an address, wherever the peer is seen.
+    static func isDialable(_ address: Multiaddr, own: [Multiaddr], _ configuration: AutoNATServerConfiguration) -> Bool
+    {
+        guard let ip = address.ipAddress, let port = address.port, port != 0, !address.isCircuit else { return false }
+        return Self.isDialable(ip, configuration) && !own.contains { $0.ipAddress == ip }
     }
 
     private static func isDialable(_ ip: IPAddress, _ configuration: AutoNATServerConfiguration) -> Bool {

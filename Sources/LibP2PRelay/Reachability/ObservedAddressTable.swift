@@ -90,7 +90,10 @@ struct ObservedAddressTable {
         var votes: [Multiaddr: Votes] = [:]
         for opinion in self.opinions.values {
             votes[opinion.address, default: Votes()].count += 1
-            votes[opinion.address, default: Votes()].seen = max(votes[opinion.address]?.seen ?? opinion.seen, opinion.seen)
+            votes[opinion.address, default: Votes()].seen = max(
+                votes[opinion.address]?.seen ?? opinion.seen,
+                opinion.seen
+            )
         }
         let ranked = votes.filter { $0.value.count >= needed }.sorted { lhs, rhs in
             if lhs.value.count != rhs.value.count { return lhs.value.count > rhs.value.count }
@@ -124,7 +127,8 @@ struct ObservedAddressTable {
             let ip = observed.ipAddress, ip.family == local.ipAddress?.family, let port = observed.port, port != 0
         else { return false }
         switch ip.reach {
-        case .public, .private: return observed.withoutPort.components.dropFirst() == local.withoutPort.components.dropFirst()
+        case .public, .private:
+            return observed.withoutPort.components.dropFirst() == local.withoutPort.components.dropFirst()
         case .loopback, .linkLocal, .none: return false
         }
     }
