@@ -54,7 +54,7 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
-                "LibP2PSecurity",
+                "LibP2PSecurity", "Yamux", "LibP2P",
             ]
         ),
     ],
@@ -105,8 +105,8 @@ let package = Package(
         library(
             "LibP2P",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "Yamux", nioCore, nioPosix,
-                nioHTTP1, nioWebSocket, nioSSL, deques, logging,
+                "MeshCore", "Multiformats", "DNSWire", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "Yamux",
+                nioCore, nioPosix, nioHTTP1, nioWebSocket, nioSSL, deques, logging,
             ]
         ),
         // 5: the seams where features meet, and the protocols upon the libp2p host
@@ -218,8 +218,9 @@ let package = Package(
         tests(
             "LibP2PTests",
             [
-                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams",
-                "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket, nioSSL, logging,
+                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "DNSWire",
+                "ByteStreams", "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket,
+                nioSSL, logging,
             ]
         ),
         tests(

@@ -17,6 +17,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
     static let readBurstBytes = 64 * 1024
     /// Beyond this many waiting reads small ones are joined, so that bookkeeping stays small against the window.
     static let separateReads = 1024
+    /// What one waiting read costs beside its bytes: peers may send them one by one.
+    static let readOverhead = 128
 
     struct PendingWrite {
         var bytes: ByteBuffer
@@ -347,12 +349,12 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
             payload = copy
         }
         self.reads.append(payload)
-        self.count(retained: payload.storageCapacity)
+        self.count(retained: payload.storageCapacity + Self.readOverhead)
     }
 
     private func popRead() -> ByteBuffer? {
         guard let bytes = self.reads.popFirst() else { return nil }
-        self.count(retained: -bytes.storageCapacity)
+        self.count(retained: -(bytes.storageCapacity + Self.readOverhead))
         return bytes
     }
 
