@@ -10,6 +10,9 @@ RELEASE_FLAGS := -c release --static-swift-stdlib -Xswiftc -static-executable \
 	-Xswiftc -use-ld=lld -Xlinker --gc-sections -Xlinker --icf=all \
 	-Xswiftc -Xfrontend -Xswiftc -function-sections -Xcc -ffunction-sections -Xcc -fdata-sections
 
+# For the shipped program alone.
+RELEASE_LINKING := -Xlinker --no-eh-frame-hdr -Xlinker -T -Xlinker $(CURDIR)/scripts/release.ld
+
 .PHONY: help bootstrap build demo test test-fast bench lint fuzz release clean
 
 help: ## list the targets
@@ -37,11 +40,11 @@ bench: release ## benchmarks beside a peer in the same run (BENCH="--quick dns";
 	$(SWIFT) build $(RELEASE_FLAGS) --product meshbench
 	@scripts/bench $(BUILD_DIR)/release/meshbench $(RELEASE_DIR)/edgemesh $(BENCH)
 
-fuzz: ## fuzz the decoders of hostile bytes (FUZZ_SECONDS=60 each)
-	@Fuzzing/run
+fuzz: ## fuzz the decoders of hostile bytes, each for a minute (FUZZ="dns 600")
+	@Fuzzing/run $(FUZZ)
 
 release: ## the static, stripped binary and its symbolic links in build/
-	$(SWIFT) build $(RELEASE_FLAGS) --product edgemesh
+	$(SWIFT) build $(RELEASE_FLAGS) $(RELEASE_LINKING) --product edgemesh
 	@mkdir -p $(RELEASE_DIR)
 	@strip --strip-all -o $(RELEASE_DIR)/edgemesh.new $(RELEASE_BINARY)
 	@mv -f $(RELEASE_DIR)/edgemesh.new $(RELEASE_DIR)/edgemesh

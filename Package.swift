@@ -216,7 +216,13 @@ let package = Package(
             "AdminTests",
             ["Admin", "LinuxNetwork", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]
         ),
-        tests("MeshAppTests", ["MeshApp", "Configuration", "MeshCore", "Documents", logging, lifecycle]),
+        tests(
+            "MeshAppTests",
+            [
+                "MeshApp", "Configuration", "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "ServiceCatalog",
+                nioPosix, logging, lifecycle,
+            ]
+        ),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),

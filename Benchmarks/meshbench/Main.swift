@@ -57,6 +57,10 @@ enum Main {
         }
         let wanted = Set(names.dropFirst())
         var report = Report()
+        var file = stat()
+        if stat(program, &file) == 0 {
+            report.add("program", Double(file.st_size) / 1e6, "MB", budget: .atMost(25))
+        }
         func measure(_ name: String, _ body: (inout Report) async throws -> Void) async {
             guard wanted.isEmpty || wanted.contains(name) else { return }
             writeError("measuring \(name) …\n")

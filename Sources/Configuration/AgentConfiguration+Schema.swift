@@ -173,6 +173,7 @@ extension AgentConfiguration {
                 ConfigurationKey("nodeName", \.nodeName, .text("the name of a node") { !$0.isEmpty }, .live),
                 ConfigurationKey("advertiseAddress", \.advertiseAddress, .list(of: .ipv4), .live),
             ],
+            required: "nodeName",
             empty: { RelayNode() }
         )
         let streams = ValueForm<Int>.integer(0...10_000_000)

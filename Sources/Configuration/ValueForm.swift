@@ -185,13 +185,22 @@ extension ValueForm {
         )
     }
 
-    /// An object with its own keys.
-    static func object(_ keys: [ConfigurationKey<Value>], empty: @escaping () -> Value) -> ValueForm {
+    /// An object with its own keys, of which `required` may not be left out.
+    static func object(
+        _ keys: [ConfigurationKey<Value>],
+        required: String,
+        empty: @escaping () -> Value
+    ) -> ValueForm {
         ValueForm(
             read: { document, path, report in
                 var value = empty()
                 let count = report.problems.count
                 ConfigurationReader(keys: keys).read(document, into: &value, at: path, report: &report)
+                if let members = document.members,
+                    !members.contains(where: { $0.key.lowercased() == required.lowercased() })
+                {
+                    report.add(.error, path, at: document.position, "\(path).\(required) is missing; set it")
+                }
                 return report.problems[count...].contains { $0.severity == .error } ? nil : value
             },
             write: { ConfigurationReader(keys: keys).document(of: $0) }

@@ -85,6 +85,7 @@ public struct Message: Hashable, Sendable {
         self.answers = try Message.readSection(&reader, counts.1)
         self.authorities = try Message.readSection(&reader, counts.2)
         for _ in 0..<counts.3 {
+            let start = reader.offset
             let name = try reader.readName()
             let type = RecordType(rawValue: try reader.readUInt16())
             let recordClass = RecordClass(rawValue: try reader.readUInt16())
@@ -92,7 +93,8 @@ public struct Message: Hashable, Sendable {
                 self.additionals.append(try reader.readRecord(name: name, type: type, recordClass: recordClass))
                 continue
             }
-            guard self.edns == nil, name == .root else {
+            // RFC 6891 section 6.1.2: the name must be 0, so not a pointer to one either.
+            guard self.edns == nil, bytes[start] == 0 else {
                 throw DNSWireError(.invalidEDNS, "a second OPT record, or one with a name")
             }
             let (edns, extendedCode) = try Message.readEDNS(&reader, payloadSize: recordClass.rawValue)

@@ -52,7 +52,7 @@ final class ProxyConnection: ChannelInboundHandler {
 
     func channelActive(context: ChannelHandlerContext) {
         context.fireChannelActive()
-        guard !self.isRefused, let client = context.remoteAddress.flatMap({ TransportAddress($0) }) else {
+        guard !self.isRefused, let client = context.channel.remoteAddress.flatMap({ TransportAddress($0) }) else {
             return context.channel.closeWithReset()
         }
         self.client = client.address
@@ -110,7 +110,7 @@ final class ProxyConnection: ChannelInboundHandler {
     private func open(_ destination: TransportAddress?) {
         guard case .opening = self.state, let context = self.context else { return }
         // A connection to the listener itself would be proxied to the proxy.
-        guard let destination, destination != context.localAddress.flatMap({ TransportAddress($0) }),
+        guard let destination, destination != context.channel.localAddress.flatMap({ TransportAddress($0) }),
             let (_, balancer) = self.worker.routes.route(destination, .tcp)
         else {
             self.worker.counters.connectionsWithoutRoute += 1

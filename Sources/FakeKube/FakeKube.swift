@@ -23,6 +23,8 @@ public final class FakeKube: Sendable {
         /// Refuses connections without a certificate of the same authority.
         public var requiresClientCertificate = false
         public var historyLimit = 10_000
+        /// Whether a list at version 0 is given whole whatever its `limit`, as servers before Kubernetes 1.33 do.
+        public var listsVersionZeroWhole = false
         public var bookmarkInterval: Duration = .seconds(60)
         public var gitVersion = "v1.31.0+fake"
         /// The request log keeps this many.
@@ -207,7 +209,17 @@ public final class FakeKube: Sendable {
     /// `Authorization` headers that are accepted, such as `Bearer abc`; nil accepts everybody. Others get 401.
     public func setAuthorizations(_ values: Set<String>?) { self.state.withLock { $0.authorizations = values } }
 
+    /// What an expired continue token is answered with: it lists the rest as it is now.
+    public static let inconsistentToken = "inconsistent"
+
     // MARK: Inside
+
+    /// Kinds whose list items come without their type.
+    static let builtInTypes: [String: (kind: String, version: String)] = [
+        "services": ("Service", "v1"), "endpoints": ("Endpoints", "v1"), "nodes": ("Node", "v1"),
+        "namespaces": ("Namespace", "v1"), "pods": ("Pod", "v1"),
+        "endpointslices": ("EndpointSlice", "discovery.k8s.io/v1"),
+    ]
 
     @discardableResult
     private func change<Result: Sendable>(_ body: (inout State) -> Result) -> Result {

@@ -27,7 +27,7 @@ struct FakeKubeConnection {
                 guard case .head(let head) = part else { continue }
                 var answer = Answer(outbound: outbound)
                 try await self.answer(head, with: &answer, on: client.channel)
-                guard head.isKeepAlive else { return }
+                guard head.isKeepAlive, !answer.closesAfter else { return }
             }
         }
     }
@@ -64,8 +64,12 @@ struct FakeKubeConnection {
             throw Disconnected()
         case .status(let code, let retryAfter):
             return try await answer.fail(code, "made to fail", retryAfter: retryAfter)
+        case .expired:
+            return try await answer.expired()
         case .body(let bytes):
             return try await answer.send(bytes)
+        case .closeAfter:
+            answer.closesAfter = true
         case .truncate(let bytes):
             answer.bytesUntilCut = bytes
         case .drip(let bytes, let pause):
@@ -110,10 +114,19 @@ struct FakeKubeConnection {
 
     @concurrent
     private func list(_ request: FakeKubeRequest, _ place: Place, with answer: inout Answer) async throws {
-        let limit = request.query["limit"].flatMap(Int.init).flatMap { $0 > 0 ? $0 : nil }
+        let version = request.query["resourceVersion"]
+        var limit = request.query["limit"].flatMap(Int.init).flatMap { $0 > 0 ? $0 : nil }
+        // A list at any version comes whole out of the server's watch cache, before Kubernetes 1.33 or so.
+        if version == "0", self.fake.options.listsVersionZeroWhole { limit = nil }
         let token = request.query["continue"]
-        guard token == nil || request.query["resourceVersion"] == nil else {
+        guard token == nil || version == nil else {
             return try await answer.fail(400, "specifying resource version is not allowed when using continue")
+        }
+        if let match = request.query["resourceVersionMatch"] {
+            guard let version, token == nil, match == "NotOlderThan" || match == "Exact" && version != "0" else {
+                let message = "resourceVersionMatch is forbidden for continue, and without a fitting resourceVersion"
+                return try await answer.fail(400, message, reason: "BadRequest")
+            }
         }
         let page: FakeKubeStore.Page? = self.fake.state.withLock { state in
             if state.hidden.contains(place.plural) {
@@ -123,21 +136,32 @@ struct FakeKubeConnection {
             return state.store.list(place.plural, namespace: place.namespace.map { "\($0)/" }, limit: limit)
         }
         guard let page else {
-            return try await answer.fail(410, "The provided continue parameter is too old", reason: "Expired")
+            return try await answer.expired()
         }
         var metadata: [Document.Member] = [.init("resourceVersion", .string("\(page.version)"))]
         if let token = page.continueToken {
             metadata.append(.init("continue", .string(token)))
             metadata.append(.init("remainingItemCount", .integer(page.remaining)))
         }
-        var body = Array(#"{"kind":"List","apiVersion":"v1","metadata":"#.utf8)
-        body += Document.object(metadata).jsonBytes() + Array(#","items":["#.utf8)
+        var items = Array("\"items\":[".utf8)
         for (index, item) in page.items.enumerated() {
-            if index > 0 { body.append(UInt8(ascii: ",")) }
-            body += item
+            if index > 0 { items.append(UInt8(ascii: ",")) }
+            items += item
         }
-        body += Array("]}\n".utf8)
-        try await answer.send(body)
+        items.append(UInt8(ascii: "]"))
+        let describedBy = Array("\"metadata\":".utf8) + Document.object(metadata).jsonBytes()
+        let comma = [UInt8(ascii: ",")]
+        let body: [UInt8]
+        if let type = FakeKube.builtInTypes[place.plural] {
+            body =
+                Array(#"{"kind":"\#(type.kind)List","apiVersion":"\#(type.version)","#.utf8) + describedBy + comma
+                + items
+        } else {
+            // Lists of custom resources have their keys in alphabetical order, so what they say of themselves comes last.
+            let head = Array(#"{"apiVersion":"networking.istio.io/\#(place.version)","#.utf8)
+            body = head + items + Array(#","kind":"DestinationRuleList","#.utf8) + describedBy
+        }
+        try await answer.send(body + Array("}\n".utf8))
     }
 
     @concurrent
@@ -203,7 +227,7 @@ struct FakeKubeConnection {
                 return try await answer.end()
             case .sendBookmark:
                 cursor = self.fake.state.withLock { max(cursor, $0.store.version(of: place.plural, seen: cursor)) }
-                try await answer.bookmark(version: cursor)
+                try await answer.bookmark(version: cursor, of: FakeKube.builtInTypes[place.plural])
             case .goOn, nil:
                 break
             }
@@ -257,6 +281,7 @@ extension FakeKubeConnection {
             query: query,
             authorization: head.headers.first(name: "Authorization"),
             userAgent: head.headers.first(name: "User-Agent"),
+            accept: head.headers.first(name: "Accept"),
             acceptEncoding: head.headers.first(name: "Accept-Encoding"),
             connection: connection
         )
@@ -285,6 +310,7 @@ private struct Answer {
     struct Cut: Error {}
 
     let outbound: NIOAsyncChannelOutboundWriter<HTTPServerResponsePart>
+    var closesAfter = false
     var bytesUntilCut: Int?
     var drip: (bytes: Int, pause: Duration)?
 
@@ -293,14 +319,31 @@ private struct Answer {
     }
 
     @concurrent
-    mutating func fail(_ code: Int, _ message: String, reason: String = "", retryAfter: Int? = nil) async throws {
+    mutating func fail(
+        _ code: Int,
+        _ message: String,
+        reason: String = "",
+        retryAfter: Int? = nil,
+        continueToken: String? = nil
+    ) async throws {
+        let metadata = continueToken.map { Document.object([.init("continue", .string($0))]) } ?? [:]
         let status: Document = [
-            "kind": "Status", "apiVersion": "v1", "metadata": [:], "status": "Failure", "message": .string(message),
+            "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
+            "message": .string(message),
             "reason": .string(reason), "code": .integer(code),
         ]
         try await self.begin(code, retryAfter: retryAfter)
         try await self.write(status.jsonBytes())
         try await self.end()
+    }
+
+    /// With a token for the rest as it is now, which together with the pages before is no consistent list.
+    @concurrent
+    mutating func expired() async throws {
+        let message =
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list "
+            + "without the continue parameter, or use the continue token in this response"
+        try await self.fail(410, message, reason: "Expired", continueToken: FakeKube.inconsistentToken)
     }
 
     @concurrent
@@ -345,8 +388,11 @@ private struct Answer {
     }
 
     @concurrent
-    mutating func bookmark(version: UInt64) async throws {
-        let line = #"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"\#(version)"}}}"# + "\n"
+    mutating func bookmark(version: UInt64, of type: (kind: String, version: String)?) async throws {
+        let type = type ?? ("DestinationRule", "networking.istio.io/v1")
+        let line =
+            #"{"type":"BOOKMARK","object":{"kind":"\#(type.kind)","apiVersion":"\#(type.version)","#
+            + #""metadata":{"resourceVersion":"\#(version)","creationTimestamp":null},"spec":{}}}"# + "\n"
         try await self.write(Array(line.utf8))
     }
 

@@ -6,6 +6,7 @@ public struct FakeKubeRequest: Hashable, Sendable {
     public var query: [String: String]
     public var authorization: String?
     public var userAgent: String?
+    public var accept: String?
     public var acceptEncoding: String?
     /// The collection, such as `services`; empty for other paths.
     public var plural = ""
@@ -20,8 +21,13 @@ public struct FakeKubeFault: Sendable {
     public enum Effect: Hashable, Sendable {
         /// An error answer; `retryAfter` is in seconds.
         case status(Int, retryAfter: Int? = nil)
+        /// The continue token has expired.
+        case expired
         /// The connection is closed without an answer.
         case disconnect
+        /// Answered as it should be, and then the connection is closed though it was to be kept, as a server or a proxy does
+        /// when its time for idle connections is up.
+        case closeAfter
         /// The body is cut after so many bytes and the connection closed.
         case truncate(bytes: Int)
         /// The body comes in pieces of this size with a pause after each.

@@ -9,6 +9,12 @@ struct FakeKubeStore {
     struct Object {
         var version: UInt64
         var json: [UInt8]
+        /// The octets after the first brace that hold the type, which list items of built-in kinds come without.
+        var typeLength = 0
+
+        var listItem: [UInt8] {
+            self.typeLength == 0 ? self.json : Array(self.json.prefix(1) + self.json.dropFirst(1 + self.typeLength))
+        }
     }
 
     struct Event {
@@ -54,9 +60,15 @@ struct FakeKubeStore {
     /// Creates or replaces; the new resource version is written into the object.
     mutating func apply(_ document: Document, to plural: Plural, key: String) -> UInt64 {
         self.version += 1
-        let json = Self.withVersion(self.version, document).jsonBytes()
+        var members = Self.withVersion(self.version, document).members ?? []
+        let type = members.filter { ["apiVersion", "kind"].contains($0.key) }
+        members.removeAll { ["apiVersion", "kind"].contains($0.key) }
+        let json = Document.object(type + members).jsonBytes()
+        // Without its braces, and with the comma that follows it.
+        let isBuiltIn = FakeKube.builtInTypes[plural] != nil && !type.isEmpty && !members.isEmpty
+        let typeLength = isBuiltIn ? Document.object(type).jsonBytes().count - 1 : 0
         let known = self.objects[plural]?[key] != nil
-        self.objects[plural, default: [:]][key] = Object(version: self.version, json: json)
+        self.objects[plural, default: [:]][key] = Object(version: self.version, json: json, typeLength: typeLength)
         self.record(Event(version: self.version, type: known ? "MODIFIED" : "ADDED", json: json), of: plural)
         return self.version
     }
@@ -87,7 +99,7 @@ struct FakeKubeStore {
     /// The first page of a list in the order of keys; the rest is kept as it is now until it is asked for.
     mutating func list(_ plural: Plural, namespace: String?, limit: Int?) -> Page {
         let all = (self.objects[plural] ?? [:]).sorted { $0.key < $1.key }
-            .filter { namespace.map($0.key.hasPrefix) ?? true }.map(\.value.json)
+            .filter { namespace.map($0.key.hasPrefix) ?? true }.map(\.value.listItem)
         return self.page(of: Listing(version: self.version, rest: all[...]), limit: limit)
     }
 

@@ -117,6 +117,11 @@ struct KubeConnection {
     private let outbound: NIOAsyncChannelOutboundWriter<Message>
     /// False once the server, or an answer left unread, makes another request impossible.
     private(set) var isReusable = true
+    /// The server may have closed a connection that it answered on, just as the next request was sent: a failure then says
+    /// nothing about the server, and GET may be repeated (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
+    var mayHaveBeenClosedIdle: Bool { self.requests > 1 && !self.isAnswered }
+    private var requests = 0
+    private var isAnswered = false
     private var bodyIsPending = false
     private var keepsAlive = true
 
@@ -156,6 +161,8 @@ struct KubeConnection {
         )
         // Until the answer was read to its end, nothing else can be asked on this connection.
         self.isReusable = false
+        self.requests += 1
+        self.isAnswered = false
         let message = Message(
             head: head,
             body: request.body ?? [],
@@ -172,6 +179,7 @@ struct KubeConnection {
         guard case .head(let response) = try await self.nextPart() else {
             throw KubeError(.disconnected, "\(endpoint.url) closed the connection without an answer")
         }
+        self.isAnswered = true
         self.bodyIsPending = true
         self.keepsAlive = response.isKeepAlive
         return response

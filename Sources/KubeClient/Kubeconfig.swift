@@ -87,6 +87,10 @@ private struct KubeconfigReader {
 
     /// The order of precedence is that of the original's client library: exec, then token and its file, then password.
     private func credentials(of user: Document) throws(KubeError) -> KubeCredentials {
+        for key in ["as", "as-uid", "as-groups", "as-user-extra"] {
+            guard let value = user[key], !value.isNull, value.string != "" else { continue }
+            throw self.invalid(key, "is not supported: give the agent an account of its own to act as", at: value)
+        }
         if let exec = user["exec"], !exec.isNull { return .exec(try self.execPlugin(exec)) }
         if let file = try self.string("tokenFile", of: user) { return .tokenFile(self.resolve(file)) }
         if let token = try self.string("token", of: user) { return .token(token) }

@@ -72,14 +72,22 @@ final class Reflector {
     ) async throws -> ReflectorStateMachine.Step {
         var step = first
         repeat {
-            switch step {
-            case .list(let request):
-                try await self.list(request, on: &connection)
-            case .watch(let request):
-                try await self.watch(request, on: &connection)
-            case .wait(let duration):
-                guard duration <= Self.longestIdle else { return step }
-                try await Task.sleep(for: duration)
+            do {
+                switch step {
+                case .list(let request):
+                    try await self.list(request, on: &connection)
+                case .watch(let request):
+                    try await self.watch(request, on: &connection)
+                case .wait(let duration):
+                    guard duration <= Self.longestIdle else { return step }
+                    try await Task.sleep(for: duration)
+                }
+            } catch {
+                guard connection.mayHaveBeenClosedIdle, (error as? KubeError)?.code == .disconnected else {
+                    throw error
+                }
+                // Asked again at once on a new connection, where the same failure would count.
+                return step
             }
             step = self.machine.nextStep()
         } while connection.isReusable

@@ -39,7 +39,8 @@ final class AgentParts: Sendable {
         self.logger = logger
         let catalog = ClusterCatalog(
             settings: configuration.catalogSettings,
-            authority: configuration.followsAPI ? .api : .manifests
+            authority: configuration.followsAPI ? .api : .manifests,
+            followsManifests: !configuration.commonConfig.manifestsDir.isEmpty
         )
         self.catalog = catalog
         self.store = OfflineStore(directory: configuration.commonConfig.stateDir, logger: logger)
@@ -96,7 +97,8 @@ final class AgentParts: Sendable {
             )
         }
         if let proxy = self.proxy {
-            services.append(self.supervised(Agent.proxyModule) { isUp in try await proxy.run(isUp: isUp) })
+            let module = self.supervised(Agent.proxyModule) { isUp in try await proxy.run(isUp: isUp) }
+            services.append(ProxyLifecycle(module: module, proxy: proxy))
         }
         services.append(MemoryTrimService(catalog: self.catalog))
         return services
@@ -177,9 +179,10 @@ private struct StoreService: ServiceLifecycle.Service {
     }
 }
 
-/// Gives memory back when a large listing has been taken in: decoding needs much that serving does not.
+/// Gives memory back when a large listing has been taken in: starting and decoding need much, code too, that serving does
+/// not.
 private struct MemoryTrimService: ServiceLifecycle.Service {
-    static let interval = Duration.seconds(5)
+    static let interval = Duration.seconds(3)
 
     let catalog: ClusterCatalog
 
@@ -192,7 +195,7 @@ private struct MemoryTrimService: ServiceLifecycle.Service {
             let version = self.catalog.snapshot.version
             // Not while changes come in, and once after they did.
             if version == seen, version != trimmed {
-                clinux_trim_malloc()
+                clinux_release_memory()
                 trimmed = version
             }
             seen = version

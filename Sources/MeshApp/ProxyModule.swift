@@ -18,6 +18,8 @@ final class ProxyModule: StatusReporting {
         var configuration: AgentConfiguration
         var running: EdgeProxyService?
         var restart: AsyncStream<Void>.Continuation?
+        /// It was stopped in good order, and took its rules out of the kernel.
+        var isRemoved = false
     }
 
     private static let patience = Duration.seconds(10)
@@ -99,6 +101,7 @@ final class ProxyModule: StatusReporting {
             isRestarting = try await withThrowingTaskGroup(of: Bool?.self) { tasks in
                 tasks.addTask {
                     try await proxy.run()
+                    if Task.isShuttingDownGracefully { self.state.withLock { $0.isRemoved = true } }
                     return false
                 }
                 tasks.addTask {
@@ -119,8 +122,40 @@ final class ProxyModule: StatusReporting {
         }
     }
 
+    /// A stop takes the rules of a former process out of the kernel too, if it comes before this one took them over: without
+    /// an agent to follow the cluster they would lead ever more flows astray.
+    func removeRules() async {
+        let (configuration, isRemoved) = self.state.withLock { ($0.configuration, $0.isRemoved) }
+        guard !isRemoved else { return }
+        do {
+            let programming = try await self.platform.makeProgramming(
+                configuration.modules.edgeProxy.kernelBackend.rawValue,
+                .v4(configuration.commonConfig.bridgeDeviceIP),
+                self.logger
+            )
+            try await programming.remove()
+        } catch {
+            self.logger.error(
+                "service rules of an earlier agent may be left: run `edgemesh cleanup`",
+                metadata: ["error": "\(error)"]
+            )
+        }
+    }
+
     func status() async -> Document {
         guard let running = self.state.withLock({ $0.running }) else { return ["kernel": ["installed": false]] }
         return await running.status()
+    }
+}
+
+/// The supervised proxy, and what is left to do in the kernel when it is stopped before it served.
+struct ProxyLifecycle: ServiceLifecycle.Service {
+    let module: SupervisedModule
+    let proxy: ProxyModule
+
+    func run() async throws {
+        try await self.module.run()
+        // A cancelled agent leaves its rules, as one that crashed does: the next adopts them.
+        if Task.isShuttingDownGracefully, !Task.isCancelled { await self.proxy.removeRules() }
     }
 }

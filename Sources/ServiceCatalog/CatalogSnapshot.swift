@@ -22,6 +22,8 @@ public struct CatalogSnapshot: Sendable {
     public internal(set) var rejectedOverflow: UInt64 = 0
     /// Objects that are in force, but probably not as their author meant: what an operator should know.
     public internal(set) var warnings: TreeDictionary<RejectedKey, String> = [:]
+    /// Services, nodes and rules that came from manifests, for the store: their folder answers for them at the next start.
+    var fromManifests: TreeSet<RejectedKey> = []
 
     public struct RejectedKey: Hashable, Sendable {
         public var kind: ObjectKind

@@ -13,10 +13,12 @@ extension ObjectKey {
 /// The working state behind the snapshots: what each source has said, and what this batch has touched.
 ///
 /// Every object in force has one owner. Objects of the API hide equal ones of manifests, which come back when the API
-/// deletes its own. Objects of the store give way to anything, and go when the authority has listed.
+/// deletes its own. Objects of the store give way to anything, and go when the source that they came from has listed.
 struct CatalogState {
     struct Ownership {
         var source: ObjectSource
+        /// The source itself; for objects of the store, the source that they came from.
+        var origin: ObjectSource
         /// The number of the listing that named it last.
         var listing: UInt32
         /// EndpointSlices: the service that it belongs to.
@@ -37,6 +39,7 @@ struct CatalogState {
     var snapshot = CatalogSnapshot()
     var settings: CatalogSettings
     private let authority: ObjectSource
+    private let followsManifests: Bool
     private var sourceBook = SourceBook()
 
     private(set) var owners: [ObjectKey: Ownership] = [:]
@@ -45,7 +48,8 @@ struct CatalogState {
     private var rejectedOwners: [ObjectKey: Ownership] = [:]
     private var listings: [Listing: UInt32] = [:]
     private var openListings: Set<Listing> = []
-    private var hasStoreObjects = false
+    /// Where those objects came from that the store has given and no source has answered for yet.
+    private var storedOrigins: Set<ObjectSource> = []
 
     var records: [ObjectName: ServiceRecord] = [:]
     /// Services with endpoints that name a node, but no zone.
@@ -70,9 +74,10 @@ struct CatalogState {
     /// Whether anything but services is different.
     var isChanged = false
 
-    init(settings: CatalogSettings, authority: ObjectSource) {
+    init(settings: CatalogSettings, authority: ObjectSource, followsManifests: Bool) {
         self.settings = settings
         self.authority = authority
+        self.followsManifests = followsManifests
     }
 
     func freshness(now: MonotonicTime) -> CatalogFreshness {
@@ -80,7 +85,12 @@ struct CatalogState {
     }
 
     /// Returns the services that changed, or nil if the snapshot is as it was.
-    mutating func apply(_ events: [SourceEvent], from source: ObjectSource, now: MonotonicTime) -> Set<ObjectName>? {
+    mutating func apply(
+        _ events: [SourceEvent],
+        from source: ObjectSource,
+        origin: ObjectSource,
+        now: MonotonicTime
+    ) -> Set<ObjectName>? {
         for event in events {
             switch event {
             case .syncBegan(let kind):
@@ -88,18 +98,19 @@ struct CatalogState {
                 self.listings[listing, default: 0] &+= 1
                 self.openListings.insert(listing)
             case .upsert(let object):
-                self.upsert(object, from: source, listing: self.listing(source, object.kind))
+                let listing = self.listing(source, object.kind)
+                self.upsert(object, by: Ownership(source: source, origin: origin, listing: listing))
             case .deleted(let kind, let name):
                 self.delete(ObjectKey(kind: kind, name: name), by: source)
             case .rejected(let rejection):
-                self.reject(rejection, by: source)
+                self.reject(rejection, by: source, origin: origin)
             case .syncEnded(let kind):
                 if self.openListings.remove(Listing(source: source, kind: kind)) != nil {
                     self.sweep(kind, of: source)
                 }
             case .status(let status):
                 self.sourceBook.record(status, of: source, now: now)
-                if source == self.authority, status.state == .synced { self.sweepStore() }
+                if status.state == .synced { self.sweepStore(for: source) }
             }
         }
         return self.commit()
@@ -111,22 +122,64 @@ struct CatalogState {
 
     // MARK: Ownership
 
-    private mutating func upsert(_ object: ClusterObject, from source: ObjectSource, listing: UInt32) {
+    /// Whether `source` knows best what has become of an object: its own, or one that the store had from it. What came from
+    /// manifests is the API's to answer for only where no folder is followed.
+    private func answers(_ source: ObjectSource, for owner: Ownership) -> Bool {
+        guard owner.source == .store else { return owner.source == source }
+        return source == (owner.origin == .manifests && self.followsManifests ? .manifests : self.authority)
+    }
+
+    private mutating func own(_ key: ObjectKey, _ ownership: Ownership) {
+        self.owners[key] = ownership
+        switch key.kind {
+        case .service, .node, .destinationRule: break
+        // The store writes these with their service.
+        case .endpoints, .endpointSlice, .namespace, .pod, .manifest: return
+        }
+        if ownership.origin == .manifests {
+            self.snapshot.fromManifests.insert(key)
+        } else {
+            self.snapshot.fromManifests.remove(key)
+        }
+    }
+
+    private mutating func upsert(_ object: ClusterObject, by owner: Ownership) {
         let key = ObjectKey(object)
+        let source = owner.source
         let former = self.owners[key]
         if let former, former.source < source {
-            if source == .manifests { self.hidden[key] = (object, listing) }
+            if source == .manifests { self.hidden[key] = (object, owner.listing) }
             return
         }
         if let former, former.source == .manifests, source == .api, let object = self.objectInForce(key) {
             self.hidden[key] = (object, former.listing)
         }
         if former == nil { self.countNamespace(of: key, by: 1) }
-        if source == .store { self.hasStoreObjects = true }
+        if source == .store { self.storedOrigins.insert(owner.origin) }
         self.clearRejection(key)
-        self.owners[key] = Ownership(source: source, listing: listing, serviceName: former?.serviceName ?? "")
+        self.own(key, owner)
+        self.owners[key]?.serviceName = former?.serviceName ?? ""
         if let serviceName = self.put(object, formerServiceName: former?.serviceName) {
             self.owners[key]?.serviceName = serviceName
+        }
+        if source == .manifests, self.storedOrigins.contains(.manifests) { self.replaceStoredSlices(by: object) }
+    }
+
+    /// A folder with a file that cannot be understood does not end its listing, but what it gives for a service is newer
+    /// than the store's slices of it.
+    private mutating func replaceStoredSlices(by object: ClusterObject) {
+        let service: ObjectName
+        switch object {
+        case .endpoints(let endpoints) where endpoints.groups.contains { !$0.endpoints.isEmpty }:
+            service = endpoints.name
+        case .endpointSlice(let slice) where !slice.group.endpoints.isEmpty:
+            service = ObjectName(namespace: slice.name.namespace, name: slice.serviceName)
+        default: return
+        }
+        for slice in self.records[service]?.slices ?? [] {
+            let name = ObjectName(namespace: service.namespace, name: slice.name)
+            let key = ObjectKey(kind: .endpointSlice, name: name)
+            if let owner = self.owners[key], owner.source == .store, owner.origin == .manifests { self.remove(key) }
         }
     }
 
@@ -135,7 +188,7 @@ struct CatalogState {
             self.clearRejection(key)
         }
         guard let owner = self.owners[key] else { return }
-        if owner.source == source || owner.source == .store && source == self.authority {
+        if self.answers(source, for: owner) {
             self.remove(key)
         } else if source == .manifests {
             self.hidden[key] = nil
@@ -144,11 +197,12 @@ struct CatalogState {
 
     private mutating func remove(_ key: ObjectKey) {
         guard let owner = self.owners.removeValue(forKey: key) else { return }
+        self.snapshot.fromManifests.remove(key)
         self.countNamespace(of: key, by: -1)
         self.clearRejection(key)
         self.take(key, serviceName: owner.serviceName)
         if let (object, listing) = self.hidden.removeValue(forKey: key) {
-            self.upsert(object, from: .manifests, listing: listing)
+            self.upsert(object, by: Ownership(source: .manifests, origin: .manifests, listing: listing))
         }
     }
 
@@ -158,7 +212,8 @@ struct CatalogState {
         func isGone(_ key: ObjectKey, _ owner: Ownership) -> Bool {
             guard key.kind == kind else { return false }
             guard owner.source == .store else { return owner.source == source && owner.listing != listing }
-            return source == self.authority || kind == .endpointSlice && self.owns(source, serviceOf: key, owner)
+            return self.answers(source, for: owner)
+                || kind == .endpointSlice && self.owns(source, serviceOf: key, owner)
         }
         if source == .manifests {
             self.hidden = self.hidden.filter { $0.key.kind != kind || $0.value.listing == listing }
@@ -173,24 +228,30 @@ struct CatalogState {
         return self.owners[ObjectKey(kind: .service, name: service)]?.source == source
     }
 
-    /// Once the authority is in step, nothing of the store counts any more, of kinds that it did not list included.
-    private mutating func sweepStore() {
-        self.sourceBook.forget(.store)
-        guard self.hasStoreObjects else { return }
-        self.hasStoreObjects = false
-        for key in self.owners.filter({ $0.value.source == .store }).keys { self.remove(key) }
-        for key in self.rejectedOwners.filter({ $0.value.source == .store }).keys { self.clearRejection(key) }
+    /// Once a source is in step, nothing that the store had from it counts any more, of kinds that it did not list included.
+    private mutating func sweepStore(for source: ObjectSource) {
+        func isAnswered(_ origin: ObjectSource) -> Bool {
+            self.answers(source, for: Ownership(source: .store, origin: origin, listing: 0))
+        }
+        if self.storedOrigins.contains(where: isAnswered) {
+            self.storedOrigins = self.storedOrigins.filter { !isAnswered($0) }
+            func isGone(_ owner: Ownership) -> Bool { owner.source == .store && isAnswered(owner.origin) }
+            for key in self.owners.filter({ isGone($0.value) }).keys { self.remove(key) }
+            for key in self.rejectedOwners.filter({ isGone($0.value) }).keys { self.clearRejection(key) }
+        }
+        if source == self.authority, self.storedOrigins.isEmpty { self.sourceBook.forget(.store) }
     }
 
     // MARK: Rejected objects
 
-    private mutating func reject(_ rejection: RejectedObject, by source: ObjectSource) {
+    private mutating func reject(_ rejection: RejectedObject, by source: ObjectSource, origin: ObjectSource) {
         let key = ObjectKey(kind: rejection.kind, name: rejection.name)
-        let ownership = Ownership(source: source, listing: self.listing(source, rejection.kind))
+        let ownership = Ownership(source: source, origin: origin, listing: self.listing(source, rejection.kind))
         // The object still exists: its last good version stays in force, also when the store had it.
-        if let owner = self.owners[key], owner.source == source || owner.source == .store && source == self.authority {
-            self.owners[key]?.source = source
-            self.owners[key]?.listing = ownership.listing
+        if let owner = self.owners[key], self.answers(source, for: owner) {
+            let serviceName = owner.serviceName
+            self.own(key, ownership)
+            self.owners[key]?.serviceName = serviceName
             if rejection.kind == .service { self.touchedServices.insert(rejection.name) }
         } else if source == .manifests {
             self.hidden[key]?.listing = ownership.listing

@@ -14,16 +14,22 @@ public final class ClusterCatalog: Sendable {
     private let subscribers = Mutex(SubscriberList())
     private let clock: @Sendable () -> MonotonicTime
 
-    /// The source whose listing is the whole truth: once it is in step, nothing of the store counts any more.
+    /// The source whose listing is the whole truth: once it is in step, nothing that the store had from it counts any more.
     public let authority: ObjectSource
 
-    /// - Parameter authority: The API where one is followed, else the manifests.
+    /// - Parameters:
+    ///   - authority: The API where one is followed, else the manifests.
+    ///   - followsManifests: A folder of manifests is followed: what the store has from it stays until the folder has been
+    ///     read whole, however soon the API lists.
     public init(
         settings: CatalogSettings = CatalogSettings(),
         authority: ObjectSource = .api,
+        followsManifests: Bool = true,
         clock: @escaping @Sendable () -> MonotonicTime = { MonotonicTime.now() }
     ) {
-        self.working = Mutex(CatalogState(settings: settings, authority: authority))
+        self.working = Mutex(
+            CatalogState(settings: settings, authority: authority, followsManifests: followsManifests)
+        )
         self.authority = authority
         self.clock = clock
     }
@@ -33,8 +39,13 @@ public final class ClusterCatalog: Sendable {
 
     /// Takes in a batch and publishes at most one snapshot; none if nothing is different.
     public func apply(_ events: [SourceEvent], from source: ObjectSource) {
+        self.apply(events, from: source, origin: source)
+    }
+
+    /// - Parameter origin: for the store, the source that it had the objects from.
+    func apply(_ events: [SourceEvent], from source: ObjectSource, origin: ObjectSource) {
         let now = self.clock()
-        self.change { $0.apply(events, from: source, now: now) }
+        self.change { $0.apply(events, from: source, origin: origin, now: now) }
     }
 
     public func update(settings: CatalogSettings) {

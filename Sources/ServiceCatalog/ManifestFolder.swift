@@ -12,21 +12,32 @@ struct ManifestFolder {
     private struct File {
         var entries: [Entry] = []
         var rejections: [RejectedObject] = []
+        /// Some version of it told, in this process, which objects it holds.
+        var isUnderstood = false
     }
 
     private var files: [String: File] = [:]
     private var toldObjects: [ObjectKey: ClusterObject] = [:]
     private var toldRejections: [ObjectKey: RejectedObject] = [:]
+    private var hasBegun = false
     private var hasListed = false
+
+    /// Files that hold up the end of the first listing: it is not known what they hold, so nothing that the store has of
+    /// the folder may go. Sorted.
+    var unclear: [String] {
+        self.hasListed ? [] : self.files.filter { !$0.value.isUnderstood }.keys.sorted()
+    }
 
     /// Takes in a new or changed file. Broken documents keep their last good objects; if it cannot be told which objects
     /// those were, everything stays that the file had before and has not redefined.
     mutating func update(_ name: String, bytes: [UInt8]) {
         let former = self.files[name]?.entries ?? []
-        var file = File()
+        var file = File(isUnderstood: self.files[name]?.isUnderstood ?? false)
         do throws(DocumentError) {
             let documents = name.hasSuffix(".json") ? [try Document.parseJSON(bytes)] : try Document.parseYAML(bytes)
             var keepsAll = false
+            // The store has services with their endpoints, not the pods and slices that those came from.
+            var lacksEndpoints = false
             for document in documents where !document.isNull {
                 for result in ClusterObject.decodeEach(document) {
                     switch result {
@@ -42,6 +53,7 @@ struct ManifestFolder {
                             }
                             rejection.reason = error.describe(in: name)
                             file.rejections.append(rejection)
+                            lacksEndpoints = lacksEndpoints || [.pod, .endpointSlice].contains(rejection.kind)
                         } else {
                             keepsAll = true
                             let line = error.position == .none ? document.position.line : error.position.line
@@ -56,6 +68,7 @@ struct ManifestFolder {
                 let key = ObjectKey(entry.object)
                 return !current.contains(key) && (keepsAll || rejected.contains(key))
             }
+            if !keepsAll, !lacksEndpoints { file.isUnderstood = true }
         } catch {
             file.entries = former
             file.rejections = [Self.rejection(name, line: error.position.line, error.describe(in: name))]
@@ -72,7 +85,8 @@ struct ManifestFolder {
         self.files[name] = nil
     }
 
-    /// What to tell the catalog since the last call; the first time a listing of every kind.
+    /// What to tell the catalog since the last call; the first time a listing of every kind, which
+    /// ends when every file has been understood.
     mutating func events() -> [SourceEvent] {
         var (objects, rejections) = self.merged()
         self.synthesiseEndpoints(&objects)
@@ -99,9 +113,15 @@ struct ManifestFolder {
         }
         self.toldObjects = objects
         self.toldRejections = rejections
-        guard !self.hasListed else { return events }
-        self.hasListed = true
-        return ObjectKind.allCases.map { .syncBegan($0) } + events + ObjectKind.allCases.map { .syncEnded($0) }
+        if !self.hasBegun {
+            self.hasBegun = true
+            events = ObjectKind.allCases.map { .syncBegan($0) } + events
+        }
+        if !self.hasListed, self.unclear.isEmpty {
+            self.hasListed = true
+            events += ObjectKind.allCases.map { .syncEnded($0) }
+        }
+        return events
     }
 
     /// The objects of all files. Of two equal ones the first by file name, then by place, is in force.

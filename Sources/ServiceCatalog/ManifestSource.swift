@@ -113,6 +113,13 @@ struct ManifestScanner {
         for name in present { self.read(name) }
         self.hasRead = true
         let events = self.contents.events()
+        let unclear = self.contents.unclear
+        if let first = unclear.first {
+            status.state = .stale
+            status.message =
+                "\(first)\(unclear.count > 1 ? " and \(unclear.count - 1) more" : "") cannot be understood: "
+                + "what the last good state has of this folder stays in force until it can be"
+        }
         for case .rejected(let rejection) in events {
             self.logger.warning("manifest rejected", metadata: ["reason": "\(rejection.reason)"])
         }

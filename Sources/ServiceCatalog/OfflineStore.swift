@@ -65,7 +65,7 @@ public final class OfflineStore: Sendable {
     /// otherwise as if there were none.
     public func load(into catalog: ClusterCatalog) async {
         let result = await self.onQueue { [path] () throws(OfflineStoreError) in
-            try StoreFile.read(path) { catalog.apply($0, from: .store) }
+            try StoreFile.read(path) { catalog.apply($0, from: .store, origin: $1) }
         }
         switch result {
         case .success(nil):
@@ -120,9 +120,13 @@ public final class OfflineStore: Sendable {
         if self.state.withLock({ $0.schedule.deadline }) != nil { await self.saveIfReady(catalog) }
     }
 
-    /// Until the authority has listed once in this process, the catalog may hold less than the file.
+    /// Until the authority has listed once in this process, the catalog may hold less than the file. A folder of which some
+    /// file is not understood yet keeps what the store had of it.
     private func saveIfReady(_ catalog: ClusterCatalog) async {
-        let wasSynced = catalog.freshness.sources.contains { $0.source == catalog.authority && $0.sinceSynced != nil }
+        let wasSynced = catalog.freshness.sources.contains {
+            $0.source == catalog.authority
+                && ($0.sinceSynced != nil || $0.source == .manifests && $0.status.state == .stale)
+        }
         let snapshot = self.state.withLock { state -> CatalogSnapshot? in
             guard wasSynced else {
                 state.schedule.postponed(now: .now())

@@ -35,10 +35,10 @@ public struct OfflineStoreError: Error, Sendable, Hashable, CustomStringConverti
 /// The file of the last good state: JSON lines, so that both ways need the memory of one object only.
 ///
 ///     {"format":"edgemesh-catalog","version":1,"savedAt":1700000000}
-///     {"apiVersion":"v1","kind":"Service",...}
+///     {"apiVersion":"v1","kind":"Service",...,"source":"manifests"}
 ///     {"objects":1,"checksum":"0123456789abcdef"}
 ///
-/// The checksum is xxHash64 of each line before the last, seeded with that of the line before it.
+/// Objects without a `source` came from the API. The checksum is xxHash64 of each line before the last, seeded with that of the line before it.
 enum StoreFile {
     static let version: Int64 = 1
     static let maximumFileSize = 1 << 30
@@ -47,6 +47,8 @@ enum StoreFile {
     /// Objects given to the catalog at once.
     static let batchSize = 500
     private static let format = "edgemesh-catalog"
+    private static let sourceKey = "source"
+    private static let manifests = "manifests"
     private static let trailerStart = Array("{\"objects\":".utf8)
 
     struct Summary: Hashable {
@@ -74,8 +76,10 @@ enum StoreFile {
                 "format": .string(self.format), "version": .integer(self.version), "savedAt": .integer(savedAt),
             ])
             var objects = 0
-            for object in self.objects(of: snapshot) {
-                try writer.write(object.document)
+            for (object, origin) in self.objects(of: snapshot) {
+                var document = object.document
+                if origin == .manifests { document = Self.marked(document) }
+                try writer.write(document)
                 objects += 1
             }
             try writer.finish(objects: objects)
@@ -92,18 +96,30 @@ enum StoreFile {
     }
 
     /// Manifests too, though they are files already: their folder may be gone, or not be given, at the next start.
-    private static func objects(of snapshot: CatalogSnapshot) -> some Sequence<ClusterObject> {
+    private static func objects(of snapshot: CatalogSnapshot) -> some Sequence<(ClusterObject, ObjectSource)> {
+        func origin(_ kind: ObjectKind, _ name: ObjectName) -> ObjectSource {
+            snapshot.fromManifests.contains(ObjectKey(kind: kind, name: name)) ? .manifests : .api
+        }
         let services = snapshot.services.values.lazy.flatMap { service in
-            [ClusterObject.service(service.object)]
-                + service.groups.enumerated().map { index, group in
-                    let name = ObjectName(namespace: service.name.namespace, name: "\(service.name.name)-\(index)")
-                    return .endpointSlice(EndpointSliceObject(name: name, serviceName: service.name.name, group: group))
-                }
+            let origin = origin(.service, service.name)
+            let slices = service.groups.enumerated().map { index, group in
+                let name = ObjectName(namespace: service.name.namespace, name: "\(service.name.name)-\(index)")
+                return EndpointSliceObject(name: name, serviceName: service.name.name, group: group)
+            }
+            return [(ClusterObject.service(service.object), origin)] + slices.map { (.endpointSlice($0), origin) }
         }
         let namespaces = snapshot.namespaces.map { ClusterObject.namespace(NamespaceObject(name: $0)) }
-        let nodes = snapshot.nodes.values.map { ClusterObject.node($0) }
-        let rules = snapshot.destinationRules.values.map { ClusterObject.destinationRule($0) }
-        return [AnySequence(namespaces + nodes + rules), AnySequence(services)].lazy.joined()
+        let others =
+            snapshot.nodes.values.map { ClusterObject.node($0) }
+            + snapshot.destinationRules.values.map { ClusterObject.destinationRule($0) }
+        return [
+            AnySequence(namespaces.map { ($0, ObjectSource.api) }),
+            AnySequence(others.map { ($0, origin($0.kind, $0.name)) }), AnySequence(services),
+        ].lazy.joined()
+    }
+
+    private static func marked(_ object: Document) -> Document {
+        .object((object.members ?? []) + [.init(self.sourceKey, .string(self.manifests))])
     }
 
     private static func syncDirectory(_ directory: String) throws(OfflineStoreError) {
@@ -158,11 +174,11 @@ enum StoreFile {
 
     // MARK: Reading
 
-    /// Gives the objects of a file to `receive` in batches; nothing of it unless the whole file is sound. Nil if there is
-    /// no file.
+    /// Gives the objects of a file to `receive` in batches, with the source that they came from; nothing of it unless the
+    /// whole file is sound. Nil if there is no file.
     static func read(
         _ path: String,
-        receive: ([SourceEvent]) -> Void
+        receive: ([SourceEvent], ObjectSource) -> Void
     ) throws(OfflineStoreError) -> Summary? {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
         guard descriptor >= 0 else {
@@ -174,23 +190,24 @@ enum StoreFile {
         guard lseek(descriptor, 0, SEEK_SET) == 0 else { throw .system("cannot read", path) }
         var reader = LineReader(descriptor: descriptor, path: path)
         _ = try reader.next()
-        var events: [SourceEvent] = []
+        var pending: [ObjectSource: [SourceEvent]] = [:]
         for _ in 0..<summary.objects {
             guard let line = try reader.next() else { throw self.corrupt(path, "it changed while it was read") }
-            events += self.events(line)
-            if events.count >= self.batchSize {
-                receive(events)
-                events.removeAll(keepingCapacity: true)
+            guard let document = try? Document.parseJSON(line) else { continue }
+            let origin = document[self.sourceKey]?.string == self.manifests ? ObjectSource.manifests : .api
+            pending[origin, default: []] += self.events(document)
+            if let events = pending[origin], events.count >= self.batchSize {
+                receive(events, origin)
+                pending[origin] = nil
             }
         }
-        if !events.isEmpty { receive(events) }
+        for (origin, events) in pending where !events.isEmpty { receive(events, origin) }
         return summary
     }
 
     /// An object that this version cannot read is rejected; the others still serve.
-    private static func events(_ line: [UInt8]) -> [SourceEvent] {
-        guard let document = try? Document.parseJSON(line) else { return [] }
-        return ClusterObject.decodeEach(document).compactMap { result in
+    private static func events(_ document: Document) -> [SourceEvent] {
+        ClusterObject.decodeEach(document).compactMap { result in
             switch result {
             case .success(let object): .upsert(object)
             case .failure(let error): error.rejectedObject.map { .rejected($0) }

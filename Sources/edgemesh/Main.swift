@@ -5,7 +5,17 @@ import MeshApp
 /// One binary under several names: `edgemesh-agent` takes the original's flags, `edgemesh` is for people.
 @main
 enum Main {
-    static func main() async {
+    static func main() {
+        // Detached: this thread never serves the main actor, which `main` belongs to.
+        Task.detached { await Self.run() }
+        // An asynchronous main would do the same, but end the main thread by unwinding it, and the release build has no
+        // unwind tables (scripts/release.ld).
+        var none = sigset_t()
+        sigemptyset(&none)
+        while true { sigsuspend(&none) }
+    }
+
+    private static func run() async {
         let arguments = CommandLine.arguments
         let name = arguments.first?.split(separator: "/").last ?? "edgemesh"
         let rest = arguments.dropFirst()
@@ -17,5 +27,6 @@ enum Main {
             exit(await AgentCommandLine.run(Array(rest.dropFirst())))
         }
         await EdgemeshCommand.main(Array(rest))
+        exit(ExitStatus.success)
     }
 }

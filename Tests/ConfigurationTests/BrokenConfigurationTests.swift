@@ -91,6 +91,10 @@ struct BrokenConfigurationTests {
             "modules: {edgeTunnel: {relayNodes: [{nodeName: r, advertiseAddress: [relay.example]}]}}", 1, 70, .error,
             "relayNodes[0].advertiseAddress[0]"
         ),
+        (
+            "modules: {edgeTunnel: {relayNodes: [{advertiseAddress: [192.0.2.1]}]}}", 1, 37, .error,
+            "relayNodes[0].nodeName is missing"
+        ),
         ("modules: {edgeTunnel: {relayNodes: [r]}}", 1, 37, .error, "relayNodes[0] is \"r\"; allowed: an object"),
         ("modules: {edgeCNI: {enable: true}}", 1, 20, .error, "list both"),
         ("modules: {edgeDNS: {cacheDNS: {enable: true, autoDetect: false}}}", 1, 31, .error, "nobody to ask"),

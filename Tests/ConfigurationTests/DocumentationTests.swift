@@ -10,7 +10,7 @@ struct DocumentationTests {
     /// The root of the package.
     private static let root = #filePath.split(separator: "/").dropLast(3).map { "/\($0)" }.joined()
 
-    private static func read(_ path: String) -> String? {
+    static func read(_ path: String) -> String? {
         guard let file = fopen("\(self.root)/\(path)", "r") else { return nil }
         defer { fclose(file) }
         var bytes: [UInt8] = []

@@ -57,6 +57,23 @@ func readHead(_ buffer: ByteBuffer) -> (reading: QueryReading, name: [UInt8]) {
         }
     }
 
+    /// The parser judges more than the reader of queries, found by fuzzing: a CNAME without data beside the OPT record.
+    @Test func dataThatNoAnswerDependsOnIsNotJudged() throws {
+        let query = hex(
+            "1234 0100 0001 0000 0000 0002 0161 00 0001 0001 c00c 0005 0001 0000001e 0000 00 0029 04d0 00008000 0000"
+        )
+        guard case .query(let head) = readHead(query).reading else { throw DNSWireError(.truncated, "refused") }
+        #expect(head.edns == QueryHead.EDNSHead(payloadSize: 1232, version: 0, dnssecOK: true))
+        #expect(throws: DNSWireError.self) { try Message(parsing: query) }
+        // An OPT record's name is the root itself, not a pointer to a zero octet.
+        let pointing = hex("1234 0100 0001 0000 0000 0001 0161 00 0001 0001 c00e 0029 04d0 00008000 0000")
+        #expect(throws: DNSWireError.self) { try Message(parsing: pointing) }
+        guard case .refuse(_, _, .formatError) = readHead(pointing).reading else {
+            Issue.record("a pointer as the name of an OPT record")
+            return
+        }
+    }
+
     @Test func refusesANameOver255Octets() {
         let labels = String(repeating: "3f" + String(repeating: "61", count: 63), count: 4)
         #expect(

@@ -132,6 +132,8 @@ final class TestFolder {
             "{exec: {apiVersion: client.authentication.k8s.io/v1, command: x, interactiveMode: Always}}", "terminal"
         ),
         ("{server: 'https://h'}", "{auth-provider: {name: gcp}}", "auth-provider"),
+        ("{server: 'https://h'}", "{token: t, as: admin}", "as is not supported"),
+        ("{server: 'https://h'}", "{token: t, as-groups: [a]}", "as-groups is not supported"),
         ("5", "{}", "cluster is missing"),
         ("{server: 'https://h'", "{}", "is no kubeconfig"),
     ])

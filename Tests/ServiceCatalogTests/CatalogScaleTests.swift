@@ -42,7 +42,7 @@ struct CatalogScaleTests {
     }
 
     private static func residentBytes() -> Int {
-        clinux_trim_malloc()
+        clinux_release_memory()
         guard let file = fopen("/proc/self/statm", "r") else { return 0 }
         defer { fclose(file) }
         var line = [CChar](repeating: 0, count: 256)

@@ -84,6 +84,61 @@ struct ManifestFolderTests {
         #expect(self.apply(&folder) == [])
     }
 
+    @Test(
+        "files for a cluster with Istio's kinds: what the mesh does not use is skipped, a rule's host may be a Deployment"
+    )
+    func clusterFiles() {
+        var folder = ManifestFolder()
+        folder.update(
+            "app.yaml",
+            bytes: Array(
+                """
+                apiVersion: apps/v1
+                kind: Deployment
+                metadata: {name: names-deployment}
+                spec:
+                  replicas: 3
+                  template:
+                    spec:
+                      affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: []}}}
+                      containers: [{name: names, ports: [{containerPort: 9376, hostPort: 9376}]}]
+                ---
+                apiVersion: v1
+                kind: Service
+                metadata: {name: names}
+                spec:
+                  selector: {app: names}
+                  ports: [{name: http-0, port: 12345, protocol: TCP, targetPort: 9376}]
+                ---
+                apiVersion: networking.istio.io/v1alpha3
+                kind: DestinationRule
+                metadata: {name: names}
+                spec:
+                  host: names-deployment
+                  trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: User-Agent}}}
+                ---
+                apiVersion: networking.istio.io/v1alpha3
+                kind: Gateway
+                metadata: {name: gw}
+                spec: {selector: {kubeedge: edgemesh-gateway}, servers: [{port: {number: 23333, name: http-0, protocol: HTTP}, hosts: ["*"]}]}
+                ---
+                apiVersion: networking.istio.io/v1alpha3
+                kind: VirtualService
+                metadata: {name: vs}
+                spec: {hosts: ["*"], gateways: [gw], http: [{match: [{uri: {prefix: /}}], route: [{destination: {host: names, port: {number: 12345}}}]}]}
+                ---
+                apiVersion: v1
+                kind: ConfigMap
+                metadata: {name: conf}
+                data: {a.conf: "server { listen 443 ssl; }"}
+                """.utf8
+            )
+        )
+        let events = self.apply(&folder)
+        #expect(self.reasons() == [] && events.contains(.syncEnded(.service)))
+        #expect(self.catalog.snapshot.service("default/names")?.policy != nil)
+    }
+
     @Test("a file's objects replace its former ones; given endpoints end synthesis")
     func replacement() {
         var folder = ManifestFolder()

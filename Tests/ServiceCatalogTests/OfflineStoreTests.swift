@@ -120,7 +120,7 @@ struct OfflineStoreTests {
             self.folder.write(Self.fileName, whole[..<count])
             var events = 0
             #expect(throws: OfflineStoreError.self, "cut at \(count)") {
-                _ = try StoreFile.read(self.folder.path + "/" + Self.fileName) { events += $0.count }
+                _ = try StoreFile.read(self.folder.path + "/" + Self.fileName) { batch, _ in events += batch.count }
             }
             #expect(events == 0, "cut at \(count)")
         }
@@ -143,7 +143,7 @@ struct OfflineStoreTests {
             self.folder.write(Self.fileName, bytes)
             var events = 0
             #expect(throws: OfflineStoreError.self, "seed \(seed) round \(round)") {
-                _ = try StoreFile.read(self.folder.path + "/" + Self.fileName) { events += $0.count }
+                _ = try StoreFile.read(self.folder.path + "/" + Self.fileName) { batch, _ in events += batch.count }
             }
             #expect(events == 0, "seed \(seed) round \(round)")
         }
@@ -197,7 +197,7 @@ struct OfflineStoreTests {
             lines.joined(separator: "\n") + "\n{\"objects\":3,\"checksum\":\"\(digits)\"}\n"
         )
         var events: [SourceEvent] = []
-        let summary = try StoreFile.read(self.folder.path + "/" + Self.fileName) { events += $0 }
+        let summary = try StoreFile.read(self.folder.path + "/" + Self.fileName) { batch, _ in events += batch }
         #expect(summary?.objects == 3)
         #expect(events.count == 2 && events.contains(.upsert(.namespace(NamespaceObject(name: "d")))))
         #expect(events.contains { if case .rejected(let object) = $0 { object.name == name("d/bad") } else { false } })
@@ -304,7 +304,7 @@ struct OfflineStoreTests {
         #expect(status.message?.hasPrefix("cannot read the folder: No such file or directory; ") == true)
     }
 
-    @Test("beside an API, manifests replace what the store has of their services; the rest waits for the API")
+    @Test("beside an API, manifests replace what the store has of their folder")
     func manifestsBesideAPI() async throws {
         let catalog = await self.reloaded(authority: .api)
         let manifests = try TemporaryFolder()
@@ -313,9 +313,94 @@ struct OfflineStoreTests {
         catalog.apply(scanner.scan(), from: .manifests)
         #expect(catalog.snapshot.services[name("d/web")]?.source == .manifests)
         #expect(catalog.snapshot.addresses("d/web") == [ip(1, 2)])
-        #expect(catalog.snapshot.services[name("d/old")]?.source == .store)
+        #expect(Set(catalog.snapshot.services.keys) == [name("d/web")], "what left the folder went with its listing")
         catalog.apply([.status(SourceStatus(state: .synced, origin: "api"))], from: .api)
-        #expect(Set(catalog.snapshot.services.keys) == [name("d/web")])
+        #expect(Set(catalog.snapshot.services.keys) == [name("d/web")] && catalog.freshness.state == .synced)
+    }
+
+    @Test("an API that lists does not take away what the store has of a folder that cannot be read yet")
+    func unreadableFolderBesideAPI() async throws {
+        let catalog = await self.reloaded(authority: .api)
+        let folder = self.folder.path + "/manifests"
+        var scanner = ManifestScanner(folder: folder, logger: Logger(label: "test"))
+        catalog.apply(scanner.scan(), from: .manifests)
+        let listing = ObjectKind.allCases.flatMap { [SourceEvent.syncBegan($0), .syncEnded($0)] }
+        catalog.apply(listing + [.status(SourceStatus(state: .synced, origin: "api"))], from: .api)
+        #expect(Set(catalog.snapshot.services.keys) == [name("d/web"), name("d/old")])
+        #expect(catalog.snapshot.addresses("d/web") == [ip(1, 2), ip(2, 2)])
+        #expect(catalog.freshness.state == .stale)
+        // Written meanwhile, they are still the folder's.
+        await self.store.save(catalog.snapshot)
+        let again = ClusterCatalog(authority: .api)
+        await OfflineStore(directory: self.folder.path, logger: Logger(label: "test")).load(into: again)
+        again.apply(listing + [.status(SourceStatus(state: .synced, origin: "api"))], from: .api)
+        #expect(again.snapshot.services == catalog.snapshot.services)
+
+        mkdir(folder, 0o700)
+        self.folder.write("manifests/web.yaml", Self.webYAML)
+        catalog.apply(scanner.scan(), from: .manifests)
+        #expect(Set(catalog.snapshot.services.keys) == [name("d/web")] && catalog.freshness.state == .synced)
+        unlink(folder + "/web.yaml")
+        rmdir(folder)
+    }
+
+    @Test("where no folder is followed any more, the API answers for what came from one")
+    func folderNoLongerFollowed() async {
+        _ = await self.reloaded(authority: .api)
+        let catalog = ClusterCatalog(authority: .api, followsManifests: false)
+        await OfflineStore(directory: self.folder.path, logger: Logger(label: "test")).load(into: catalog)
+        #expect(catalog.snapshot.services.count == 2)
+        catalog.apply([.status(SourceStatus(state: .synced, origin: "api"))], from: .api)
+        #expect(catalog.snapshot.services.isEmpty && catalog.freshness.state == .synced)
+    }
+
+    @Test(
+        "a file that is broken at the start: what the store has of the folder stays, stale, until it is mended or gone",
+        arguments: [ObjectSource.manifests, .api],
+        [
+            "kind: [", "kind: Service\n",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: old-0, namespace: d}\nstatus: {podIP: nowhere}\n",
+        ]
+    )
+    func brokenFileAtStart(authority: ObjectSource, text: String) async throws {
+        for isMended in [true, false] {
+            let catalog = await self.reloaded(authority: authority)
+            catalog.apply([.status(SourceStatus(state: .synced, origin: "api"))], from: .api)
+            let manifests = try TemporaryFolder()
+            manifests.write("old.yaml", text)
+            manifests.write("web.yaml", Self.webYAML)
+            var scanner = ManifestScanner(folder: manifests.path, logger: Logger(label: "test"))
+            catalog.apply(scanner.scan(), from: .manifests)
+            #expect(catalog.snapshot.services[name("d/old")]?.source == .store)
+            #expect(catalog.snapshot.addresses("d/old") == [ip(3, 2)])
+            #expect(catalog.snapshot.services[name("d/web")]?.source == .manifests)
+            #expect(catalog.snapshot.addresses("d/web") == [ip(1, 2)], "what is known is not mixed with what was")
+            #expect(catalog.freshness.state == .stale)
+            let status = catalog.freshness.sources.first { $0.source == .manifests }?.status
+            #expect(status?.message?.hasPrefix("old.yaml cannot be understood: ") == true)
+            #expect(catalog.snapshot.rejected.values.contains { $0.reason.hasPrefix("old.yaml:") })
+
+            // Nothing is lost if the agent is restarted now: it may write what it has.
+            if authority == .manifests {
+                let store = OfflineStore(directory: self.folder.path, logger: Logger(label: "test"))
+                let task = Task { await store.run(catalog: catalog) }
+                task.cancel()
+                await task.value
+                #expect(store.status.savedObjects == 5)
+            }
+            if isMended {
+                manifests.write("old.yaml", Self.webYAML.replacing("web", with: "new"))
+            } else {
+                unlink(manifests.path + "/old.yaml")
+            }
+            catalog.apply(scanner.scan(), from: .manifests)
+            #expect(Set(catalog.snapshot.services.keys) == Set([name("d/web")] + (isMended ? [name("d/new")] : [])))
+            #expect(catalog.freshness.state == .synced && catalog.snapshot.rejected.isEmpty)
+            // A file that breaks later keeps its own objects, and nothing else is in doubt.
+            manifests.write("web.yaml", text)
+            catalog.apply(scanner.scan(), from: .manifests)
+            #expect(catalog.freshness.state == .synced)
+        }
     }
 
     @Test("what was loaded is not written back")

@@ -20,7 +20,8 @@ extern const int clinux_clone_newpid;
 
 /// Bounds the number of malloc arenas and returns freed memory early: an agent is idle most of the time.
 void clinux_tune_malloc(void);
-/// Gives freed memory back to the kernel (malloc_trim).
-void clinux_trim_malloc(void);
+/// Gives back to the kernel what was needed once: freed memory, and the pages of code and constants that are mapped from
+/// the program's file. Those that are used again come back from the page cache at the first touch.
+void clinux_release_memory(void);
 
 #endif

@@ -1,0 +1,95 @@
+import Documents
+import Testing
+
+@testable import Configuration
+
+/// The manifests and the Helm chart under `deploy`.
+@Suite("Deployment")
+struct DeploymentTests {
+    private static let chart = "deploy/helm/edgemesh"
+    private static let templates = ["rbac", "configmap", "daemonset"]
+
+    private static func manifests() throws -> [Document] {
+        try ["01-rbac", "02-configmap", "03-daemonset"].flatMap { name in
+            let text = try #require(DocumentationTests.read("deploy/manifests/\(name).yaml"), "\(name)")
+            return try Document.parseYAML(Array(text.utf8))
+        }
+    }
+
+    private static func manifest(_ kind: String) throws -> Document {
+        try #require(try self.manifests().first { $0["kind"]?.string == kind }, "\(kind)")
+    }
+
+    @Test("the agent's configuration in them has no problems, at the edge and in the cloud")
+    func configuration() throws {
+        let text = try #require(try Self.manifest("ConfigMap")["data"]?["edgemesh-agent.yaml"]?.string)
+        for environment in [ConfigurationEnvironment.edge, .cloud] {
+            let loaded = AgentConfiguration.load(Array(text.utf8), environment: environment)
+            #expect(loaded.problems.isEmpty, "\(loaded.problems)")
+            #expect(loaded.configuration.modules.edgeProxy.enable && loaded.configuration.modules.edgeDNS.enable)
+        }
+    }
+
+    @Test("what they name is there: accounts, volumes, folders of the configuration")
+    func references() throws {
+        let documents = try Self.manifests()
+        let labels = ["k8s-app": "kubeedge", "kubeedge": "edgemesh-agent"]
+        for document in documents {
+            let metadata = try #require(document["metadata"])
+            for (key, value) in labels { #expect(metadata["labels"]?[key]?.string == value) }
+            #expect(metadata["name"]?.string?.hasPrefix("edgemesh-agent") == true)
+            let isOfCluster = document["kind"]?.string?.hasPrefix("ClusterRole") == true
+            #expect(metadata["namespace"]?.string == (isOfCluster ? nil : "kubeedge"))
+        }
+        let pod = try #require(try Self.manifest("DaemonSet")["spec"]?["template"]?["spec"])
+        #expect(pod["serviceAccountName"]?.string == "edgemesh-agent" && pod["hostNetwork"]?.bool == true)
+        let container = try #require(pod["containers"]?.array?.first)
+        let variables = (container["env"]?.array ?? []).compactMap { $0["name"]?.string }
+        #expect(variables == ["NODE_NAME", "NAMESPACE"])
+        let mounts = container["volumeMounts"]?.array ?? []
+        let volumes = (pod["volumes"]?.array ?? []).compactMap { $0["name"]?.string }
+        #expect(mounts.compactMap { $0["name"]?.string } == volumes && !volumes.isEmpty)
+        let paths = mounts.compactMap { $0["mountPath"]?.string }
+        let defaults = AgentConfiguration.defaults(.edge)
+        #expect(paths.contains("/etc/edgemesh/config") && paths.contains(defaults.commonConfig.stateDir))
+        #expect(paths.contains { defaults.commonConfig.adminSocket.hasPrefix($0 + "/") })
+    }
+
+    @Test("each template of the chart is closed, and uses only values that there are", arguments: templates)
+    func template(name: String) throws {
+        let text = try #require(DocumentationTests.read("\(Self.chart)/templates/\(name).yaml"))
+        let values = try #require(DocumentationTests.read("\(Self.chart)/values.yaml"))
+        let agent = try #require(try Document.parseYAML(Array(values.utf8)).first?["agent"])
+        var depth = 0
+        for piece in text.split(separator: "{{", omittingEmptySubsequences: false).dropFirst() {
+            let end = try #require(piece.firstRange(of: "}}"), "an action without its end: \(piece.prefix(40))")
+            let action = piece[..<end.lowerBound].drop { $0 == "-" || $0 == " " }
+            switch action.prefix(while: { $0.isLetter }) {
+            case "if", "with", "range": depth += 1
+            case "end": depth -= 1
+            default: break
+            }
+            #expect(depth >= 0)
+            for use in action.split(separator: "$agent.", omittingEmptySubsequences: false).dropFirst() {
+                let key = String(use.prefix { $0.isLetter })
+                #expect(agent[key] != nil, "the values have no agent.\(key)")
+            }
+        }
+        #expect(depth == 0, "an if or with without its end")
+        #expect(!text.contains("\t"))
+    }
+
+    /// The chart's own objects, as far as no value decides about them, are those of the manifests.
+    @Test("the chart's rights and mounts are those of the manifests")
+    func chartEqualsManifests() throws {
+        func text(_ path: String) throws -> String { try #require(DocumentationTests.read(path)) }
+        let rules = try text("deploy/manifests/01-rbac.yaml").split(separator: "\n").filter { $0.contains("[") }
+        let templateRules = try text("\(Self.chart)/templates/rbac.yaml").split(separator: "\n")
+        #expect(rules.allSatisfy { templateRules.contains($0) } && rules.count == 9)
+        let lines = try text("deploy/manifests/03-daemonset.yaml").split(separator: "\n").filter {
+            $0.contains("mountPath")
+        }
+        let template = try text("\(Self.chart)/templates/daemonset.yaml").split(separator: "\n")
+        #expect(lines.allSatisfy { template.contains($0) } && lines.count == 5)
+    }
+}
