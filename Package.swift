@@ -177,11 +177,23 @@ let package = Package(
             ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
         ),
         library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
+        library(
+            "PeerTesting",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "LibP2P", "LibP2PSecurity", nioCore, nioPosix, crypto,
+                logging,
+            ]
+        ),
+        .executableTarget(
+            name: "p2p-peer",
+            dependencies: ["PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
+            swiftSettings: strictSettings
+        ),
         .executableTarget(
             name: "meshbench",
             dependencies: [
-                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", nioCore,
-                nioPosix,
+                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", "LibP2P",
+                "PeerTesting", "Multiformats", nioCore, nioPosix, logging,
             ],
             path: "Benchmarks/meshbench",
             swiftSettings: strictSettings
