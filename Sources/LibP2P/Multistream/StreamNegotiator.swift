@@ -26,6 +26,7 @@ final class StreamNegotiator: ChannelDuplexHandler, RemovableChannelHandler {
     private var proposal: ByteBuffer?
     private var inputClosed = false
     private var readRequested = false
+    private var isAnswering = false
     private var deadline: Scheduled<Void>?
 
     init(
@@ -120,6 +121,7 @@ final class StreamNegotiator: ChannelDuplexHandler, RemovableChannelHandler {
     func read(context: ChannelHandlerContext) {
         switch self.phase {
         case .idle, .negotiating: self.readRequested = true
+        case .holding where self.isAnswering: self.readRequested = true
         case .holding: self.handOver(context)
         case .done: context.read()
         }
@@ -183,7 +185,10 @@ final class StreamNegotiator: ChannelDuplexHandler, RemovableChannelHandler {
         self.phase = .holding
         self.deadline?.cancel()
         // A handler that answers at once has its first bytes coalesced with the answer of the negotiation.
+        // If it reads at once it is handed over to behind the flush: then this handler is out of the pipeline.
+        self.isAnswering = true
         self.agreed.succeed(name)
+        self.isAnswering = false
         context.flush()
         if self.phase == .holding, self.readRequested { self.handOver(context) }
     }

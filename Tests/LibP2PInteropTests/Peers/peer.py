@@ -153,7 +153,7 @@ async def main(words):
     }
     security = dict((protocols[name][0], protocols[name][1]()) for name in words.security.split(","))
     listen = [multiaddr.Multiaddr(text) for text in words.listen.split(",")]
-    is_websocket = "/ws" in words.listen + words.dial
+    is_websocket = "/ws" in words.listen
     host = new_host(
         key_pair=key, sec_opt=security, listen_addrs=listen, psk=words.psk or None, enable_websocket=is_websocket
     )
