@@ -176,6 +176,8 @@ let package = Package(
             "FakeKube",
             ["MeshCore", "Documents", nioCore, nioPosix, nioHTTP1, nioSSL, nioCompression, x509, crypto, asn1]
         ),
+        // The suites that implementations of the library's seams must pass.
+        library("LibP2PTesting", ["MeshCore", "Multiformats", "LibP2P", nioCore]),
         library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
         library(
             "PeerTesting",
@@ -219,8 +221,8 @@ let package = Package(
         tests(
             "LibP2PTests",
             [
-                "LibP2P", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore",
-                "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams",
+                "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket, nioSSL, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),

@@ -15,13 +15,18 @@ import Testing
 
     @Test func addressesAreRankedByDistanceAndFamily() throws {
         let addresses = try Self.addresses(
-            Self.relay, "/ip4/8.8.8.8/tcp/1/ws", "/ip4/8.8.8.8/tcp/1", "/ip6/2600::1/tcp/1", "/ip4/192.168.1.2/tcp/1",
+            Self.relay,
+            "/ip4/8.8.8.8/tcp/1/ws",
+            "/ip4/8.8.8.8/tcp/1",
+            "/ip6/2600::1/tcp/1",
+            "/ip4/192.168.1.2/tcp/1",
             "/ip4/10.0.0.1/tcp/1"
         )
         let ranked = DialRanking.rank(addresses, configuration: DialConfiguration())
         #expect(
             ranked.map { "\($0.delay.nanoseconds / 1_000_000) \($0.address)" } == [
-                "0 /ip4/192.168.1.2/tcp/1", "250 /ip4/10.0.0.1/tcp/1", "250 /ip6/2600::1/tcp/1", "500 /ip4/8.8.8.8/tcp/1",
+                "0 /ip4/192.168.1.2/tcp/1", "250 /ip4/10.0.0.1/tcp/1", "250 /ip6/2600::1/tcp/1",
+                "500 /ip4/8.8.8.8/tcp/1",
                 "500 \(Self.relay)", "750 /ip4/8.8.8.8/tcp/1/ws",
             ]
         )
@@ -133,7 +138,8 @@ import Testing
         hosts: ["a.example": [.v4(.init(192, 0, 2, 1)), .v6(.init(high: 1, low: 2))]],
         records: [
             "_dnsaddr.a.example": [
-                "dnsaddr=/ip4/192.0.2.9/tcp/1/p2p/\(peer)", "dnsaddr=/dnsaddr/b.example/p2p/\(peer)", "other", "dnsaddr=bad",
+                "dnsaddr=/ip4/192.0.2.9/tcp/1/p2p/\(peer)", "dnsaddr=/dnsaddr/b.example/p2p/\(peer)", "other",
+                "dnsaddr=bad",
                 "dnsaddr=/ip4/192.0.2.7/tcp/1/p2p/12D3KooWB5qVCMrMNLpBDfMu6o4dy6ci2UqDVsFVomcd2PfYVzfW",
             ],
             "_dnsaddr.b.example": ["dnsaddr=/dns4/a.example/tcp/2/p2p/\(peer)"],

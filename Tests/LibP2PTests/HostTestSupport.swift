@@ -8,6 +8,9 @@ import Testing
 
 @testable import LibP2P
 
+/// The suites that use sockets: one test after the other, as each has event loops of the process busy.
+@Suite(.serialized) enum SocketTests {}
+
 /// A host for tests, on loopback; shut down by whoever made it.
 func makeHost(
     listen: [String] = ["/ip4/127.0.0.1/tcp/0"],
@@ -17,6 +20,10 @@ func makeHost(
 ) async throws -> Host {
     var configuration = HostConfiguration(listenAddresses: try listen.map { try Multiaddr($0) })
     configuration.identifyPushDelay = .milliseconds(20)
+    // A machine that is busy with other things does not make a test fail.
+    configuration.dial.privateTimeout = .seconds(60)
+    configuration.handshakeTimeout = .seconds(60)
+    configuration.identifyTimeout = .seconds(60)
     configure(&configuration)
     var logger = Logger(label: "test")
     logger.logLevel = .critical

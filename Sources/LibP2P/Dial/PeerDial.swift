@@ -18,6 +18,7 @@ final class PeerDial {
     private var schedule: DialSchedule
     private var attempts: [Attempt] = []
     private var failures: [DialAttempt] = []
+    private var considered: Set<Multiaddr> = []
     private var lookups = 0
     private var askedRouting = false
     private var isDone = false
@@ -105,7 +106,7 @@ final class PeerDial {
         let now = self.loop.now
         let own = self.host.listenAddresses
         var able: [Multiaddr] = []
-        for address in addresses {
+        for address in addresses where self.considered.insert(address).inserted {
             let reason: LibP2PError?
             if self.options.directOnly, address.isCircuit {
                 reason = LibP2PError(code: .notAllowed, message: "only direct addresses are wanted")

@@ -17,8 +17,14 @@ final class CollectingHandler: ChannelInboundHandler {
         self.promise = promise
     }
 
-    /// Reads the stream to its end and closes it; a stream that is too long or too slow is reset. On the stream's loop.
-    static func collect(_ stream: NegotiatedStream, maximum: Int, timeout: TimeAmount) -> EventLoopFuture<ByteBuffer> {
+    /// Reads the stream to its end, then closes it, if that is wanted; a stream that is too long or too slow is reset. On the
+    /// stream's loop.
+    static func collect(
+        _ stream: NegotiatedStream,
+        maximum: Int,
+        timeout: TimeAmount,
+        closes: Bool = true
+    ) -> EventLoopFuture<ByteBuffer> {
         let channel = stream.channel
         let promise = channel.eventLoop.makePromise(of: ByteBuffer.self)
         do {
@@ -31,7 +37,7 @@ final class CollectingHandler: ChannelInboundHandler {
         }
         promise.futureResult.whenComplete { result in
             switch result {
-            case .success: channel.close(promise: nil)
+            case .success: if closes { channel.close(promise: nil) }
             case .failure: stream.reset()
             }
         }

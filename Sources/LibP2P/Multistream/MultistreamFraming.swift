@@ -10,6 +10,13 @@ enum MultistreamFraming {
     /// The longest line, with its end, that is taken.
     static let maximumLine = 1024
 
+    private static let headerMessage = [UInt8(header.utf8.count + 1)] + Array("\(header)\n".utf8)
+
+    /// Whether the bytes begin as the header does, as far as they go.
+    static func mayBeHeader(_ bytes: ByteBuffer) -> Bool {
+        zip(bytes.readableBytesView, Self.headerMessage).allSatisfy { $0 == $1 }
+    }
+
     static func write(_ line: String, to buffer: inout ByteBuffer) {
         buffer.writeUnsignedVarint(UInt64(line.utf8.count + 1))
         buffer.writeString(line)

@@ -43,6 +43,10 @@ struct MultistreamStateMachine {
         _ input: inout ByteBuffer,
         output: inout ByteBuffer
     ) throws(LibP2PError) -> Outcome {
+        // Other bytes are told at once, and not waited for as for the rest of a long line.
+        guard self.headerReceived || MultistreamFraming.mayBeHeader(input) else {
+            throw LibP2PError(code: .malformed, message: "the peer does not speak multistream-select")
+        }
         while let line = try MultistreamFraming.readLine(from: &input) {
             guard self.headerReceived else {
                 guard line == MultistreamFraming.header else {

@@ -1,0 +1,276 @@
+public import LibP2P
+import MeshCore
+public import Multiformats
+public import NIOCore
+import Synchronization
+
+/// What every transport must do, as checks that a test runs one by one. Those of sockets, of WebSocket and of the simulated
+/// network pass the same.
+///
+/// Transports on virtual time give `wait` a way to let time pass; others leave it to the futures.
+public struct TransportConformance: Sendable {
+    public enum Check: String, CaseIterable, Sendable {
+        case tellsWhatItDials
+        case listensOnAPortOfTheSystem
+        case addressesMatch
+        case carriesBytesBothWays
+        case listenerMaySpeakFirst
+        case largeTransfersArriveWhole
+        case theEndIsSeen
+        case refusedDialsFail
+        case aClosedListenerRefuses
+        case manyConnectionsAtOnce
+    }
+
+    public struct Failure: Error, CustomStringConvertible {
+        public let description: String
+    }
+
+    /// Waits for a future; where time is virtual, lets it pass until the future is there.
+    public protocol Waiter: Sendable {
+        func wait<Value: Sendable>(for future: EventLoopFuture<Value>) async throws -> Value
+    }
+
+    public struct RealTime: Waiter {
+        public init() {}
+
+        public func wait<Value: Sendable>(for future: EventLoopFuture<Value>) async throws -> Value {
+            try await future.get()
+        }
+    }
+
+    private let dialer: any Transport
+    private let listener: any Transport
+    private let listenAddress: Multiaddr
+    private let foreignAddress: Multiaddr
+    private let group: any EventLoopGroup
+    private let waiter: any Waiter
+
+    /// - Parameters:
+    ///   - listenAddress: where to listen, with port 0.
+    ///   - foreignAddress: one that the transport neither dials nor listens on.
+    public init(
+        dialer: any Transport,
+        listener: any Transport,
+        listenAddress: Multiaddr,
+        foreignAddress: Multiaddr,
+        group: any EventLoopGroup,
+        waiter: any Waiter = RealTime()
+    ) {
+        self.dialer = dialer
+        self.listener = listener
+        self.listenAddress = listenAddress
+        self.foreignAddress = foreignAddress
+        self.group = group
+        self.waiter = waiter
+    }
+
+    /// Throws what is wrong.
+    public func run(_ check: Check) async throws {
+        switch check {
+        case .tellsWhatItDials: try self.tellsWhatItDials()
+        case .listensOnAPortOfTheSystem: try await self.listensOnAPortOfTheSystem()
+        case .addressesMatch: try await self.addressesMatch()
+        case .carriesBytesBothWays: try await self.carriesBytesBothWays()
+        case .listenerMaySpeakFirst: try await self.listenerMaySpeakFirst()
+        case .largeTransfersArriveWhole: try await self.largeTransfersArriveWhole()
+        case .theEndIsSeen: try await self.theEndIsSeen()
+        case .refusedDialsFail: try await self.refusedDialsFail()
+        case .aClosedListenerRefuses: try await self.aClosedListenerRefuses()
+        case .manyConnectionsAtOnce: try await self.manyConnectionsAtOnce()
+        }
+    }
+
+    // MARK: Checks
+
+    private func tellsWhatItDials() throws {
+        try self.expect(self.listener.canListen(on: self.listenAddress), "it listens on \(self.listenAddress)")
+        try self.expect(!self.listener.canListen(on: self.foreignAddress), "it does not listen elsewhere")
+        try self.expect(!self.dialer.canDial(self.foreignAddress), "it does not dial elsewhere")
+    }
+
+    private func listensOnAPortOfTheSystem() async throws {
+        let (first, _) = try await self.listen { _ in }
+        let (second, _) = try await self.listen { _ in }
+        try self.expect(first.address.port != 0 && second.address.port != 0, "the port is told")
+        try self.expect(first.address != second.address, "two listeners have two addresses")
+        try self.expect(self.dialer.canDial(first.address), "what it listens on can be dialled")
+        try await self.waiter.wait(for: first.close())
+        try await self.waiter.wait(for: second.close())
+    }
+
+    private func addressesMatch() async throws {
+        let (listener, accepted) = try await self.listen { _ in }
+        let raw = try await self.dial(listener.address)
+        let peer = try await self.waiter.wait(for: accepted.first)
+        try self.expect(raw.remoteAddress == listener.address, "\(raw.remoteAddress) is not \(listener.address)")
+        try self.expect(peer.localAddress == listener.address, "\(peer.localAddress) is not \(listener.address)")
+        try self.expect(peer.remoteAddress == raw.localAddress, "\(peer.remoteAddress) is not \(raw.localAddress)")
+        try await self.end(listener, [raw])
+    }
+
+    private func carriesBytesBothWays() async throws {
+        let (listener, _) = try await self.listen { try $0.pipeline.syncOperations.addHandler(Echo()) }
+        let raw = try await self.dial(listener.address, collecting: 5)
+        raw.raw.channel.writeAndFlush(ByteBuffer(string: "hello"), promise: nil)
+        let answer = try await self.waiter.wait(for: raw.collected)
+        try self.expect(String(buffer: answer) == "hello", "the answer is \(String(buffer: answer))")
+        try await self.end(listener, [raw.raw])
+    }
+
+    private func listenerMaySpeakFirst() async throws {
+        let (listener, _) = try await self.listen { try $0.pipeline.syncOperations.addHandler(Greeter()) }
+        let raw = try await self.dial(listener.address, collecting: 7)
+        let greeting = try await self.waiter.wait(for: raw.collected)
+        try self.expect(String(buffer: greeting) == "welcome", "the greeting is \(String(buffer: greeting))")
+        try await self.end(listener, [raw.raw])
+    }
+
+    private func largeTransfersArriveWhole() async throws {
+        let (listener, _) = try await self.listen { try $0.pipeline.syncOperations.addHandler(Echo()) }
+        var bytes = ByteBuffer()
+        for index in 0..<(3 << 15) { bytes.writeInteger(UInt64(index)) }
+        let raw = try await self.dial(listener.address, collecting: bytes.readableBytes)
+        raw.raw.channel.writeAndFlush(bytes, promise: nil)
+        let answer = try await self.waiter.wait(for: raw.collected)
+        try self.expect(answer == bytes, "\(answer.readableBytes) bytes have come back, not as they were sent")
+        try await self.end(listener, [raw.raw])
+    }
+
+    private func theEndIsSeen() async throws {
+        let (listener, accepted) = try await self.listen { _ in }
+        let raw = try await self.dial(listener.address)
+        let peer = try await self.waiter.wait(for: accepted.first)
+        raw.channel.close(promise: nil)
+        try await self.waiter.wait(for: peer.channel.closeFuture)
+        try await self.waiter.wait(for: listener.close())
+    }
+
+    private func refusedDialsFail() async throws {
+        let (listener, _) = try await self.listen { _ in }
+        let address = listener.address
+        try await self.waiter.wait(for: listener.close())
+        do {
+            let raw = try await self.dial(address)
+            raw.channel.close(promise: nil)
+        } catch {
+            return
+        }
+        throw Failure(description: "a dial to nobody has succeeded")
+    }
+
+    private func aClosedListenerRefuses() async throws {
+        let (listener, _) = try await self.listen { try $0.pipeline.syncOperations.addHandler(Echo()) }
+        let open = try await self.dial(listener.address, collecting: 5)
+        open.raw.channel.writeAndFlush(ByteBuffer(string: "h"), promise: nil)
+        try await self.waiter.wait(for: listener.close())
+        do {
+            let raw = try await self.dial(listener.address)
+            raw.channel.close(promise: nil)
+            throw Failure(description: "a closed listener accepts")
+        } catch let failure as Failure {
+            throw failure
+        } catch {
+            // As it should be. What was accepted before goes on.
+            open.raw.channel.writeAndFlush(ByteBuffer(string: "ello"), promise: nil)
+            let answer = try await self.waiter.wait(for: open.collected)
+            try self.expect(String(buffer: answer) == "hello", "an accepted connection outlives its listener")
+            open.raw.channel.close(promise: nil)
+        }
+    }
+
+    private func manyConnectionsAtOnce() async throws {
+        let (listener, _) = try await self.listen { try $0.pipeline.syncOperations.addHandler(Echo()) }
+        var dials: [EventLoopFuture<Dialled>] = []
+        for _ in 0..<50 { dials.append(self.dialFuture(listener.address, collecting: 5)) }
+        var open: [Dialled] = []
+        for dial in dials { open.append(try await self.waiter.wait(for: dial)) }
+        for one in open { one.raw.channel.writeAndFlush(ByteBuffer(string: "hello"), promise: nil) }
+        for one in open { _ = try await self.waiter.wait(for: one.collected) }
+        try await self.end(listener, open.map(\.raw))
+    }
+
+    // MARK: Parts
+
+    private struct Dialled: Sendable {
+        let raw: RawConnection
+        let collected: EventLoopFuture<ByteBuffer>
+    }
+
+    private struct Listener: TransportListener {
+        private let listener: any TransportListener
+        private let onClose: @Sendable () -> Void
+
+        init(_ listener: any TransportListener, onClose: @escaping @Sendable () -> Void) {
+            self.listener = listener
+            self.onClose = onClose
+        }
+
+        var address: Multiaddr { self.listener.address }
+
+        func close() -> EventLoopFuture<Void> {
+            self.listener.close().always { _ in self.onClose() }
+        }
+    }
+
+    private struct Accepted: Sendable {
+        let first: EventLoopFuture<RawConnection>
+    }
+
+    private func listen(
+        _ handle: @escaping @Sendable (any Channel) throws -> Void
+    ) async throws -> (any TransportListener, Accepted) {
+        let promise = self.group.next().makePromise(of: RawConnection.self)
+        let isFirst = Mutex(true)
+        let listening = self.listener.listen(on: self.listenAddress, group: self.group) { raw in
+            do {
+                try handle(raw.channel)
+                try raw.channel.syncOptions?.setOption(.autoRead, value: true)
+                let first = isFirst.withLock { first in
+                    defer { first = false }
+                    return first
+                }
+                if first { promise.succeed(raw) }
+            } catch {
+                raw.channel.close(promise: nil)
+            }
+        }
+        listening.whenFailure { promise.fail($0) }
+        let listener = Listener(try await self.waiter.wait(for: listening)) {
+            // Nobody waits any more for a first connection that never came.
+            if isFirst.withLock({ $0 }) { promise.fail(Failure(description: "the listener was closed")) }
+        }
+        return (listener, Accepted(first: promise.futureResult))
+    }
+
+    private func dialFuture(_ address: Multiaddr, collecting count: Int) -> EventLoopFuture<Dialled> {
+        let loop = self.group.next()
+        return loop.flatSubmit {
+            self.dialer.dial(address, on: loop, options: TransportDialOptions(deadline: loop.now + .seconds(60)))
+                .flatMapThrowing { raw in
+                    let promise = loop.makePromise(of: ByteBuffer.self)
+                    try raw.channel.pipeline.syncOperations.addHandler(Collector(count: count, promise: promise))
+                    try raw.channel.syncOptions?.setOption(.autoRead, value: true)
+                    return Dialled(raw: raw, collected: promise.futureResult)
+                }
+        }
+    }
+
+    private func dial(_ address: Multiaddr, collecting count: Int) async throws -> Dialled {
+        try await self.waiter.wait(for: self.dialFuture(address, collecting: count))
+    }
+
+    private func dial(_ address: Multiaddr) async throws -> RawConnection {
+        try await self.dial(address, collecting: 0).raw
+    }
+
+    private func end(_ listener: any TransportListener, _ connections: [RawConnection]) async throws {
+        for connection in connections { connection.channel.close(promise: nil) }
+        for connection in connections { try await self.waiter.wait(for: connection.channel.closeFuture) }
+        try await self.waiter.wait(for: listener.close())
+    }
+
+    private func expect(_ holds: Bool, _ what: @autoclosure () -> String) throws {
+        guard holds else { throw Failure(description: what()) }
+    }
+}
