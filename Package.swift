@@ -225,6 +225,14 @@ let package = Package(
                 "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket, nioSSL, logging,
             ]
         ),
+        .testTarget(
+            name: "LibP2PInteropTests",
+            dependencies: [
+                "PeerTesting", "LibP2P", "LibP2PSecurity", "Multiformats", "MeshTesting", nioCore, nioPosix,
+            ],
+            exclude: ["Peers"],
+            swiftSettings: strictSettings
+        ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests(
             "AdminTests",
