@@ -188,7 +188,7 @@ let package = Package(
         ),
         .executableTarget(
             name: "p2p-peer",
-            dependencies: ["PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
+            dependencies: ["CLinux", "PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
             swiftSettings: strictSettings
         ),
         .executableTarget(
