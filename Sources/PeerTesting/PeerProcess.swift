@@ -80,7 +80,10 @@ public final class PeerProcess: Sendable {
         throw TestPeerError("it has not ended within \(seconds) s:\n\(self.output)")
     }
 
-    private enum State { case running, exited(Int32) }
+    private enum State {
+        case running
+        case exited(Int32)
+    }
 
     private func state() -> State {
         // Not reaped, so that the process ID stays ours until the end.
