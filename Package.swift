@@ -114,7 +114,9 @@ let package = Package(
         library(
             "LibP2PRelay",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", nioCore, nioPosix, deques, logging,
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "LibP2P", nioCore,
+                nioPosix,
+                nioHTTP1, deques, logging,
             ]
         ),
         library(
@@ -128,8 +130,8 @@ let package = Package(
         library(
             "EdgeDNS",
             [
-                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
-                hashTrees, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "KubeModel", "ByteStreams", "ServiceCatalog", "MeshInterfaces",
+                nioCore, nioPosix, hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -152,8 +154,8 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration", hashTrees,
-                nioCore, nioPosix, logging, lifecycle, unixSignals,
+                "LoadBalancing", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration",
+                hashTrees, nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
         // network-namespace lab: part of the product (`edgemesh lab`), used by demo, tests and benchmarks
@@ -191,6 +193,14 @@ let package = Package(
             dependencies: ["CLinux", "PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
             swiftSettings: strictSettings
         ),
+        library(
+            "NetSim",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", "LibP2PRelay", nioCore, deques,
+                heaps, logging,
+            ]
+        ),
+        .executableTarget(name: "natgrid", dependencies: ["NetSim", nioCore, logging], swiftSettings: strictSettings),
         .executableTarget(
             name: "meshbench",
             dependencies: [
@@ -233,6 +243,20 @@ let package = Package(
             exclude: ["Peers"],
             swiftSettings: strictSettings
         ),
+        tests(
+            "NetSimTests",
+            [
+                "NetSim", "LibP2P", "LibP2PTesting", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore", nioCore,
+                logging,
+            ]
+        ),
+        tests(
+            "LibP2PRelayTests",
+            [
+                "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
+                "MeshCore", "MeshTesting", nioCore, nioPosix, nioHTTP1, nioEmbedded, logging,
+            ]
+        ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests(
             "AdminTests",
@@ -241,8 +265,8 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "MeshApp", "Configuration", "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "ServiceCatalog",
-                nioPosix, logging, lifecycle,
+                "MeshApp", "Admin", "EdgeDNS", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
+                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioPosix, logging, lifecycle,
             ]
         ),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
@@ -270,11 +294,11 @@ let package = Package(
         tests(
             "EdgeDNSTests",
             [
-                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore,
-                nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
+                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ByteStreams", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
-        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore"]),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", logging]),
     ],
     swiftLanguageModes: [.v6]
 )

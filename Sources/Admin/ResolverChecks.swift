@@ -147,6 +147,14 @@ extension SystemChecks {
                 "kube-proxy runs in mode \(mode); the mesh's rules come first whatever the order of starting"
             )
         }
+        if self.host.file("/sys/class/net/kube-ipvs0/operstate") != nil {
+            return CheckResult(
+                name,
+                .warn,
+                "the device kube-ipvs0 is there, but no kube-proxy answers: its mode ipvs left the addresses of services on this node, where those that the mesh does not serve end",
+                mend: "start kube-proxy, or clear them with `kube-proxy --cleanup`"
+            )
+        }
         if let ipvs = self.host.file("/proc/net/ip_vs"), ipvs.split(separator: "\n").count > 3 {
             return CheckResult(
                 name,

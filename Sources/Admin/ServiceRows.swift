@@ -11,10 +11,13 @@ public struct ServicePath: Hashable, Sendable {
     public var path: String
     /// Why not the kernel, or why not at all.
     public var reason: String
+    /// Calls by path, of those paths that were counted.
+    public var calls: [String: Int64]
 
-    public init(path: String, reason: String) {
+    public init(path: String, reason: String, calls: [String: Int64] = [:]) {
         self.path = path
         self.reason = reason
+        self.calls = calls
     }
 
     /// By service, from the member `services` of those reports that have one: each with `frontends` of `path` and `reason`.
@@ -28,9 +31,15 @@ public struct ServicePath: Hashable, Sendable {
                     .reduce(into: [String]()) { if !$0.contains($1) { $0.append($1) } }
             }
             let notes = distinct("note")
+            var calls: [String: Int64] = [:]
+            for frontend in frontends {
+                guard let path = frontend["path"]?.string, let count = frontend["calls"]?.integer else { continue }
+                calls[path] = (calls[path] ?? 0).addingReportingOverflow(count).partialValue
+            }
             paths[name] = ServicePath(
                 path: distinct("path").joined(separator: "+"),
-                reason: (distinct("reason") + notes).joined(separator: "; ")
+                reason: (distinct("reason") + notes).joined(separator: "; "),
+                calls: calls
             )
         }
         return paths
@@ -67,6 +76,9 @@ public enum ServiceRows {
             "policy": .string(service.policy.map(self.describe) ?? "default"),
             "path": .string(path?.path ?? (service.isProxied ? "" : "not proxied")),
             "reason": .string(path?.reason ?? ""),
+            "calls": .object(
+                (path?.calls ?? [:]).sorted { $0.key < $1.key }.map { .init($0.key, .integer($0.value)) }
+            ),
         ]
     }
 

@@ -9,15 +9,57 @@ public enum StatusText {
         if let agent = status["agent"] { text += self.agent(agent) }
         text += "\n" + self.services(status)
         text += self.rejected(status)
-        let warnings = (status["warnings"]?.array ?? []).compactMap(\.string)
+        let warnings = (status["warnings"]?.array ?? []).compactMap(\.string) + self.complaints(status)
         if !warnings.isEmpty { text += "\n" + warnings.map { "Warning: \($0)\n" }.joined() }
         for name in ["edgeDNS", "edgeProxy", "catalog"] {
-            guard let counters = status[name]?["counters"]?.members, !counters.isEmpty else { continue }
             var table = TextTable(header: [name.uppercased(), "COUNT"])
-            for counter in counters { table.add([counter.key, self.show(counter.value)]) }
-            text += "\n" + table.text
+            for section in ["gauges", "counters"] { self.add(status[name]?[section], "", to: &table) }
+            for section in ["queries", "cache", "forwarding"] { self.add(status[name]?[section], section, to: &table) }
+            if !table.isEmpty { text += "\n" + table.text }
         }
         return text
+    }
+
+    /// The figures below `value`, each with the path that leads to it.
+    private static func add(_ value: Document?, _ path: String, to table: inout TextTable) {
+        for member in value?.members ?? [] {
+            let name = path.isEmpty ? member.key : "\(path).\(member.key)"
+            if member.value.members == nil {
+                table.add([name, self.show(member.value)])
+            } else {
+                self.add(member.value, name, to: &table)
+            }
+        }
+    }
+
+    /// What is amiss in DNS and proxy, as they report it, in words.
+    public static func complaints(_ status: Document) -> [String] {
+        let (dns, proxy) = (status["edgeDNS"], status["edgeProxy"])
+        var lines = (dns?["notListening"]?.members ?? []).map {
+            "edgeDNS does not listen on \($0.key): \($0.value.string ?? "")"
+        }
+        lines += (dns?["problems"]?.array ?? []).compactMap { $0.string.map { "edgeDNS: \($0)" } }
+        for upstream in dns?["upstreams"]?.array ?? [] {
+            let address = upstream["address"]?.string ?? "?"
+            switch upstream["state"]?.string {
+            case "down":
+                let failures = upstream["consecutiveFailures"]?.integer ?? 0
+                lines.append("edgeDNS: upstream \(address) does not answer (\(failures) failures in a row)")
+            case "looping":
+                lines.append("edgeDNS: upstream \(address) sends our queries back and is not used")
+            default: break
+            }
+        }
+        if let error = proxy?["kernel"]?["lastError"]?.string {
+            lines.append("edgeProxy: the kernel refused the service rules, the last good ones stay: \(error)")
+        }
+        for conflict in proxy?["conflicts"]?.array ?? [] {
+            let text = { (key: String) in conflict[key]?.string ?? "?" }
+            lines.append(
+                "edgeProxy: two services claim \(text("frontend")): \(text("served")) is served, \(text("ignored")) is not"
+            )
+        }
+        return lines
     }
 
     private static func agent(_ agent: Document) -> String {
@@ -62,7 +104,7 @@ public enum StatusText {
         let rows = status["services"]?.array ?? []
         guard !rows.isEmpty else { return "No services are known.\n" }
         var table = TextTable(
-            header: ["NAMESPACE", "SERVICE", "TYPE", "ADDRESS", "PORTS", "READY", "POLICY", "PATH", "REASON"]
+            header: ["NAMESPACE", "SERVICE", "TYPE", "ADDRESS", "PORTS", "READY", "POLICY", "PATH", "CALLS", "REASON"]
         )
         for row in rows {
             let text = { (key: String) in row[key]?.string ?? "" }
@@ -70,7 +112,7 @@ public enum StatusText {
             table.add([
                 text("namespace"), text("name"), text("type"), list("addresses").isEmpty ? "-" : list("addresses"),
                 list("ports"), "\(row["ready"]?.integer ?? 0)/\(row["endpoints"]?.integer ?? 0)", text("policy"),
-                text("path"), text("reason"),
+                text("path"), self.calls(row), text("reason"),
             ])
         }
         var result = table.text
@@ -80,13 +122,21 @@ public enum StatusText {
         return result
     }
 
+    /// `12`, or `12 kernel, 3 user` where the ports of a service differ; `-` where nobody counts.
+    private static func calls(_ row: Document) -> String {
+        let calls = row["calls"]?.members ?? []
+        guard calls.count > 1 else { return calls.first?.value.integer.map { "\($0)" } ?? "-" }
+        return calls.map { "\($0.value.integer ?? 0) \($0.key)" }.joined(separator: ", ")
+    }
+
     private static func rejected(_ status: Document) -> String {
         guard let rows = status["rejected"]?.array, !rows.isEmpty else { return "" }
         var table = TextTable(header: ["REJECTED", "NAME", "FIELD", "REASON"])
         for row in rows {
             table.add(["kind", "name", "field", "reason"].map { row[$0]?.string ?? "" })
         }
-        return "\n" + table.text
+        let omitted = status["rejectedOmitted"]?.integer ?? 0
+        return "\n" + table.text + (omitted > 0 ? "... and \(omitted) more: mend these first\n" : "")
     }
 
     /// One service with its endpoints.
@@ -101,7 +151,8 @@ public enum StatusText {
             result += "; port \(member.key): \(member.value.string ?? "")"
         }
         if let seconds = service["affinitySeconds"]?.integer { result += "; client address for \(seconds) s" }
-        result += "\nPath      \(text("path"))\(text("reason").isEmpty ? "" : "  (\(text("reason")))")\n\n"
+        result += "\nPath      \(text("path"))\(text("reason").isEmpty ? "" : "  (\(text("reason")))")\n"
+        result += "Calls     \(self.calls(service)) since the rules last changed\n\n"
         var table = TextTable(header: ["ENDPOINT", "PORT", "STATE", "NODE", "ZONE", "POD"])
         for endpoint in service["endpointList"]?.array ?? [] {
             table.add(["address", "port", "state", "node", "zone", "pod"].map { endpoint[$0]?.string ?? "" })

@@ -47,6 +47,8 @@ public struct SystemChecks<Host: HostReading>: Sendable {
             results.append(self.bridgeFilter())
             results.append(self.conntrack())
             results.append(await self.kubeProxy())
+            results.append(await self.forwarding())
+            results.append(self.defaultRoute())
         }
         if self.expectation.isDNSEnabled {
             results.append(self.dnsPort())

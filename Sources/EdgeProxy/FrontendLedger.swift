@@ -6,6 +6,8 @@ import MeshCore
 struct FrontendLedger {
     struct Change {
         var service: ObjectName
+        /// Who owned the frontend before; nil: nobody.
+        var formerOwner: ObjectName?
         /// Nil removes the frontend.
         var planned: PlannedFrontend?
     }
@@ -54,15 +56,16 @@ struct FrontendLedger {
             plans[service] = index
             return index
         }
-        var touched: [KernelFrontend: ObjectName] = [:]
+        var touched: [KernelFrontend: (service: ObjectName, formerOwner: ObjectName?)] = [:]
         for service in changed {
             let new = planned(service)
             for frontend in self.frontends[service] ?? [] {
-                touched[frontend] = service
+                let former = touched[frontend]?.formerOwner ?? self.owner(of: frontend)
+                touched[frontend] = (service, former)
                 if new[frontend] == nil { self.claims[frontend]?.claimants.removeAll { $0 == service } }
             }
             for frontend in new.keys {
-                touched[frontend] = service
+                if touched[frontend] == nil { touched[frontend] = (service, self.owner(of: frontend)) }
                 var claim = self.claims[frontend] ?? Claim(claimants: [], digest: nil)
                 if !claim.claimants.contains(service) {
                     let position = claim.claimants.firstIndex { $0 > service } ?? claim.claimants.count
@@ -73,7 +76,7 @@ struct FrontendLedger {
             self.frontends[service] = new.isEmpty ? nil : Array(new.keys)
         }
         var changes: [KernelFrontend: Change] = [:]
-        for (frontend, service) in touched {
+        for (frontend, (service, formerOwner)) in touched {
             guard let claim = self.claims[frontend] else { continue }
             if claim.claimants.count > 1 { self.contested.insert(frontend) } else { self.contested.remove(frontend) }
             if let owner = claim.claimants.first {
@@ -82,10 +85,10 @@ struct FrontendLedger {
                 let digest = Self.digest(owner, new)
                 guard digest != claim.digest else { continue }
                 self.claims[frontend]?.digest = digest
-                changes[frontend] = Change(service: owner, planned: new)
+                changes[frontend] = Change(service: owner, formerOwner: formerOwner, planned: new)
             } else {
                 self.claims[frontend] = nil
-                changes[frontend] = Change(service: service, planned: nil)
+                changes[frontend] = Change(service: service, formerOwner: formerOwner, planned: nil)
             }
         }
         return changes

@@ -1,23 +1,11 @@
 import HashTreeCollections
-public import LinuxNetwork
+import LinuxNetwork
 import Logging
-public import MeshCore
+import MeshCore
 import MeshInterfaces
 import NIOCore
 import ServiceCatalog
 import Synchronization
-
-/// UDP flows whose backend may be gone: conntrack would keep sending them there.
-public struct StaleUDPFlows: Sendable, Hashable {
-    public var frontend: KernelFrontend
-    /// Flows to these go on: backends, or the proxy's listeners. Empty if nothing serves the frontend any more.
-    public var remainingBackends: Set<TransportAddress>
-
-    public init(frontend: KernelFrontend, remainingBackends: Set<TransportAddress>) {
-        self.frontend = frontend
-        self.remainingBackends = remainingBackends
-    }
-}
 
 /// Keeps the kernel's rules and the routes of the user-space proxy equal to the catalog.
 ///
@@ -41,7 +29,7 @@ actor KernelProgrammer {
     static let retirement = Duration.seconds(1)
 
     private let programming: any ServiceProgramming
-    private let planner: ServicePlanner
+    private var planner: ServicePlanner
     private let publish: Publish
     private let clearStaleFlows: @Sendable ([StaleUDPFlows]) async -> Void
     private let sleep: @Sendable (Duration) async throws -> Void
@@ -51,12 +39,15 @@ actor KernelProgrammer {
     private var ledger = FrontendLedger()
     private var snapshot = CatalogSnapshot()
     private var table = RouteTable()
-    private var balancers: [ProxyRoute.Key: (balancer: RouteBalancer, uses: Int)] = [:]
+    private var routeBalancers: [ProxyRoute.Key: (balancer: RouteBalancer, uses: Int)] = [:]
     private var reported: Set<FrontendLedger.Conflict> = []
     private(set) var statistics = Statistics()
     private(set) var isInstalled = false
     private var generator = SystemRandomNumberGenerator()
     private var proxyAddresses: Set<TransportAddress> = []
+    /// Waiting to be cleared; as many as there are frontends at most.
+    private var staleFlows: [KernelFrontend: StaleUDPFlows] = [:]
+    private var sweeping: Task<Void, Never>?
 
     init(
         programming: any ServiceProgramming,
@@ -76,6 +67,11 @@ actor KernelProgrammer {
 
     /// Follows the catalog until the task is cancelled. The rules stay in the kernel then.
     func run(catalog: any CatalogReading, listeners: ProxyListeners) async {
+        await self.follow(catalog, listeners)
+        await self.sweeping?.value
+    }
+
+    private func follow(_ catalog: any CatalogReading, _ listeners: ProxyListeners) async {
         self.proxyAddresses = [listeners.udpV4]
         if let udpV6 = listeners.udpV6 { self.proxyAddresses.insert(udpV6) }
         let inbox = self.inbox
@@ -97,7 +93,8 @@ actor KernelProgrammer {
                 do {
                     if needsInstall {
                         try await self.install(listeners)
-                        needsInstall = false
+                        // There is nothing to install before the catalog has said something.
+                        needsInstall = !self.isInstalled
                     } else {
                         try await self.applyPending()
                     }
@@ -116,6 +113,11 @@ actor KernelProgrammer {
         }
     }
 
+    /// Flows opened to each frontend, by the kernel's count; empty if it does not count.
+    func flowCounters() async -> [KernelFrontend: FlowCounter] {
+        (try? await self.programming.flowCounters()) ?? [:]
+    }
+
     private func watchForLoss() async {
         while !Task.isCancelled {
             do {
@@ -128,6 +130,18 @@ actor KernelProgrammer {
         }
     }
 
+    /// Plans every service anew with the next transaction; nothing happens if `planner` is the one in force.
+    nonisolated func replacePlanner(_ planner: ServicePlanner) {
+        self.inbox.put(planner)
+    }
+
+    /// Takes over a new planner. Returns whether there is one that plans otherwise.
+    private func takePlanner() -> Bool {
+        guard let planner = self.inbox.takePlanner(), planner != self.planner else { return false }
+        self.planner = planner
+        return true
+    }
+
     /// Removes what is in the kernel. Called after `run` has ended.
     func remove() async throws {
         self.isInstalled = false
@@ -135,18 +149,28 @@ actor KernelProgrammer {
     }
 
     /// The plan in force for each service, for status.
-    func plans() -> (services: [ServicePlan], conflicts: [FrontendLedger.Conflict]) {
-        let plans = self.snapshot.services.keys.sorted().compactMap { name in
-            self.snapshot.services[name].flatMap { self.planner.plan($0) }
+    ///
+    /// Made anew, beside the programming: for thousands of services that takes a while.
+    @concurrent nonisolated func plans() async -> (services: [ServicePlan], conflicts: [FrontendLedger.Conflict]) {
+        let (snapshot, planner, conflicts) = await self.inForce
+        let plans = snapshot.services.keys.sorted().compactMap { name in
+            snapshot.services[name].flatMap { planner.plan($0) }
         }
-        return (plans, self.ledger.conflicts)
+        return (plans, conflicts)
     }
 
-    func balancer(for key: ProxyRoute.Key) -> RouteBalancer? { self.balancers[key]?.balancer }
+    private var inForce: (CatalogSnapshot, ServicePlanner, [FrontendLedger.Conflict]) {
+        (self.snapshot, self.planner, self.ledger.conflicts)
+    }
+
+    func balancer(for key: ProxyRoute.Key) -> RouteBalancer? { self.routeBalancers[key]?.balancer }
+
+    var balancers: [RouteBalancer] { self.routeBalancers.values.map(\.balancer) }
 
     // MARK: Transactions
 
     private func install(_ listeners: ProxyListeners) async throws {
+        _ = self.takePlanner()
         guard let (update, since) = self.inbox.take() ?? self.lastState() else { return }
         self.snapshot = update.snapshot
         self.isInstalled = false
@@ -155,9 +179,9 @@ actor KernelProgrammer {
         let changes = self.ledger.update(self.snapshot.services.keys) { self.plan($0) }
         let former = self.table
         var rebuilt = RouteTable()
-        self.balancers = self.balancers.mapValues { ($0.balancer, 0) }
+        self.routeBalancers = self.routeBalancers.mapValues { ($0.balancer, 0) }
         self.route(changes, into: &rebuilt)
-        self.balancers = self.balancers.filter { $0.value.uses > 0 }
+        self.routeBalancers = self.routeBalancers.filter { $0.value.uses > 0 }
         var merged = rebuilt
         for (frontend, balancer) in former.routes where merged.routes[frontend] == nil {
             merged.routes[frontend] = balancer
@@ -172,18 +196,24 @@ actor KernelProgrammer {
         self.statistics.installs += 1
         self.table = rebuilt
         self.publish(rebuilt, Set(former.routes.keys).union(rebuilt.routes.keys))
-        await self.finish(changes, since: since)
+        self.finish(changes, since: since) { _ in nil }
     }
 
     private func applyPending() async throws {
-        guard let (update, since) = self.inbox.take() else { return }
-        self.snapshot = update.snapshot
-        let changes = self.ledger.update(update.changedServices) { self.plan($0) }
+        let (former, formerPlanner) = (self.snapshot, self.planner)
+        let isReplanned = self.takePlanner()
+        let pending = self.inbox.take()
+        guard isReplanned || pending != nil else { return }
+        let since = pending?.1 ?? .now()
+        var changed = pending?.0.changedServices ?? []
+        if let snapshot = pending?.0.snapshot { self.snapshot = snapshot }
+        if isReplanned { changed.formUnion(self.snapshot.services.keys) }
+        let changes = self.ledger.update(changed) { self.plan($0) }
         guard !changes.isEmpty else { return }
         // Flows that the kernel begins to hand over find their route; those that it no longer will keep theirs until then.
         var final = self.table
         self.route(changes, into: &final)
-        self.balancers = self.balancers.filter { $0.value.uses > 0 }
+        self.routeBalancers = self.routeBalancers.filter { $0.value.uses > 0 }
         var merged = final
         for frontend in changes.keys where merged.routes[frontend] == nil {
             merged.routes[frontend] = self.table.routes[frontend]
@@ -193,7 +223,21 @@ actor KernelProgrammer {
         try await self.programming.update(changes.mapValues { $0.planned?.rule })
         self.table = final
         self.publish(self.withRetired(changes, of: merged), Set(changes.keys))
-        await self.finish(changes, since: since)
+        self.finish(changes, since: since) { frontend in
+            let owner = changes[frontend]?.formerOwner
+            let plan = owner.flatMap { former.services[$0] }.flatMap { formerPlanner.plan($0) }
+            return self.udpTargets(plan?.frontends.first { $0.frontend == frontend }?.rule.action)
+        }
+    }
+
+    /// Where flows to a frontend with this action go.
+    private func udpTargets(_ action: KernelAction?) -> Set<TransportAddress> {
+        switch action {
+        case .balance(let balancing): Set(balancing.backends)
+        // Its own sessions end those whose endpoint is gone.
+        case .proxy: self.proxyAddresses
+        case .reject, .drop, nil: []
+        }
     }
 
     /// The table, and for a while the routes of TCP frontends that the kernel balances now: connections that it handed over
@@ -213,7 +257,11 @@ actor KernelProgrammer {
         return table
     }
 
-    private func finish(_ changes: [KernelFrontend: FrontendLedger.Change], since: MonotonicTime) async {
+    private func finish(
+        _ changes: [KernelFrontend: FrontendLedger.Change],
+        since: MonotonicTime,
+        formerTargets: (KernelFrontend) -> Set<TransportAddress>?
+    ) {
         self.statistics.transactions += 1
         self.statistics.lastLatency = .now() - since
         self.statistics.maximumLatency = max(self.statistics.maximumLatency, self.statistics.lastLatency)
@@ -229,32 +277,46 @@ actor KernelProgrammer {
         self.reported = conflicts
         let stale = changes.compactMap { frontend, change -> StaleUDPFlows? in
             guard frontend.transport == .udp else { return nil }
-            var remaining: Set<TransportAddress> = []
-            switch change.planned?.rule.action {
-            case .balance(let balancing): remaining = Set(balancing.backends)
-            // Its own sessions end those whose endpoint is gone.
-            case .proxy: remaining = self.proxyAddresses
-            case .reject, .drop, nil: break
-            }
-            return StaleUDPFlows(frontend: frontend, remainingBackends: remaining)
+            return StaleUDPFlows(
+                frontend: frontend,
+                remainingBackends: self.udpTargets(change.planned?.rule.action),
+                formerBackends: formerTargets(frontend)
+            )
         }
-        if !stale.isEmpty { await self.clearStaleFlows(stale) }
+        self.sweep(stale)
+    }
+
+    /// Clears stale flows beside the programming: there may be many, and the next change does not wait for them. What comes
+    /// meanwhile is merged, by frontend, into the next round.
+    private func sweep(_ stale: [StaleUDPFlows]) {
+        for flows in stale {
+            self.staleFlows[flows.frontend] = self.staleFlows[flows.frontend]?.merged(with: flows) ?? flows
+        }
+        guard self.sweeping == nil, !self.staleFlows.isEmpty else { return }
+        self.sweeping = Task {
+            while !self.staleFlows.isEmpty {
+                let batch = Array(self.staleFlows.values)
+                self.staleFlows = [:]
+                await self.clearStaleFlows(batch)
+            }
+            self.sweeping = nil
+        }
     }
 
     private func route(_ changes: [KernelFrontend: FrontendLedger.Change], into table: inout RouteTable) {
         for (frontend, change) in changes {
             if let former = table.routes.removeValue(forKey: frontend) {
-                self.balancers[former.key]?.uses -= 1
+                self.routeBalancers[former.key]?.uses -= 1
             }
             guard let route = change.planned?.route else { continue }
             let balancer: RouteBalancer
-            if let known = self.balancers[route.key] {
+            if let known = self.routeBalancers[route.key] {
                 balancer = known.balancer
                 balancer.update(route)
-                self.balancers[route.key] = (balancer, known.uses + 1)
+                self.routeBalancers[route.key] = (balancer, known.uses + 1)
             } else {
                 balancer = RouteBalancer(route, seed: self.generator.next())
-                self.balancers[route.key] = (balancer, 1)
+                self.routeBalancers[route.key] = (balancer, 1)
             }
             table.routes[frontend] = balancer
         }
@@ -285,6 +347,7 @@ actor KernelProgrammer {
 /// What the catalog said since it was last asked, merged: one entry however many updates come.
 private final class Inbox: Sendable {
     private let pending = Mutex<(update: CatalogUpdate, since: MonotonicTime)?>(nil)
+    private let planner = Mutex<ServicePlanner?>(nil)
     private let isLost = Mutex(false)
     let signal: AsyncStream<Void>
     private let continuation: AsyncStream<Void>.Continuation
@@ -303,6 +366,18 @@ private final class Inbox: Sendable {
             }
         }
         self.continuation.yield()
+    }
+
+    func put(_ planner: ServicePlanner) {
+        self.planner.withLock { $0 = planner }
+        self.continuation.yield()
+    }
+
+    func takePlanner() -> ServicePlanner? {
+        self.planner.withLock { planner in
+            defer { planner = nil }
+            return planner
+        }
     }
 
     func putLoss() {

@@ -5,7 +5,7 @@ public import MeshCore
 public import ServiceCatalog
 
 /// Decides how each frontend of a service is served on this node.
-public struct ServicePlanner: Sendable {
+public struct ServicePlanner: Sendable, Hashable {
     public var nodeName: String
     /// Blocks whose addresses the kernel of this node reaches without a tunnel.
     public var routableCIDRs: [CIDR]
@@ -107,7 +107,11 @@ public struct ServicePlanner: Sendable {
             if cluster.isEmpty {
                 planned.reason = family.isEmpty ? "no endpoints" : "no endpoint is ready"
             } else {
-                // Another node's balancer may still serve an outside client: silence makes it try there.
+                // For pods of such a node the service "behaves as if it has zero endpoints"
+                // (https://kubernetes.io/docs/concepts/services-networking/service-traffic-policy/), and a service without
+                // endpoints refuses: the caller learns at once. The API reference says "dropping the traffic" of the same field,
+                // as kube-proxy does, which only makes the caller wait. An outside client comes by a balancer that may try
+                // another node: silence makes it do that.
                 planned.rule.action = origin == .clusterIP ? .reject : .drop
                 planned.reason = "traffic policy Local and no endpoint on this node"
             }

@@ -7,10 +7,10 @@ public import MeshCore
 /// microseconds, so that an event loop may call it.
 public final class Conntrack {
     private static let get: UInt16 = 1 << 8 | 1
-    private static let delete: UInt16 = 1 << 8 | 2
+    static let delete: UInt16 = 1 << 8 | 2
     private static let statistics: UInt16 = 1 << 8 | 5
 
-    private let socket: NetlinkSocket
+    let socket: NetlinkSocket
 
     public init(timeoutMilliseconds: Int = 1000) throws {
         self.socket = try NetlinkSocket(.netfilter, timeoutMilliseconds: timeoutMilliseconds)
@@ -80,6 +80,8 @@ public final class Conntrack {
     /// Flows that are gathered before they are deleted, each some 100 bytes.
     private static let deletionBatch = 65_536
     private static let maximumPasses = 64
+    /// Deletions sent at once. Each may be answered by an error of some 40 bytes: together less than the receive buffer.
+    private static let deletionMessages = 2_048
 
     /// Deletes the UDP flows that `stale` names, so that the next datagram is balanced anew; returns how many there were.
     @discardableResult
@@ -100,7 +102,7 @@ public final class Conntrack {
         var deleted = 0
         var rest = tuples[...]
         while !rest.isEmpty {
-            let chunk = rest.prefix(128)
+            let chunk = rest.prefix(Self.deletionMessages)
             rest = rest.dropFirst(chunk.count)
             let first = self.socket.reserveSequences(chunk.count)
             var writer = NetlinkWriter(reserving: 16 << 10)
@@ -189,5 +191,5 @@ public final class Conntrack {
 
 extension IPFamily {
     /// `AF_INET`, `AF_INET6`.
-    fileprivate var number: UInt8 { self == .v4 ? 2 : 10 }
+    var number: UInt8 { self == .v4 ? 2 : 10 }
 }

@@ -48,7 +48,7 @@ public struct Leftovers: Sendable {
         if backend != .nftables { await self.tables(removing: removing, into: &report) }
         for variant in await self.variants() where backend != .iptables(variant) {
             for family in IPFamily.allCases where ChildProcess.find(variant.tool("save", family)) != nil {
-                await self.chains(variant, family, removing: removing, into: &report)
+                await self.chains(variant, family, sparing: backend, removing: removing, into: &report)
             }
         }
         if includingBridge { self.bridge(removing: removing, into: &report) }
@@ -98,6 +98,7 @@ public struct Leftovers: Sendable {
     private func chains(
         _ variant: IPTablesVariant,
         _ family: IPFamily,
+        sparing backend: ServiceProgrammingBackend?,
         removing: Bool,
         into report: inout Report
     ) async {
@@ -105,10 +106,12 @@ public struct Leftovers: Sendable {
         let place = "\(variant.rawValue)\(family == .v6 ? " (IPv6)" : "")"
         do {
             let dump = try await tools.save(family)
-            let (stale, kept) = self.judge(dump)
+            var (stale, kept) = self.judge(dump)
+            // The nftables program has it too.
+            if backend == .nftables { stale.remove(IPTablesPlace(table: "filter", chain: IPTablesChain.forward)) }
             report.kept += kept.map { "\(place): \($0)" }
             guard !stale.isEmpty else { return }
-            let transaction = IPTablesTransaction.removal(from: dump) { table, chain in
+            let transaction = IPTablesTransaction.removal(from: dump) { [stale] table, chain in
                 stale.contains(IPTablesPlace(table: table, chain: chain))
             }
             if removing { try await tools.restore(transaction.text, family) }

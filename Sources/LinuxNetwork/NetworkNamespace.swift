@@ -51,10 +51,31 @@ public final class NetworkNamespace: Sendable {
 /// Runs `body` on a new thread, so that what it does to its thread (its namespaces) ends with it.
 private func onThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) throws -> Value {
     let outcome = Outcome<Value>()
-    let job = ThreadJob {
-        let result = Result { try body() }
-        outcome.result.withLock { $0 = result }
+    let thread = try startThread(
+        ThreadJob {
+            let result = Result { try body() }
+            outcome.result.withLock { $0 = result }
+        }
+    )
+    pthread_join(thread, nil)
+    guard let result = outcome.result.withLock({ $0 }) else {
+        throw LinuxNetworkError(.unsupported, "the thread ended without a result")
     }
+    return try result.get()
+}
+
+/// Runs `body`, which blocks, on a thread of its own, while the caller's thread does other work.
+func besides<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+    try await withCheckedThrowingContinuation { continuation in
+        do {
+            pthread_detach(try startThread(ThreadJob { continuation.resume(with: Result { try body() }) }))
+        } catch {
+            continuation.resume(throwing: error)
+        }
+    }
+}
+
+private func startThread(_ job: ThreadJob) throws(LinuxNetworkError) -> pthread_t {
     var thread = pthread_t()
     let argument = Unmanaged.passRetained(job).toOpaque()
     let status = pthread_create(
@@ -71,14 +92,10 @@ private func onThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> 
         Unmanaged<ThreadJob>.fromOpaque(argument).release()
         throw LinuxNetworkError(.system(status), "cannot start a thread")
     }
-    pthread_join(thread, nil)
-    guard let result = outcome.result.withLock({ $0 }) else {
-        throw LinuxNetworkError(.unsupported, "the thread ended without a result")
-    }
-    return try result.get()
+    return thread
 }
 
-/// What a thread of `onThread` does, as an object that can pass through a C pointer.
+/// What a thread does, as an object that can pass through a C pointer.
 private final class ThreadJob: Sendable {
     let work: @Sendable () -> Void
     init(_ work: @escaping @Sendable () -> Void) { self.work = work }

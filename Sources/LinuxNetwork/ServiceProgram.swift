@@ -141,6 +141,10 @@ public protocol ServiceProgramming: Sendable {
     /// Returns when rules that were installed are gone or changed by someone else, as a restart of a firewall does; `install`
     /// brings them back. Told once per `install`. Throws when it cannot look, and when its task is cancelled.
     func waitForLoss() async throws
+
+    /// Flows that were opened to each frontend since its rule was last changed, as of some seconds ago. Does not hold up changes
+    /// of the rules. Empty for programs that do not count.
+    func flowCounters() async throws -> [KernelFrontend: FlowCounter]
 }
 
 extension ServiceProgramming {
@@ -148,4 +152,6 @@ extension ServiceProgramming {
     public func waitForLoss() async throws {
         while true { try await Task.sleep(for: .seconds(86_400)) }
     }
+
+    public func flowCounters() async throws -> [KernelFrontend: FlowCounter] { [:] }
 }

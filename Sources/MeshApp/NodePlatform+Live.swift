@@ -2,6 +2,7 @@ import EdgeProxy
 import LinuxNetwork
 import Logging
 import MeshCore
+import NIOPosix
 import Synchronization
 
 extension NodePlatform {
@@ -14,7 +15,8 @@ extension NodePlatform {
             udpOriginalDestination: { client, listener in lookups.udp(client: client, listener: listener) },
             clearStaleFlows: { stale in
                 do {
-                    try Self.clear(stale)
+                    // Reads and writes the kernel's table of flows, which may be long: not on an event loop or an actor.
+                    try await NIOThreadPool.singleton.runIfActive { try Self.clear(stale) }
                 } catch {
                     logger.warning("stale UDP flows stay until they time out", metadata: ["error": "\(error)"])
                 }
@@ -31,7 +33,7 @@ extension NodePlatform {
         let program: any ServiceProgramming
         switch backend {
         case .none: return NoKernelProgramming()
-        case .nftables: program = try NFTablesProgram()
+        case .nftables: program = try NFTablesProgram(forwarding: ForwardAcceptance(logger: logger))
         case .iptables(let variant): program = IPTablesProgram(variant: variant)
         }
         let report = await Leftovers(bridgeAddress: bridgeAddress).removeStale(adoptedBy: backend)
@@ -46,10 +48,19 @@ extension NodePlatform {
         return program
     }
 
+    /// For so many the kernel walks its table of flows anew for each. One listing costs about as much as some dozens of walks.
+    private static let maximumFilters = 32
+
     /// Deletes the UDP flows to a frontend whose backend is not among those that remain.
     private static func clear(_ stale: [StaleUDPFlows]) throws {
-        let byPort = Dictionary(grouping: stale) { $0.frontend.port }
         let conntrack = try Conntrack()
+        let filters = stale.compactMap(\.filters)
+        if filters.count == stale.count, case let all = filters.flatMap({ $0 }), all.count <= Self.maximumFilters,
+            try all.allSatisfy({ try conntrack.deleteUDP(matching: $0) })
+        {
+            return
+        }
+        let byPort = Dictionary(grouping: stale) { $0.frontend.port }
         for family in Set(stale.map(\.frontend.family)) {
             try conntrack.deleteUDP(family) { flow in
                 (byPort[flow.destination.port] ?? []).contains { candidate in

@@ -30,12 +30,22 @@ struct FakeHost: HostReading {
         return capabilities
     }()
 
+    static let routes =
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n"
+        + "eth0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\neth0\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\n"
+
+    static func forwardChain(_ table: String, _ name: String, _ policy: String = "drop") -> CommandResult {
+        let hook = "\t\ttype filter hook forward priority filter; policy \(policy);\n"
+        return CommandResult(status: 0, output: "table \(table) {\n\tchain \(name) {\n\(hook)\t}\n}\n")
+    }
+
     /// A node on which all is well.
     static let soundHost = FakeHost(
         files: [
             "/proc/self/status": "Name:\tx\nCapEff:\t000001ffffffffff\n", "/proc/sys/net/ipv4/ip_forward": "1\n",
             "/proc/sys/net/bridge/bridge-nf-call-iptables": "1\n", "/proc/sys/net/netfilter/nf_conntrack_max": "1000\n",
-            "/proc/sys/net/netfilter/nf_conntrack_count": "10\n", "/etc/resolv.conf": "nameserver 192.0.2.53\n",
+            "/proc/sys/net/netfilter/nf_conntrack_count": "10\n", "/proc/net/route": Self.routes,
+            "/etc/resolv.conf": "nameserver 192.0.2.53\n",
             "/var/lib/kubelet/config.yaml": "clusterDNS:\n- 169.254.96.16\nclusterDomain: cluster.local\n",
         ],
         programs: ["nft": CommandResult(status: 0, output: "")],
@@ -112,6 +122,28 @@ struct FakeHost: HostReading {
             $0.files["/var/lib/kubelet/config.yaml"] = "clusterDNS: [\"10.96.0.10\"]\n"
         },
         Defect("no kubelet", "pod-resolver", .warn) { $0.files["/var/lib/kubelet/config.yaml"] = nil },
+        Defect("a firewall of nftables drops", "forward-policy", .warn) {
+            $0.programs["nft"] = Self.forwardChain("inet fw", "forward")
+        },
+        Defect("FORWARD of iptables-nft drops", "forward-policy", .warn) {
+            $0.programs["nft"] = Self.forwardChain("ip filter", "FORWARD")
+            $0.programs["iptables-nft-save"] = CommandResult(status: 0, output: "*filter\n:FORWARD DROP [0:0]\n")
+        },
+        Defect("a rule of FORWARD refuses", "forward-policy", .warn) {
+            $0.programs["nft"] = Self.forwardChain("ip filter", "FORWARD", "accept")
+            $0.programs["iptables-nft-save"] = CommandResult(
+                status: 0,
+                output: "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\n"
+            )
+        },
+        Defect("FORWARD of iptables-legacy drops", "forward-policy", .warn) {
+            $0.files["/proc/net/ip_tables_names"] = "nat\nfilter\n"
+            $0.programs["iptables-legacy-save"] = CommandResult(status: 0, output: "*filter\n:FORWARD DROP [0:0]\n")
+        },
+        Defect("no default route", "default-route", .warn) { $0.files["/proc/net/route"] = "Iface\tDestination\n" },
+        Defect("addresses of a former mode ipvs", "kube-proxy", .warn) {
+            $0.files["/sys/class/net/kube-ipvs0/operstate"] = "down\n"
+        },
         Defect("IPVS leftovers", "kube-proxy", .warn) { $0.files["/proc/net/ip_vs"] = "a\nb\nc\nd\n" },
     ]
 
@@ -124,6 +156,20 @@ struct FakeHost: HostReading {
         #expect(result.outcome == defect.outcome)
         #expect(!result.mend.isEmpty)
         #expect(results.filter { $0.outcome != .pass }.map(\.name) == [defect.check], "no other check is disturbed")
+    }
+
+    @Test func aFirewallThatLetsServicesThroughPasses() async {
+        var host = Self.soundHost
+        host.files["/proc/net/ip_tables_names"] = "filter\n"
+        host.programs["iptables-legacy-save"] = CommandResult(
+            status: 0,
+            output: "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -j EDGEMESH-FORWARD\n"
+        )
+        #expect(await Self.checks(host).forwarding().outcome == .pass)
+        host.programs["nft"] = Self.forwardChain("ip filter", "FORWARD", "accept")
+        #expect(await Self.checks(host).forwarding().outcome == .pass)
+        host.http[10_249] = "ipvs\n"
+        #expect(await Self.checks(host).kubeProxy().found.contains("mode ipvs"))
     }
 
     @Test func aRunningAgentHoldsThePort() async {

@@ -226,7 +226,48 @@ struct KernelProgrammerTests {
         let last = try #require(recorder.stale.withLock { $0.last })
         #expect(last.frontend == (try frontend("10.96.0.2:80", .udp)))
         #expect(last.remainingBackends == [try transport("10.1.0.1:8080")])
+        #expect(last.formerBackends == [try transport("10.1.0.1:8080"), try transport("10.1.0.2:8080")])
+        #expect(last.filters?.map(\.replyAddress) == [IPAddress("10.1.0.2")])
         #expect(recorder.stale.withLock { $0 }.allSatisfy { $0.frontend.transport == .udp })
+    }
+
+    @Test("stale flows are named to the kernel by frontend and backend, merged with what waits")
+    func filters() throws {
+        let service = try frontend("10.96.0.2:53", .udp)
+        let nodePort = KernelFrontend(match: .nodePort(.v4), transport: .udp, port: 30_053)
+        let (one, two) = (try transport("10.1.0.1:8080"), try transport("10.1.0.2:8080"))
+        let address = IPAddress("10.96.0.2")
+        func filter(
+            _ destination: IPAddress?,
+            _ port: UInt16,
+            _ reply: IPAddress?,
+            _ replyPort: UInt16?
+        ) -> UDPFlowFilter {
+            UDPFlowFilter(
+                family: .v4,
+                destination: destination,
+                port: port,
+                replyAddress: reply,
+                replyPort: replyPort
+            )
+        }
+        func stale(
+            _ frontend: KernelFrontend,
+            _ former: Set<TransportAddress>?,
+            _ remaining: Set<TransportAddress>
+        ) -> StaleUDPFlows {
+            StaleUDPFlows(frontend: frontend, remainingBackends: remaining, formerBackends: former)
+        }
+        #expect(stale(service, nil, [one]).filters == nil, "not known what was before")
+        #expect(stale(service, [one, two], [one]).filters == [filter(address, 53, two.address, 8080)])
+        #expect(stale(service, [one], [one, two]).filters == [], "none went")
+        #expect(stale(service, [one, two], []).filters == [filter(address, 53, nil, nil)], "removed")
+        #expect(stale(service, [], [one]).filters == [filter(address, 53, address, 53)], "new: untranslated flows")
+        #expect(stale(nodePort, [one], []).filters == [filter(nil, 30_053, one.address, 8080)])
+        #expect(stale(nodePort, [], [one]).filters == [filter(nil, 30_053, nil, 30_053)])
+        let merged = stale(service, [one], [two]).merged(with: stale(service, [two], [one]))
+        #expect(merged.filters == [filter(address, 53, two.address, 8080)])
+        #expect(stale(service, nil, [two]).merged(with: stale(service, [two], [one])).filters == nil)
     }
 
     @Test("flows to the proxy stay when its endpoints change: it ends the sessions that must")

@@ -59,6 +59,14 @@ extension EndToEnd {
                 endpoints: [31],
                 on: "node-a"
             ),
+            "counted-kernel.yaml": Manifest.service(
+                "counted-kernel",
+                "10.96.3.9",
+                port: "80:9376/tcp",
+                endpoints: [31],
+                on: "node-a"
+            ),
+            "counted-user.yaml": Manifest.service("counted-user", "10.96.3.10", port: "80:9376/tcp", endpoints: [31]),
             "self-user.yaml": Manifest.service("self-user", "10.96.3.8", port: "80:9376/tcp", endpoints: [31]),
         ]),
         .timeLimit(.minutes(1))
@@ -122,6 +130,38 @@ extension EndToEnd {
             )
             // curl's 28: no answer in time. A refusal would keep an outside balancer from trying another node.
             #expect(output.status == .exited(28), "\(output.standardError)")
+        }
+
+        @Test func callsAreShownInStatusAndMetrics() async throws {
+            func calls(_ service: String, _ path: String) async throws -> Int64 {
+                try await self.node.row(service)?["calls"]?[path]?.integer ?? 0
+            }
+            _ = try await self.node.curl("http://10.96.3.9/", times: 7)
+            _ = try await self.node.curl("http://10.96.3.10/", times: 5)
+            try await self.node.lab.wait(for: "the calls to be counted", within: .seconds(15)) {
+                let (kernel, user) = (
+                    try await calls("counted-kernel", "kernel"), try await calls("counted-user", "user")
+                )
+                return kernel == 7 && user == 5
+            }
+            #expect(try await calls("counted-kernel", "user") == 0)
+            let socket = self.node.adminSocket
+            let program = try EdgemeshBinary.path()
+            let table = try await self.node.shell("\(program) status --socket \(socket)", on: "node-a")
+            let header = try #require(table.split(separator: "\n").first { $0.hasPrefix("NAMESPACE") })
+            let before = try #require(header.firstRange(of: "CALLS")?.lowerBound)
+            let column = header.distance(from: header.startIndex, to: before)
+            let row = try #require(table.split(separator: "\n").first { $0.contains(" counted-kernel ") })
+            #expect(row.dropFirst(column).hasPrefix("7 "), "\(header)\n\(row)")
+            let metrics = try await self.node.shell(
+                "curl -sS --unix-socket \(socket) http://agent/metrics",
+                on: "node-a"
+            )
+            for path in ["kernel", "user"] {
+                let line = metrics.split(separator: "\n").first { $0.hasPrefix("edgemesh_proxy_\(path)_calls ") }
+                #expect((line?.split(separator: " ").last.flatMap { Double($0) } ?? 0) >= 5, "\(metrics)")
+            }
+            #expect(metrics.contains("# TYPE edgemesh_proxy_kernel_calls gauge"))
         }
 
         @Test(arguments: [7, 8]) func aPodReachesItselfThroughItsService(number: Int) async throws {

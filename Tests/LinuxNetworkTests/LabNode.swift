@@ -44,15 +44,18 @@ final class LabNode: Sendable {
         while 1:
             c,p=s.accept(); c.sendall(n+b' '+p[0].encode()); c.close()
         """
-    /// `client N ADDRESS PORT [udp] [source port]` prints one line per call: the answer, or the error's name.
+    /// `client N ADDRESS PORT [udp] [source port]` prints one line per call: the answer, or the error's name. With `-` for all
+    /// these it takes the lines `ADDRESS PORT tcp|udp` of its input, a call for each.
     private static let client = """
         import socket,sys,errno
-        n,a,p=int(sys.argv[1]),sys.argv[2],int(sys.argv[3]); u=len(sys.argv)>4 and sys.argv[4]=='udp'
-        for i in range(n):
+        v=sys.argv
+        if v[1]=='-': calls=[(a,int(p),t=='udp') for a,p,t in (l.split() for l in sys.stdin)]
+        else: calls=[(v[2],int(v[3]),len(v)>4 and v[4]=='udp')]*int(v[1])
+        for a,p,u in calls:
             s=socket.socket(socket.AF_INET6 if ':' in a else socket.AF_INET,socket.SOCK_DGRAM if u else socket.SOCK_STREAM)
             s.settimeout(1)
             try:
-                if len(sys.argv)>5: s.bind(('',int(sys.argv[5])))
+                if len(v)>5: s.bind(('',int(v[5])))
                 s.connect((a,p))
                 if u: s.send(b'x')
                 print(s.recv(100).decode())
@@ -133,5 +136,15 @@ final class LabNode: Sendable {
     ) throws -> [String: Int] {
         let text = try self.run(place, "python3 /tmp/edgemesh-test-client.py \(count) \(address) \(port) \(more)")
         return text.split(separator: "\n").reduce(into: [:]) { $0[String($1.prefix { $0 != " " }), default: 0] += 1 }
+    }
+
+    /// The first word of the answer of each, called once, in order.
+    func callEach(
+        _ place: String,
+        _ targets: [(address: String, port: Int, transport: TransportProtocol)]
+    ) throws -> [String] {
+        let lines = targets.map { "\($0.address) \($0.port) \($0.transport)" }.joined(separator: "\n")
+        let text = try self.run(place, "python3 /tmp/edgemesh-test-client.py - <<'E'\n\(lines)\nE\n")
+        return text.split(separator: "\n").map { String($0.prefix { $0 != " " }) }
     }
 }

@@ -87,11 +87,11 @@ struct LeftoversTests {
             )
         }
         let leftovers = Leftovers(bridgeName: "edgemesh0", bridgeAddress: self.address, namespace: namespace)
-        #expect(await leftovers.find().found.count == 17)
+        #expect(await leftovers.find().found.count == 19)
         let adopted = await leftovers.removeStale(adoptedBy: .iptables(.nft))
-        #expect(adopted.found.first == "nftables table ip edgemesh" && adopted.found.count == 9, "\(adopted)")
+        #expect(adopted.found.first == "nftables table ip edgemesh" && adopted.found.count == 10, "\(adopted)")
         let rest = await leftovers.remove()
-        #expect(rest.found.count == 8 && rest.kept.isEmpty && rest.failures.isEmpty, "\(rest)")
+        #expect(rest.found.count == 9 && rest.kept.isEmpty && rest.failures.isEmpty, "\(rest)")
         #expect(await leftovers.find() == Leftovers.Report())
     }
 

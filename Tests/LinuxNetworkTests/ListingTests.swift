@@ -3,51 +3,51 @@ import Testing
 
 @testable import LinuxNetwork
 
-@Suite("Rules beside other tools", .serialized)
-struct ListingTests {
-    /// Every kind of frontend, in both families.
-    private func everyKind() throws -> [KernelFrontend: KernelRule] {
-        var rules: [KernelFrontend: KernelRule] = [:]
-        for family in [IPFamily.v4, .v6] {
-            let isV4 = family == .v4
-            let backends = try (1...3).map {
-                try #require(TransportAddress(isV4 ? "10.9.0.\(10 + $0):8080" : "[fd09::\(10 + $0)]:8080"))
-            }
-            var actions: [KernelAction] = [.proxy, .reject, .drop]
-            for policy in [KernelBalancing.Policy.random, .roundRobin, .sourceHash] {
-                for affinity in [nil, 10_800] {
-                    for count in [1, 3] {
-                        actions.append(
-                            .balance(
-                                KernelBalancing(
-                                    policy: policy,
-                                    backends: Array(backends.prefix(count)),
-                                    affinitySeconds: affinity,
-                                    localBackends: [backends[0].address],
-                                    masquerade: count == 3
-                                )
+/// Every kind of frontend, in both families.
+func everyKind() throws -> [KernelFrontend: KernelRule] {
+    var rules: [KernelFrontend: KernelRule] = [:]
+    for family in [IPFamily.v4, .v6] {
+        let isV4 = family == .v4
+        let backends = try (1...3).map {
+            try #require(TransportAddress(isV4 ? "10.9.0.\(10 + $0):8080" : "[fd09::\(10 + $0)]:8080"))
+        }
+        var actions: [KernelAction] = [.proxy, .reject, .drop]
+        for policy in [KernelBalancing.Policy.random, .roundRobin, .sourceHash] {
+            for affinity in [nil, 10_800] {
+                for count in [1, 3] {
+                    actions.append(
+                        .balance(
+                            KernelBalancing(
+                                policy: policy,
+                                backends: Array(backends.prefix(count)),
+                                affinitySeconds: affinity,
+                                localBackends: [backends[0].address],
+                                masquerade: count == 3
                             )
                         )
-                    }
-                }
-            }
-            let range = try #require(CIDR(isV4 ? "10.8.0.0/15" : "fd08::/16"))
-            for (index, action) in actions.enumerated() {
-                for transport in [TransportProtocol.tcp, .udp] {
-                    let address = try #require(IPAddress(isV4 ? "10.96.1.\(index)" : "fd96::1:\(index)"))
-                    for ranges in [[], [range]] {
-                        let port: UInt16 = ranges.isEmpty ? 80 : 81
-                        let rule = KernelRule(action: action, sourceRanges: ranges)
-                        rules[KernelFrontend(match: .address(address), transport: transport, port: port)] = rule
-                        let nodePort = UInt16(30_000 + index) + (ranges.isEmpty ? 0 : 100)
-                        rules[KernelFrontend(match: .nodePort(family), transport: transport, port: nodePort)] = rule
-                    }
+                    )
                 }
             }
         }
-        return rules
+        let range = try #require(CIDR(isV4 ? "10.8.0.0/15" : "fd08::/16"))
+        for (index, action) in actions.enumerated() {
+            for transport in [TransportProtocol.tcp, .udp] {
+                let address = try #require(IPAddress(isV4 ? "10.96.1.\(index)" : "fd96::1:\(index)"))
+                for ranges in [[], [range]] {
+                    let port: UInt16 = ranges.isEmpty ? 80 : 81
+                    let rule = KernelRule(action: action, sourceRanges: ranges)
+                    rules[KernelFrontend(match: .address(address), transport: transport, port: port)] = rule
+                    let nodePort = UInt16(30_000 + index) + (ranges.isEmpty ? 0 : 100)
+                    rules[KernelFrontend(match: .nodePort(family), transport: transport, port: nodePort)] = rule
+                }
+            }
+        }
     }
+    return rules
+}
 
+@Suite("Rules beside other tools", .serialized)
+struct ListingTests {
     @Test(
         "nft and iptables-nft list everything, with entries in the affinity map, and nft monitors updates",
         arguments: [false, true]
@@ -58,24 +58,29 @@ struct ListingTests {
             "",
             "sh -c 'iptables-nft -A FORWARD -j ACCEPT; iptables-nft -t nat -A PREROUTING -p tcp --dport 1 -j ACCEPT'"
         )
-        let program = try node.namespace.run { try NFTablesProgram(masqueradeBridged: bridged) }
-        let rules = try self.everyKind()
+        let program = try node.namespace.run {
+            try NFTablesProgram(
+                masqueradeBridged: bridged,
+                forwarding: ForwardAcceptance(namespace: node.namespace)
+            )
+        }
+        let rules = try everyKind()
         try await program.install(listeners: listeners, rules: rules)
         let sticky = rules.filter {
             if case .balance(let balancing) = $0.value.action { balancing.affinitySeconds != nil } else { false }
         }
         // The first packet over IPv6 may wait for neighbour discovery.
         for pod in 1...3 { _ = try node.call("out", 2, "fd09::\(10 + pod)", 8080) }
+        var targets: [(address: String, port: Int, transport: TransportProtocol)] = []
         for frontend in sticky.keys where frontend.transport == .tcp {
             guard case .address(let address) = frontend.match else { continue }
-            let answer = try node.call("out", 1, "\(address)", Int(frontend.port))
-            #expect(answer.keys.first?.hasPrefix("p") == true, "\(frontend): \(answer)")
+            targets.append(("\(address)", Int(frontend.port), .tcp))
         }
-        for port in 30_003...30_008 {
-            for address in ["10.8.0.1", "fd08::1"] {
-                let answer = try node.call("out", 1, address, port)
-                #expect(answer.keys.first?.hasPrefix("p") == true, "\(address) \(port): \(answer)")
-            }
+        for port in 30_003...30_008 { targets += ["10.8.0.1", "fd08::1"].map { ($0, port, .tcp) } }
+        let answers = try node.callEach("out", targets)
+        #expect(answers.count == targets.count)
+        for (target, answer) in zip(targets, answers) where !answer.hasPrefix("p") {
+            Issue.record("\(target): \(answer)")
         }
         let monitor = "/tmp/edgemesh-test-monitor-\(node.name)"
         try node.run("", "sh -c 'setsid nft monitor >\(monitor) 2>&1 & echo $! >\(monitor).pid; sleep 0.5'")

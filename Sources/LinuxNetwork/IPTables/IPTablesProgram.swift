@@ -6,6 +6,11 @@ import MeshCore
 /// proportion to the number of services: some thousands at most. A frontend that the kernel balances has a chain of its own.
 /// A restore is one transaction for each of the tables `nat` and `filter`; each change also puts our hooks back to the front
 /// of their chains. An error may leave one table changed: `install` mends that. IPv6 is programmed only if the listeners have it.
+///
+/// Between the transactions of one change a new flow meets the tables at different states, for some milliseconds. Their order
+/// is such that it is served or refused as before or after, and never goes out untranslated: `filter` refuses what will be
+/// refused before `nat` ceases to translate it, and admits what will be served after `nat` has begun to. Only `install`, which
+/// does not know what was refused before, may let a first packet of such a frontend through; the client sends it again.
 public actor IPTablesProgram: ServiceProgramming {
     public nonisolated let backendName: String
 
@@ -30,11 +35,12 @@ public actor IPTablesProgram: ServiceProgramming {
             var chains = (nat: shared.nat, filter: shared.filter)
             for (frontend, rule) in rules where frontend.family == family {
                 guard case .balance(let balancing) = rule.action else { continue }
-                chains.nat[IPTablesRuleset.chainName(frontend)] = ruleset.balancingRules(frontend, balancing)
+                chains.nat[IPTablesRuleset.chainName(frontend)] = ruleset.serviceChain(frontend, balancing)
             }
             let dump = try await self.tools.save(family)
             var text = IPTablesTransaction()
-            for (table, wanted) in [("nat", chains.nat), ("filter", chains.filter)] {
+            // What lets redirected flows in to the proxy is there before they are redirected.
+            for (table, wanted) in [("filter", chains.filter), ("nat", chains.nat)] {
                 text.begin(table)
                 let found = (dump.tables[table] ?? [:]).filter { IPTablesChain.isOurs($0.key) }
                 text.write(wanted)
@@ -68,24 +74,16 @@ public actor IPTablesProgram: ServiceProgramming {
             var dead: Set<String> = []
             for (frontend, rule) in changed {
                 if case .balance(let balancing) = rule?.action {
-                    chains[IPTablesRuleset.chainName(frontend)] = ruleset.balancingRules(frontend, balancing)
+                    chains[IPTablesRuleset.chainName(frontend)] = ruleset.serviceChain(frontend, balancing)
                 } else if case .balance = self.rules[frontend]?.action {
                     dead.insert(IPTablesRuleset.chainName(frontend))
                 }
             }
             var text = IPTablesTransaction()
-            // Filter first: a frontend that is refused or limited from now on is so before it is translated.
-            if self.filter[family] != shared.filter {
-                text.begin("filter")
-                text.write(shared.filter)
-                text.moveHooks("filter")
-                text.commit()
-            }
-            text.begin("nat")
-            text.write(chains)
-            text.moveHooks("nat")
-            text.remove(dead)
-            text.commit()
+            let between = ruleset.sharedChains(self.refusing(rules, changed)).filter
+            if self.filter[family] != between { text.replace("filter", between) }
+            text.replace("nat", chains, removing: dead)
+            if between != shared.filter { text.replace("filter", shared.filter) }
             do {
                 try await self.tools.restore(text.text, family)
             } catch {
@@ -96,6 +94,21 @@ public actor IPTablesProgram: ServiceProgramming {
             self.filter[family] = shared.filter
         }
         self.rules = rules
+    }
+
+    /// The rules, where frontends that are no longer refused still are.
+    private func refusing(
+        _ rules: [KernelFrontend: KernelRule],
+        _ changed: [KernelFrontend: KernelRule?]
+    ) -> [KernelFrontend: KernelRule] {
+        var rules = rules
+        for frontend in changed.keys {
+            guard let old = self.rules[frontend], old.isRefusal, let new = rules[frontend], !new.isRefusal else {
+                continue
+            }
+            rules[frontend] = old
+        }
+        return rules
     }
 
     public func remove() async throws {
@@ -159,6 +172,11 @@ struct IPTablesTransaction {
         }
     }
 
+    /// At the front.
+    mutating func insert(_ rule: String, into chain: String) {
+        self.text += "-I \(chain) 1 \(rule)\n"
+    }
+
     mutating func delete(_ rule: String, from chain: String) {
         self.text += "-D \(chain) \(rule)\n"
     }
@@ -166,7 +184,7 @@ struct IPTablesTransaction {
     /// To the front of their chains, in their order.
     mutating func insertHooks(_ table: String) {
         for hook in IPTablesRuleset.hooks.reversed() where hook.table == table {
-            self.text += "-I \(hook.chain) 1 \(hook.rule)\n"
+            self.insert(hook.rule, into: hook.chain)
         }
     }
 
@@ -174,6 +192,15 @@ struct IPTablesTransaction {
     mutating func moveHooks(_ table: String) {
         for hook in IPTablesRuleset.hooks where hook.table == table { self.delete(hook.rule, from: hook.chain) }
         self.insertHooks(table)
+    }
+
+    /// A whole transaction: new contents for chains that are hooked in already.
+    mutating func replace(_ table: String, _ chains: [String: [String]], removing dead: Set<String> = []) {
+        self.begin(table)
+        self.write(chains)
+        self.moveHooks(table)
+        self.remove(dead)
+        self.commit()
     }
 
     /// Nothing may refer to the chains at this point of the transaction.
@@ -188,7 +215,8 @@ struct IPTablesTransaction {
         where chosen: (_ table: String, _ chain: String) -> Bool
     ) -> IPTablesTransaction {
         var transaction = IPTablesTransaction()
-        for (table, chains) in dump.tables.sorted(by: { $0.key < $1.key }) {
+        // `nat` before `filter`: nothing is redirected any more when redirected flows are no longer let in.
+        for (table, chains) in dump.tables.sorted(by: { $0.key > $1.key }) {
             let doomed = Set(chains.keys.filter { IPTablesChain.isOurs($0) && chosen(table, $0) })
             guard !doomed.isEmpty else { continue }
             transaction.begin(table)
@@ -198,4 +226,8 @@ struct IPTablesTransaction {
         }
         return transaction
     }
+}
+
+extension KernelRule {
+    fileprivate var isRefusal: Bool { self.action == .reject || self.action == .drop }
 }

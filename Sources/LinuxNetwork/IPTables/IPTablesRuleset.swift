@@ -14,11 +14,13 @@ enum IPTablesChain {
     /// Services without endpoints, and source ranges.
     static let filter = "EDGEMESH-FILTER"
     static let masquerade = "EDGEMESH-POSTROUTING"
+    /// Lets translated flows through where the host's firewall forwards nothing.
+    static let forward = "EDGEMESH-FORWARD"
     /// Each frontend that is balanced has a chain of its own.
     static let servicePrefix = "EDGEMESH-SVC-"
 
     static let nat: Set<String> = [portalsContainer, portalsHost, nodePortContainer, nodePortHost, masquerade]
-    static let filterTable: Set<String> = [nodePortNonLocal, filter]
+    static let filterTable: Set<String> = [nodePortNonLocal, filter, forward]
 
     static func isOurs(_ name: String) -> Bool {
         name.hasPrefix("EDGEMESH-") || Self.nat.contains(name) || Self.filterTable.contains(name)
@@ -69,6 +71,7 @@ struct IPTablesRuleset {
                     + IPTablesChain.nodePortNonLocal
             ),
             Hook(table: "filter", chain: "FORWARD", rule: filter + IPTablesChain.filter),
+            Hook(table: "filter", chain: "FORWARD", rule: ForwardAcceptance.hook),
             Hook(table: "filter", chain: "OUTPUT", rule: filter + IPTablesChain.filter),
         ]
     }()
@@ -90,6 +93,7 @@ struct IPTablesRuleset {
             }
         }
         nat[IPTablesChain.masquerade, default: []] += hairpins.sorted().map { "-s \($0) -d \($0) -j MASQUERADE" }
+        filter[IPTablesChain.forward] = [ForwardAcceptance.rule]
         filter[IPTablesChain.nodePortNonLocal] = TransportProtocol.allCases.compactMap { transport in
             self.listener(transport).map {
                 "-d \($0.address) -p \(transport) -m \(transport) --dport \($0.port) -m conntrack --ctstate DNAT -j ACCEPT"
@@ -142,8 +146,9 @@ struct IPTablesRuleset {
         guard !verdicts.isEmpty else { return [] }
         switch (frontend.match, rule.action) {
         case (.nodePort, .reject), (.nodePort, .drop):
+            // Not a flow that another frontend brought to this node and port.
             match +=
-                "-m addrtype --dst-type LOCAL -p \(frontend.transport) -m \(frontend.transport) --dport \(frontend.port)"
+                "-m conntrack ! --ctstate DNAT -m addrtype --dst-type LOCAL -p \(frontend.transport) -m \(frontend.transport) --dport \(frontend.port)"
         case (.nodePort, _):
             match += "\(self.originalMatch(frontend)) --ctstate DNAT"
         case (.address, _):
@@ -183,7 +188,12 @@ struct IPTablesRuleset {
         IPTablesChain.servicePrefix + digest(frontend.description)
     }
 
-    /// The rules of a balanced frontend's own chain. Each backend has one rule, which is taken with the probability 1/n, 1/(n-1), … 1.
+    /// The rules of a balanced frontend's own chain.
+    func serviceChain(_ frontend: KernelFrontend, _ balancing: KernelBalancing) -> [String] {
+        [ForwardAcceptance.marking] + self.balancingRules(frontend, balancing)
+    }
+
+    /// Those that send a flow to a backend. Each backend has one rule, which is taken with the probability 1/n, 1/(n-1), … 1.
     func balancingRules(_ frontend: KernelFrontend, _ balancing: KernelBalancing) -> [String] {
         let backends = balancing.backends.filter { $0.address.family == self.family }
         let transport = "-p \(frontend.transport) -m \(frontend.transport)"

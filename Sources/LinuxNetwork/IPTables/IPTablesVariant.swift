@@ -69,6 +69,8 @@ struct IPTablesTools: Sendable {
 struct IPTablesDump: Hashable {
     struct Chain: Hashable {
         var isBuiltIn: Bool
+        /// `ACCEPT` or `DROP` of a built-in chain, `-` of others.
+        var policy = "-"
         /// Rules without their `-A CHAIN `, as the tool spells them.
         var rules: [String] = []
     }
@@ -83,7 +85,10 @@ struct IPTablesDump: Hashable {
             } else if line.hasPrefix(":") {
                 let words = line.dropFirst().split(separator: " ")
                 guard words.count > 1 else { continue }
-                self.tables[table, default: [:]][String(words[0])] = Chain(isBuiltIn: words[1] != "-")
+                self.tables[table, default: [:]][String(words[0])] = Chain(
+                    isBuiltIn: words[1] != "-",
+                    policy: String(words[1])
+                )
             } else if line.hasPrefix("-A ") {
                 let words = line.dropFirst(3).split(separator: " ", maxSplits: 1)
                 guard words.count == 2 else { continue }

@@ -25,11 +25,13 @@ struct NFTBatch {
     let first: UInt32
     private(set) var count: UInt32 = 0
     private var setIdentifiers: UInt32 = 0
+    private let marksFlows: Bool
     /// Whether anything was added.
     var isEmpty: Bool { self.count == 0 }
 
-    init(first: UInt32, reserving capacity: Int = 4096) {
+    init(first: UInt32, marksFlows: Bool = false, reserving capacity: Int = 4096) {
         self.first = first
+        self.marksFlows = marksFlows
         self.writer = NetlinkWriter(reserving: capacity)
         self.writer.begin(type: 16, flags: .request, sequence: first)
         self.writer.netfilterHeader(family: 0, resource: 10)
@@ -97,10 +99,11 @@ struct NFTBatch {
     }
 
     mutating func appendRule(_ family: NFTFamily, chain: String, _ expressions: (inout NFTExpressions) -> Void) {
+        let marksFlows = self.marksFlows
         self.message(.newRule, family, flags: [.create, .append]) { writer in
             writer.attribute(2, text: chain)
             writer.nested(4) { list in
-                var builder = NFTExpressions(family: family, writer: list)
+                var builder = NFTExpressions(family: family, marksFlows: marksFlows, writer: list)
                 // The builder owns the buffer meanwhile; leaving it here too would copy it.
                 list = NetlinkWriter(reserving: 0)
                 expressions(&builder)
@@ -123,12 +126,23 @@ struct NFTBatch {
                 writer.attribute(6, network: UInt32(0xFFFF_FF00))
                 writer.attribute(7, network: UInt32(16))
             case .address:
-                let fields = [NFTField.address(family), .port]
+                let fields = set.valueFields(family)
                 writer.attribute(6, network: fields.reduce(0) { $0 << 6 | $1.type })
                 writer.attribute(7, network: fields.reduce(0) { $0 + $1.length })
             }
             if let size = maximumSize { writer.nested(9) { $0.attribute(1, network: size) } }
             writer.attribute(10, network: identifier)
+            let key = set.keyFields(family)
+            if key.contains(where: { $0.type == NFTField.integer }) {
+                let value =
+                    switch set.value {
+                    case .none: [UInt8]?.none
+                    case .verdict: NFTTypeof.verdict
+                    case .address: NFTTypeof.concatenation(set.valueFields(family).map(\.typeof))
+                    }
+                writer.attribute(13, NFTTypeof.userData(key: key.map(\.typeof), value: value))
+            }
+            if set.isCounted { writer.nested(17, Self.counter) }
         }
     }
 
@@ -157,13 +171,16 @@ struct NFTBatch {
             case .none: break
             case .data(let bytes): writer.nested(2) { $0.attribute(1, bytes) }
             case .verdict(let verdict): writer.nested(2) { NFTExpressions.write(verdict, to: &$0) }
+            case .lasting(let milliseconds, let left):
+                writer.attribute(4, network: milliseconds)
+                writer.attribute(5, network: min(max(left, 1), milliseconds))
             }
-            if counted {
-                writer.nested(7) { writer in
-                    writer.attribute(1, text: "counter")
-                    writer.nested(2) { _ in }
-                }
-            }
+            if counted { writer.nested(7, Self.counter) }
         }
+    }
+
+    private static func counter(_ writer: inout NetlinkWriter) {
+        writer.attribute(1, text: "counter")
+        writer.nested(2) { _ in }
     }
 }

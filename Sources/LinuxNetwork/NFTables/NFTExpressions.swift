@@ -20,10 +20,12 @@ struct NFTRegister: Hashable {
 /// Writes the expressions of one rule.
 struct NFTExpressions {
     let family: NFTFamily
+    let marksFlows: Bool
     var writer: NetlinkWriter
 
-    init(family: NFTFamily, writer: NetlinkWriter) {
+    init(family: NFTFamily, marksFlows: Bool, writer: NetlinkWriter) {
         self.family = family
+        self.marksFlows = marksFlows
         self.writer = writer
     }
 
@@ -109,31 +111,34 @@ struct NFTExpressions {
         }
     }
 
-    /// daddr . l4proto . dport, or 0 . l4proto . dport: a node port has no address of its own.
-    mutating func frontendKey(_ register: NFTRegister, nodePort: Bool) {
-        if nodePort {
-            self.immediate(register, Array(repeating: 0, count: Int(self.family.addressLength)))
-        } else {
-            self.destinationAddress(register)
-        }
+    /// The packet is of this protocol.
+    mutating func isTransport(_ transport: TransportProtocol) {
+        self.transport(NFTRegister(0))
+        self.compare(NFTRegister(0), [transport.rawValue])
+    }
+
+    /// daddr . l4proto . dport.
+    mutating func frontendKey(_ register: NFTRegister) {
+        self.destinationAddress(register)
         self.transport(register + self.family.addressWords)
         self.destinationPort(register + self.family.addressWords + 1)
     }
 
-    /// saddr . daddr . dport . address . port of a backend, the key of an affinity set. Returns where the backend is in it.
-    @discardableResult
-    mutating func affinityKey(_ register: NFTRegister, nodePort: Bool, _ backend: TransportAddress) -> NFTRegister {
-        let words = self.family.addressWords
-        let target = register + 2 * words + 1
+    /// saddr . daddr . dport . number of a backend, the key of an affinity set; without daddr for a node port.
+    mutating func affinityKey(_ register: NFTRegister, nodePort: Bool, _ backend: TransportAddress) {
+        var next = register + self.family.addressWords
         self.sourceAddress(register)
-        if nodePort {
-            self.immediate(register + words, Array(repeating: 0, count: Int(self.family.addressLength)))
-        } else {
-            self.destinationAddress(register + words)
+        if !nodePort {
+            self.destinationAddress(next)
+            next = next + self.family.addressWords
         }
-        self.destinationPort(register + 2 * words)
-        self.immediate(target, backend)
-        return target
+        self.destinationPort(next)
+        self.constant(next + 1, backend.affinityNumber)
+    }
+
+    /// A number that is always the same. nft cannot read back a constant that stands in a concatenation by itself.
+    mutating func constant(_ register: NFTRegister, _ value: UInt32) {
+        self.number(register, .incremental, modulus: 1, offset: value)
     }
 
     /// An address and, in the register after it, a port.
@@ -150,13 +155,13 @@ struct NFTExpressions {
         }
     }
 
-    mutating func mask(_ register: NFTRegister, _ mask: [UInt8]) {
+    mutating func mask(_ register: NFTRegister, _ mask: [UInt8], xor: [UInt8]? = nil) {
         self.expression("bitwise") { writer in
             writer.attribute(1, network: register.number)
             writer.attribute(2, network: register.number)
             writer.attribute(3, network: UInt32(mask.count))
             writer.nested(4) { $0.attribute(1, mask) }
-            writer.nested(5) { $0.attribute(1, [UInt8](repeating: 0, count: mask.count)) }
+            writer.nested(5) { $0.attribute(1, xor ?? [UInt8](repeating: 0, count: mask.count)) }
         }
     }
 
@@ -204,6 +209,19 @@ struct NFTExpressions {
         self.compare(NFTRegister(0), equal: false, hostOrder(0))
     }
 
+    /// Sets our bit of the flow's mark (`ct mark set ct mark | …`), by which a firewall that forwards nothing knows the flow.
+    mutating func markFlow() {
+        guard self.marksFlows else { return }
+        // The last one: what is translated to stands in those before it.
+        let register = NFTRegister(15)
+        self.conntrack(register, key: 3)
+        self.mask(register, hostOrder(~ForwardAcceptance.mark), xor: hostOrder(ForwardAcceptance.mark))
+        self.expression("ct") { writer in
+            writer.attribute(2, network: UInt32(3))
+            writer.attribute(4, network: register.number)
+        }
+    }
+
     mutating func originalDestinationAddress(_ register: NFTRegister) {
         self.conntrack(register, key: self.family == .ip ? 20 : 22, original: true)
     }
@@ -230,12 +248,13 @@ struct NFTExpressions {
         case random = 1
     }
 
-    /// A number below `modulus`, in host order.
-    mutating func number(_ register: NFTRegister, _ counting: Counting, modulus: Int) {
+    /// A number from `offset` on, of `modulus` different ones, in host order.
+    mutating func number(_ register: NFTRegister, _ counting: Counting, modulus: Int, offset: UInt32 = 0) {
         self.expression("numgen") { writer in
             writer.attribute(1, network: register.number)
             writer.attribute(2, network: UInt32(modulus))
             writer.attribute(3, network: counting.rawValue)
+            writer.attribute(4, network: offset)
         }
     }
 

@@ -16,6 +16,7 @@ enum NFTDynamicChain: Hashable {
         /// `nil` when there is nothing to choose.
         var policy: KernelBalancing.Policy?
         var count: Int
+        var transport: TransportProtocol
         var nodePort: Bool
         /// A round-robin counter belongs to one frontend.
         var owner: KernelFrontend?
@@ -41,7 +42,7 @@ enum NFTDynamicChain: Hashable {
             case .sourceHash: parts += ["hash", "\(pick.count)"]
             case .roundRobin: parts += ["round-robin", "\(pick.count)"]
             }
-            if let owner = pick.owner { parts.append(owner.chainSuffix) }
+            parts.append(pick.owner?.chainSuffix ?? "\(pick.transport)")
             return parts.joined(separator: "-")
         case .sources(let frontend, _, _, let version):
             return "sources-\(frontend.chainSuffix)-\(version)"
@@ -60,12 +61,22 @@ enum NFTDynamicChain: Hashable {
         case .sticky(let sticky, _): Self.write(sticky, name, family, to: &batch)
         case .stickyBackend(let frontend, let backend, let seconds):
             batch.appendRule(family, chain: name) { rule in
-                let target = rule.affinityKey(NFTRegister(0), nodePort: frontend.keys.nodePort, backend)
-                rule.remember(.affinity(frontend.transport), key: NFTRegister(0), seconds: seconds)
-                rule.translate(target)
+                let nodePort = frontend.keys.nodePort
+                rule.isTransport(frontend.transport)
+                rule.affinityKey(NFTRegister(0), nodePort: nodePort, backend)
+                rule.remember(
+                    .affinity(frontend.transport, nodePort: nodePort),
+                    key: NFTRegister(0),
+                    seconds: seconds
+                )
+                rule.markFlow()
+                rule.immediate(NFTRegister(0), backend)
+                rule.translate(NFTRegister(0))
             }
             // Reached when the set is full.
             batch.appendRule(family, chain: name) { rule in
+                rule.isTransport(frontend.transport)
+                rule.markFlow()
                 rule.immediate(NFTRegister(0), backend)
                 rule.translate(NFTRegister(0))
             }
@@ -86,55 +97,63 @@ enum NFTDynamicChain: Hashable {
     }
 
     private static func write(_ pick: Pick, _ name: String, _ family: NFTFamily, to batch: inout NFTBatch) {
-        Self.choose(pick.policy, of: pick.count, nodePort: pick.nodePort, name, family, to: &batch) {
+        Self.choose(pick.policy, of: pick.count, pick.transport, nodePort: pick.nodePort, name, family, to: &batch) {
             rule,
             key,
             index in
-            rule.lookup(.endpoints(shard: pick.owner?.endpointShard), key: key, into: index)
+            let set = NFTSet.endpoints(pick.transport, nodePort: pick.nodePort, shard: pick.owner?.endpointShard)
+            rule.lookup(set, key: key, into: index)
+            rule.markFlow()
             rule.translate(index)
         }
     }
 
     /// Each live backend is asked for by itself. One lookup that tells the backend, and one that tells whether it is alive, would
-    /// be rules that nft 1.0.6 aborts on when it lists them; and this way a transaction takes a backend's clients along.
+    /// be rules that nft 1.0.6 aborts on when it lists them.
     private static func write(_ sticky: Sticky, _ name: String, _ family: NFTFamily, to batch: inout NFTBatch) {
         let frontend = sticky.frontend
         let nodePort = frontend.keys.nodePort
         for backend in sticky.backends {
             batch.appendRule(family, chain: name) { rule in
+                rule.isTransport(frontend.transport)
                 rule.affinityKey(NFTRegister(0), nodePort: nodePort, backend)
-                rule.lookup(.affinity(frontend.transport), key: NFTRegister(0))
+                rule.lookup(.affinity(frontend.transport, nodePort: nodePort), key: NFTRegister(0))
                 rule.verdict(.goto(Self.stickyBackend(frontend, backend, seconds: sticky.seconds).name))
             }
         }
-        Self.choose(sticky.policy, of: sticky.backends.count, nodePort: nodePort, name, family, to: &batch) {
+        let (policy, count) = (sticky.policy, sticky.backends.count)
+        Self.choose(policy, of: count, frontend.transport, nodePort: nodePort, name, family, to: &batch) {
             rule,
             key,
             _ in
-            rule.lookup(.stickyBackends, key: key)
+            rule.lookup(.stickyBackends(frontend.transport, nodePort: nodePort), key: key)
         }
     }
 
-    /// Appends rules that make daddr . l4proto . dport . index and hand it to `use`.
+    /// Appends rules that make daddr . dport . index, without daddr for a node port, and hand it to `use`.
     private static func choose(
         _ policy: KernelBalancing.Policy?,
         of count: Int,
+        _ transport: TransportProtocol,
         nodePort: Bool,
         _ name: String,
         _ family: NFTFamily,
         to batch: inout NFTBatch,
-        _ use: (_ rule: inout NFTExpressions, _ key: NFTRegister, _ index: NFTRegister) -> Void
+        use: (_ rule: inout NFTExpressions, _ key: NFTRegister, _ index: NFTRegister) -> Void
     ) {
         let source = NFTRegister(0)
         let key = source + family.addressWords
-        let index = key + family.addressWords + 2
+        let port = nodePort ? key : key + family.addressWords
+        let index = port + 1
         // A packet that is under way while a transaction commits may meet this chain with the next one's backends, which may be
         // fewer. It must not leave untranslated: the first backend takes it, or else the client sends it again.
         for policy in policy == nil ? [nil] : [policy, nil] {
             batch.appendRule(family, chain: name) { rule in
-                rule.frontendKey(key, nodePort: nodePort)
+                rule.isTransport(transport)
+                if !nodePort { rule.destinationAddress(key) }
+                rule.destinationPort(port)
                 switch policy {
-                case nil: rule.immediate(index, hostOrder(0))
+                case nil: rule.constant(index, 0)
                 case .random: rule.number(index, .random, modulus: count)
                 case .roundRobin: rule.number(index, .incremental, modulus: count)
                 case .sourceHash:
@@ -190,7 +209,9 @@ struct NFTRulePlan {
             let chain = NFTDynamicChain.sources(frontend, rule.sourceRanges, verdict, version: version)
             self.chains.insert(chain)
             self.insert(set, key, .verdict(.goto(chain.name)))
-        } else if verdict != .accept {
+        } else if verdict != .accept || set == .filteredServices {
+            // What is served is named too: its address may be one of this node's (kube-proxy's mode ipvs puts them there), where
+            // a node port of the same number that is refused must not refuse it.
             self.insert(set, key, .verdict(verdict))
         }
     }
@@ -218,6 +239,7 @@ struct NFTRulePlan {
                 NFTDynamicChain.Pick(
                     policy: policy,
                     count: backends.count,
+                    transport: frontend.transport,
                     nodePort: nodePort,
                     owner: policy == .roundRobin ? frontend : nil
                 )
@@ -225,22 +247,30 @@ struct NFTRulePlan {
         }
         self.chains.insert(chain)
         self.dispatch(key, nodePort, family, .goto(chain.name))
-        for (index, backend) in backends.enumerated() {
-            let target = backend.paddedBytes
-            let indexed = key + hostOrder(UInt32(truncatingIfNeeded: index))
+        let address = nodePort ? [] : Array(key.prefix(family.byteCount))
+        let transport = [frontend.transport.rawValue, 0, 0, 0]
+        let port = networkOrder(frontend.port) + [0, 0]
+        for (number, backend) in backends.enumerated() {
+            let index = hostOrder(UInt32(truncatingIfNeeded: number))
             if let seconds {
                 let backendChain = NFTDynamicChain.stickyBackend(frontend, backend, seconds: seconds)
                 self.chains.insert(backendChain)
-                self.insert(.stickyBackends, indexed, .verdict(.goto(backendChain.name)))
-            } else {
                 self.insert(
-                    .endpoints(shard: policy == .roundRobin ? frontend.endpointShard : nil),
-                    indexed,
-                    .data(target)
+                    .stickyBackends(frontend.transport, nodePort: nodePort),
+                    address + port + index,
+                    .verdict(.goto(backendChain.name))
+                )
+            } else {
+                let shard = policy == .roundRobin ? frontend.endpointShard : nil
+                self.insert(
+                    .endpoints(frontend.transport, nodePort: nodePort, shard: shard),
+                    address + port + index,
+                    .data(backend.paddedBytes)
                 )
             }
             if balancing.masquerade, nodePort {
-                self.insert(.masqueradedNodePorts, Array(key.dropFirst(family.byteCount)) + target)
+                let destination = backend.address.networkBytes + transport + networkOrder(backend.port) + [0, 0]
+                self.insert(.masqueradedNodePorts, destination + port)
             }
         }
         for local in balancing.localBackends where local.family == family {
@@ -273,6 +303,12 @@ extension IPAddress {
 extension TransportAddress {
     /// The address and the port, each padded to whole registers.
     var paddedBytes: [UInt8] { self.address.networkBytes + networkOrder(self.port) + [0, 0] }
+
+    /// What stands for a backend in an affinity set: the same in every process (FNV-1a). Should two backends of one frontend
+    /// share a number, their clients keep the first of them.
+    var affinityNumber: UInt32 {
+        self.paddedBytes.reduce(0x811C_9DC5) { ($0 ^ UInt32($1)) &* 0x0100_0193 }
+    }
 }
 
 extension KernelFrontend {
@@ -287,7 +323,9 @@ extension KernelFrontend {
 
     /// The map of a round-robin frontend: the same at every start.
     var endpointShard: Int {
-        Int(self.keys.key.reduce(UInt32(0)) { $0 &* 31 &+ UInt32($1) } % UInt32(NFTSet.endpointShards))
+        let (key, nodePort) = self.keys
+        let shards = UInt32(NFTSet.endpointShards(self.transport, nodePort: nodePort))
+        return Int(key.reduce(UInt32(0)) { $0 &* 31 &+ UInt32($1) } % shards)
     }
 
     /// Unique among the frontends of a family, and made of what nft takes in a name.

@@ -21,14 +21,21 @@ enum NFTFamily: Hashable, CaseIterable {
 struct NFTField {
     var type: UInt32
     var length: UInt32
+    /// An expression of this type.
+    var typeof: [UInt8]
 
     static func address(_ family: NFTFamily) -> NFTField {
-        NFTField(type: family == .ip ? 7 : 8, length: family.addressLength)
+        NFTField(type: family == .ip ? 7 : 8, length: family.addressLength, typeof: NFTTypeof.destination(family))
     }
-    static let transport = NFTField(type: 12, length: 4)
-    static let port = NFTField(type: 13, length: 4)
-    /// Shown as a mark: nft has no plain 32-bit number that it can concatenate.
-    static let index = NFTField(type: 19, length: 4)
+    static let transport = NFTField(type: 12, length: 4, typeof: NFTTypeof.transport)
+    static func port(of transport: TransportProtocol?) -> NFTField {
+        NFTField(type: 13, length: 4, typeof: NFTTypeof.port(transport))
+    }
+    static let port = NFTField.port(of: nil)
+    static let index = NFTField(type: Self.integer, length: 4, typeof: NFTTypeof.index)
+
+    /// The type that nft knows no name for.
+    static let integer: UInt32 = 4
 }
 
 /// The sets and maps of a table.
@@ -40,50 +47,67 @@ enum NFTSet: Hashable, CaseIterable {
     /// l4proto . dport of node ports, for packets to loopback: the proxy takes them all, because a packet from 127.0.0.1
     /// cannot leave the node.
     case loopbackNodePorts
-    /// daddr . l4proto . dport -> reject, drop, or the chain of the source ranges.
+    /// daddr . l4proto . dport -> accept, reject, drop, or the chain of the source ranges. Holds every frontend with an address.
     case filteredServices
+    /// l4proto . dport -> the same, without those that everyone may use.
     case filteredNodePorts
-    /// daddr . l4proto . dport . index -> address . port; the address is zero for node ports. Each round-robin frontend has a
-    /// rule of its own that reads its map, and for every new element the kernel visits every such rule: those frontends are
-    /// spread over many maps. The rules that frontends share read the one without a number.
-    case endpoints(shard: Int?)
-    /// daddr . l4proto . dport . index -> goto the chain of that backend, for frontends with affinity.
-    case stickyBackends
-    /// saddr . daddr . dport . address . port of the backend a client keeps, with a timeout. One set per protocol: nft can
-    /// describe five components, no more.
-    case affinityTCP
-    case affinityUDP
+    /// daddr . dport . index -> address . port; without daddr for node ports. Each protocol has its own: nft takes the values for
+    /// ports of one protocol. Each round-robin frontend has a rule of its own that reads its map, and for every new element
+    /// the kernel visits every such rule: those frontends are spread over many maps. The rules that frontends share read the
+    /// one without a number.
+    case endpoints(TransportProtocol, nodePort: Bool, shard: Int?)
+    /// daddr . dport . index -> goto the chain of that backend, for frontends with affinity; without daddr for node ports.
+    case stickyBackends(TransportProtocol, nodePort: Bool)
+    /// saddr . daddr . dport . number of the backend that a client keeps, with a timeout; without daddr for node ports. One set
+    /// per protocol: nft can describe four components by example, no more.
+    case affinity(TransportProtocol, nodePort: Bool)
     /// address . address of backends on this node.
     case hairpin
     /// Addresses of backends on this node.
     case localBackends
     /// original daddr . l4proto . dport whose flows are masqueraded.
     case masqueradedServices
-    /// l4proto . original dport . daddr . dport: a node port alone would match flows that others translate too.
+    /// daddr . l4proto . dport . original dport: a node port alone would match flows that others translate too.
     case masqueradedNodePorts
 
-    /// Maps over which round-robin frontends are spread.
-    static let endpointShards = 64
+    /// Maps over which round-robin frontends are spread. There are fewer node ports than services, and the planner has no SCTP.
+    static func endpointShards(_ transport: TransportProtocol, nodePort: Bool) -> Int {
+        transport == .sctp ? 1 : nodePort ? 16 : 64
+    }
+
+    static let affinities: [NFTSet] = TransportProtocol.allCases.flatMap { transport in
+        [false, true].map { .affinity(transport, nodePort: $0) }
+    }
+    private static let stickyBackends: [NFTSet] = TransportProtocol.allCases.flatMap { transport in
+        [false, true].map { .stickyBackends(transport, nodePort: $0) }
+    }
 
     static let allCases: [NFTSet] =
         [
-            .services, .nodePorts, .loopbackNodePorts, .filteredServices, .filteredNodePorts, .stickyBackends,
-            .affinityTCP, .affinityUDP, .hairpin, .localBackends, .masqueradedServices, .masqueradedNodePorts,
-            .endpoints(shard: nil),
-        ] + (0..<Self.endpointShards).map { .endpoints(shard: $0) }
+            .services, .nodePorts, .loopbackNodePorts, .filteredServices, .filteredNodePorts,
+            .hairpin, .localBackends,
+            .masqueradedServices, .masqueradedNodePorts,
+        ] + Self.affinities + Self.stickyBackends
+        + TransportProtocol.allCases.flatMap { transport in
+            [false, true].flatMap { nodePort -> [NFTSet] in
+                let shards = 0..<Self.endpointShards(transport, nodePort: nodePort)
+                return ([nil] + shards.map { $0 }).map { .endpoints(transport, nodePort: nodePort, shard: $0) }
+            }
+        }
 
     /// As people see it in `nft list ruleset`.
     var name: String {
         switch self {
-        case .endpoints(let shard): shard.map { "endpoints-\($0)" } ?? "endpoints"
+        case .endpoints(let transport, let nodePort, let shard):
+            "\(nodePort ? "node-port-" : "")endpoints-\(transport)\(shard.map { "-\($0)" } ?? "")"
         case .services: "services"
         case .nodePorts: "node-ports"
         case .loopbackNodePorts: "loopback-node-ports"
         case .filteredServices: "filtered-services"
         case .filteredNodePorts: "filtered-node-ports"
-        case .stickyBackends: "sticky-backends"
-        case .affinityTCP: "affinity-tcp"
-        case .affinityUDP: "affinity-udp"
+        case .stickyBackends(let transport, let nodePort):
+            "\(nodePort ? "node-port-" : "")sticky-backends-\(transport)"
+        case .affinity(let transport, let nodePort): "\(nodePort ? "node-port-" : "")affinity-\(transport)"
         case .hairpin: "hairpin"
         case .localBackends: "local-backends"
         case .masqueradedServices: "masqueraded-services"
@@ -101,7 +125,7 @@ enum NFTSet: Hashable, CaseIterable {
         switch self {
         case .services, .nodePorts, .loopbackNodePorts, .filteredServices, .filteredNodePorts, .stickyBackends: .verdict
         case .endpoints: .address
-        case .affinityTCP, .affinityUDP, .hairpin, .localBackends, .masqueradedServices, .masqueradedNodePorts: .none
+        case .affinity, .hairpin, .localBackends, .masqueradedServices, .masqueradedNodePorts: .none
         }
     }
 
@@ -109,9 +133,7 @@ enum NFTSet: Hashable, CaseIterable {
     var isCounted: Bool { self == .services || self == .nodePorts }
 
     /// Filled by packets, each element for a time.
-    var isAffinity: Bool { self == .affinityTCP || self == .affinityUDP }
-
-    static func affinity(_ transport: TransportProtocol) -> NFTSet { transport == .tcp ? .affinityTCP : .affinityUDP }
+    var isAffinity: Bool { if case .affinity = self { true } else { false } }
 
     var flags: UInt32 {
         // NFT_SET_MAP; NFT_SET_TIMEOUT | NFT_SET_EVAL.
@@ -123,12 +145,18 @@ enum NFTSet: Hashable, CaseIterable {
         return switch self {
         case .services, .filteredServices, .masqueradedServices: [address, .transport, .port]
         case .nodePorts, .loopbackNodePorts, .filteredNodePorts: [.transport, .port]
-        case .masqueradedNodePorts: [.transport, .port, address, .port]
-        case .endpoints, .stickyBackends: [address, .transport, .port, .index]
-        case .affinityTCP, .affinityUDP: [address, address, .port, address, .port]
+        case .masqueradedNodePorts: [address, .transport, .port, .port]
+        case .endpoints(_, let nodePort, _), .stickyBackends(_, let nodePort):
+            (nodePort ? [] : [address]) + [.port, .index]
+        case .affinity(_, let nodePort): (nodePort ? [address] : [address, address]) + [.port, .index]
         case .hairpin: [address, address]
         case .localBackends: [address]
         }
+    }
+
+    /// What a map holds that is no verdict.
+    func valueFields(_ family: NFTFamily) -> [NFTField] {
+        if case .endpoints(let transport, _, _) = self { [.address(family), .port(of: transport)] } else { [] }
     }
 }
 
@@ -138,6 +166,8 @@ struct NFTElement: Hashable {
         case none
         case data([UInt8])
         case verdict(NFTVerdict)
+        /// Stays for a time, in milliseconds, of which some is left.
+        case lasting(UInt64, left: UInt64)
     }
 
     var key: [UInt8]
@@ -162,6 +192,8 @@ struct NFTSettings {
     /// Families of which the kernel does not see what one port of a bridge sends to another (`bridge-nf-call-iptables` is 0 or
     /// absent): replies between pods of one bridge would not be translated back, so such flows are masqueraded.
     var bridgedFamilies: Set<NFTFamily>
+    /// Whether flows to endpoints get the mark of `ForwardAcceptance`.
+    var marksFlows: Bool
 }
 
 extension NFTBatch {
@@ -194,7 +226,7 @@ extension NFTBatch {
     private mutating func createFilterRules(_ family: NFTFamily) {
         let key = NFTRegister(0)
         self.appendRule(family, chain: NFTChain.filter) { rule in
-            rule.frontendKey(key, nodePort: false)
+            rule.frontendKey(key)
             rule.lookup(.filteredServices, key: key)
         }
         self.appendRule(family, chain: NFTChain.filter) { rule in
@@ -204,8 +236,7 @@ extension NFTBatch {
             rule.lookup(.filteredNodePorts, key: key)
         }
         self.appendRule(family, chain: NFTChain.reject) { rule in
-            rule.transport(key)
-            rule.compare(key, [TransportProtocol.tcp.rawValue])
+            rule.isTransport(.tcp)
             rule.reject(tcpReset: true)
         }
         self.appendRule(family, chain: NFTChain.reject) { $0.reject(tcpReset: false) }
@@ -214,7 +245,7 @@ extension NFTBatch {
     private mutating func createServiceRules(_ family: NFTFamily, listeners: ProxyListeners) {
         let key = NFTRegister(0)
         self.appendRule(family, chain: NFTChain.services) { rule in
-            rule.frontendKey(key, nodePort: false)
+            rule.frontendKey(key)
             rule.lookup(.services, key: key)
         }
         for (loopback, set) in [(false, NFTSet.nodePorts), (true, .loopbackNodePorts)] {
@@ -231,8 +262,7 @@ extension NFTBatch {
             ? [(.tcp, listeners.tcpV4), (.udp, listeners.udpV4)] : [(.tcp, listeners.tcpV6), (.udp, listeners.udpV6)]
         for case (let transport, let listener?) in addresses {
             self.appendRule(family, chain: NFTChain.proxy) { rule in
-                rule.transport(key)
-                rule.compare(key, [transport.rawValue])
+                rule.isTransport(transport)
                 rule.immediate(key, listener)
                 rule.translate(key)
             }
@@ -249,22 +279,27 @@ extension NFTBatch {
             rule.lookup(.hairpin, key: key)
             rule.masquerade()
         }
-        self.appendRule(family, chain: "nat-postrouting") { rule in
-            rule.isTranslated()
-            rule.originalDestinationAddress(key)
-            rule.transport(key + words)
-            rule.originalDestinationPort(key + words + 1)
-            rule.lookup(.masqueradedServices, key: key)
-            rule.masquerade()
-        }
-        self.appendRule(family, chain: "nat-postrouting") { rule in
-            rule.isTranslated()
-            rule.transport(key)
-            rule.originalDestinationPort(key + 1)
-            rule.destinationAddress(key + 2)
-            rule.destinationPort(key + 2 + words)
-            rule.lookup(.masqueradedNodePorts, key: key)
-            rule.masquerade()
+        // For nft a port has a type only after its protocol is known.
+        for transport in TransportProtocol.allCases {
+            self.appendRule(family, chain: "nat-postrouting") { rule in
+                rule.isTranslated()
+                rule.isTransport(transport)
+                rule.originalDestinationAddress(key)
+                rule.transport(key + words)
+                rule.originalDestinationPort(key + words + 1)
+                rule.lookup(.masqueradedServices, key: key)
+                rule.masquerade()
+            }
+            self.appendRule(family, chain: "nat-postrouting") { rule in
+                rule.isTranslated()
+                rule.isTransport(transport)
+                rule.destinationAddress(key)
+                rule.transport(key + words)
+                rule.destinationPort(key + words + 1)
+                rule.originalDestinationPort(key + words + 2)
+                rule.lookup(.masqueradedNodePorts, key: key)
+                rule.masquerade()
+            }
         }
         guard settings.bridgedFamilies.contains(family) else { return }
         self.appendRule(family, chain: "nat-postrouting") { rule in

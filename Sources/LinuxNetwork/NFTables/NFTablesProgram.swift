@@ -1,12 +1,6 @@
 import Glibc
+import Logging
 import MeshCore
-
-/// Packets and bytes that opened flows to a frontend.
-public struct FlowCounter: Hashable, Sendable {
-    /// One packet per flow: only a flow's first packet passes the NAT chains.
-    public var flows: UInt64
-    public var bytes: UInt64
-}
 
 /// Service rules in nf_tables, spoken over netlink: one table `edgemesh` per address family.
 ///
@@ -15,13 +9,18 @@ public struct FlowCounter: Hashable, Sendable {
 /// process on purpose: flows that the kernel balances go on while the agent is away. `install` replaces what it finds in the
 /// same transaction that brings the new rules, so nothing is lost at a restart.
 ///
-/// Every firewall tool of a node lists all rules, so that each rule here must be one that nft can show: nft 1.0.6 aborts on keys
-/// and data that come from another map.
+/// Every firewall tool of a node lists all rules, and some save them and load them again, so that each rule here must be one that
+/// nft can show and read: nft 1.0.6 aborts on keys and data that come from another map, and does not take constants in a
+/// concatenation, or types without a name unless `NFTTypeof` tells them.
 public actor NFTablesProgram: ServiceProgramming {
     public nonisolated let backendName = "nftables"
 
     private let socket: NetlinkSocket
-    private let settings: NFTSettings
+    private let counterReader: FlowCounterReader
+    private var settings: NFTSettings
+    private let forwarding: ForwardAcceptance?
+    private let forwardingInterval: Duration
+    private var forwardingFailure: String?
     private var families: [NFTFamily] = []
     private var listeners: ProxyListeners?
     private var state = NFTMirror()
@@ -35,20 +34,62 @@ public actor NFTablesProgram: ServiceProgramming {
     /// Opens the socket in the network namespace of the calling thread; it stays there.
     ///
     /// - Parameters:
-    ///   - maximumAffinityEntries: the bound of the affinity set of each family and protocol.
+    ///   - maximumAffinityEntries: the bound of each affinity set; those of a family and protocol are two, one for node ports.
     ///   - masqueradeBridged: whether flows between pods behind bridges of this node get the node's address as their source,
     ///     as they must where bridged packets bypass netfilter; nil: if `bridge-nf-call-iptables` is off now.
-    public init(maximumAffinityEntries: UInt32 = 65_536, masqueradeBridged: Bool? = nil) throws {
+    ///   - forwarding: opens the host's firewall for flows to endpoints, now and when it was restarted; nil: it is left alone.
+    ///   - forwardingInterval: how often that firewall is looked at, which runs a tool if there is one.
+    public init(
+        maximumAffinityEntries: UInt32 = 65_536,
+        masqueradeBridged: Bool? = nil,
+        forwarding: ForwardAcceptance? = nil,
+        forwardingInterval: Duration = .seconds(30)
+    ) throws {
+        self.forwarding = forwarding
+        self.forwardingInterval = forwardingInterval
         self.socket = try NetlinkSocket(.netfilter)
+        self.counterReader = try FlowCounterReader()
         let bridged = NFTFamily.allCases.filter { family in
             let name = family == .ip ? "bridge-nf-call-iptables" : "bridge-nf-call-ip6tables"
             return masqueradeBridged ?? (readSmallFile("/proc/sys/net/bridge/\(name)")?.first != "1")
         }
-        self.settings = NFTSettings(maximumAffinityEntries: maximumAffinityEntries, bridgedFamilies: Set(bridged))
+        self.settings = NFTSettings(
+            maximumAffinityEntries: maximumAffinityEntries,
+            bridgedFamilies: Set(bridged),
+            marksFlows: forwarding != nil
+        )
     }
 
     public func install(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) async throws {
-        try self.program(listeners: listeners, rules: rules)
+        do {
+            try self.program(listeners: listeners, rules: rules)
+        } catch {
+            // A kernel without connection marks (CONFIG_NF_CONNTRACK_MARK) serves too; only a closed firewall stays closed.
+            guard self.settings.marksFlows, error.errno == EOPNOTSUPP else { throw error }
+            self.settings.marksFlows = false
+            try self.program(listeners: listeners, rules: rules)
+        }
+        await self.openForwarding()
+    }
+
+    /// Services that need no forwarding are served whether it can be done or not. Why it cannot is logged once, not at each try.
+    private func openForwarding() async {
+        guard let forwarding = self.forwarding else { return }
+        do {
+            try await forwarding.ensure()
+            if self.forwardingFailure != nil {
+                forwarding.logger?.notice("the host's firewall lets flows to services through again")
+            }
+            self.forwardingFailure = nil
+        } catch {
+            let failure = "\(error)"
+            guard failure != self.forwardingFailure else { return }
+            self.forwardingFailure = failure
+            forwarding.logger?.warning(
+                "the host's firewall may drop flows to services on other hosts and pods: see edgemesh check",
+                metadata: ["error": "\(failure)"]
+            )
+        }
     }
 
     public func update(_ changes: [KernelFrontend: KernelRule?]) async throws {
@@ -71,6 +112,9 @@ public actor NFTablesProgram: ServiceProgramming {
     }
 
     public func remove() async throws {
+        do { try await self.forwarding?.remove() } catch {
+            self.forwarding?.logger?.warning("the chain EDGEMESH-FORWARD stays", metadata: ["error": "\(error)"])
+        }
         for family in NFTFamily.allCases {
             var batch = self.newBatch()
             batch.createTable(family)
@@ -97,8 +141,13 @@ public actor NFTablesProgram: ServiceProgramming {
 
     public func waitForLoss() async throws {
         var checked: UInt32?
+        var forwardingChecked = MonotonicTime.now()
         while true {
-            try await Task.sleep(for: Self.lossCheckInterval)
+            try await Task.sleep(for: min(Self.lossCheckInterval, self.forwardingInterval))
+            if self.listeners != nil, .now() - forwardingChecked >= self.forwardingInterval {
+                await self.openForwarding()
+                forwardingChecked = .now()
+            }
             guard self.listeners != nil, !self.isLossReported else { continue }
             // The generation counts the transactions of this namespace: nothing has changed while it stays.
             let answer = try self.socket.request(
@@ -127,13 +176,23 @@ public actor NFTablesProgram: ServiceProgramming {
     private func program(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) throws(LinuxNetworkError) {
         let families: [NFTFamily] =
             listeners.tcpV6 == nil && !rules.keys.contains { $0.family == .v6 } ? [.ip] : [.ip, .ip6]
-        var skeleton = NFTBatch(first: self.socket.nextSequence, reserving: 64 << 10)
+        var skeleton = NFTBatch(
+            first: self.socket.nextSequence,
+            marksFlows: self.settings.marksFlows,
+            reserving: 64 << 10
+        )
         for family in NFTFamily.allCases where families.contains(family) || self.families.contains(family) {
             skeleton.createTable(family)
             skeleton.deleteTable(family)
             guard families.contains(family) else { continue }
             skeleton.createTable(family)
             skeleton.createSkeleton(family, listeners: listeners, self.settings)
+        }
+        // Clients keep their backends: also those of an agent that was here before.
+        for family in families {
+            for set in NFTSet.affinities {
+                skeleton.elements(.newElement, family, set, self.affinity(family, set))
+            }
         }
         var state = NFTMirror()
         var batch = state.apply(rules.mapValues { $0 }, families: families, into: skeleton)
@@ -146,7 +205,23 @@ public actor NFTablesProgram: ServiceProgramming {
         self.isLossReported = false
     }
 
-    private func newBatch() -> NFTBatch { NFTBatch(first: self.socket.nextSequence) }
+    /// What the table in the kernel remembers of clients. Nothing if it is gone, or cannot be read: then they are balanced anew.
+    private func affinity(_ family: NFTFamily, _ set: NFTSet) -> [NFTElement] {
+        let length = Int(set.keyFields(family).reduce(0) { $0 + $1.length })
+        var elements: [[UInt8]: NFTElement] = [:]
+        try? self.socket.readElements(family, set) { (element) throws(LinuxNetworkError) in
+            guard elements.count < Int(self.settings.maximumAffinityEntries), let key = try element.nested(1)?[1],
+                key.count == length, let lasting = element.network(4, UInt64.self),
+                let left = element.network(5, UInt64.self), left > 0
+            else { return }
+            elements[Array(key)] = NFTElement(key: Array(key), value: .lasting(lasting, left: left))
+        }
+        return Array(elements.values)
+    }
+
+    private func newBatch() -> NFTBatch {
+        NFTBatch(first: self.socket.nextSequence, marksFlows: self.settings.marksFlows)
+    }
 
     private func commit(_ batch: inout NFTBatch, _ what: String) throws(LinuxNetworkError) {
         let (bytes, last) = try batch.finish()
@@ -159,76 +234,13 @@ public actor NFTablesProgram: ServiceProgramming {
         }
     }
 
-    /// Flows per frontend since its rule was last changed; only frontends of action `.proxy` or `.balance`.
-    public func counters() throws -> [KernelFrontend: FlowCounter] {
-        var counters: [KernelFrontend: FlowCounter] = [:]
-        for family in self.families {
-            for set in [NFTSet.services, .nodePorts] {
-                func note(_ element: NetlinkAttributes) throws(LinuxNetworkError) {
-                    guard let key = try element.nested(1)?[1], let frontend = KernelFrontend(key, family, set),
-                        let counter = try element.nested(7)?.nested(2)
-                    else { return }
-                    counters[frontend] = FlowCounter(
-                        flows: counter.network(2, UInt64.self) ?? 0,
-                        bytes: counter.network(1, UInt64.self) ?? 0
-                    )
-                }
-                try self.readElements(family, set, each: note)
-                // The kernel lists a hash table by position. While it grows the table, as it does for a moment after many
-                // elements came, positions shift and a listing passes some over: those are asked for by their keys.
-                for (frontend, rule) in self.state.rules where counters[frontend] == nil {
-                    guard NFTFamily(frontend.family) == family, frontend.keys.nodePort == (set == .nodePorts),
-                        let element = NFTRulePlan(frontend, rule, version: 0).elements[set]?.first
-                    else { continue }
-                    try self.readElement(family, set, key: element.key, each: note)
-                }
-            }
-        }
-        return counters
+    public func flowCounters() async throws -> [KernelFrontend: FlowCounter] {
+        try await self.counterReader.recent(self.state.rules, self.families)
     }
 
-    private func readElements(
-        _ family: NFTFamily,
-        _ set: NFTSet,
-        each: (NetlinkAttributes) throws(LinuxNetworkError) -> Void
-    ) throws(LinuxNetworkError) {
-        try self.socket.dump(
-            type: NFTBatch.Message.getElement.type,
-            what: "reading map \(set.name)",
-            {
-                $0.netfilterHeader(family: family.number)
-                $0.attribute(1, text: NFTBatch.tableName)
-                $0.attribute(2, text: set.name)
-            },
-            each: { (message) throws(LinuxNetworkError) in try Self.elements(message, each) }
-        )
-    }
-
-    private func readElement(
-        _ family: NFTFamily,
-        _ set: NFTSet,
-        key: [UInt8],
-        each: (NetlinkAttributes) throws(LinuxNetworkError) -> Void
-    ) throws(LinuxNetworkError) {
-        let answer = try self.socket.request(
-            type: NFTBatch.Message.getElement.type,
-            flags: [],
-            what: "reading an element of map \(set.name)"
-        ) { writer in
-            writer.netfilterHeader(family: family.number)
-            writer.attribute(1, text: NFTBatch.tableName)
-            writer.attribute(2, text: set.name)
-            writer.nested(3) { $0.nested(1) { $0.nested(1) { $0.attribute(1, key) } } }
-        }
-        if let answer { try Self.elements(answer, each) }
-    }
-
-    private static func elements(
-        _ message: NetlinkMessage,
-        _ each: (NetlinkAttributes) throws(LinuxNetworkError) -> Void
-    ) throws(LinuxNetworkError) {
-        guard let list = try NetlinkAttributes(message.payload.dropFirst(4)).nested(3) else { return }
-        for (_, value) in list.all { try each(try NetlinkAttributes(value)) }
+    /// The same as of now.
+    public func counters() async throws -> [KernelFrontend: FlowCounter] {
+        try await self.counterReader.read(self.state.rules, self.families)
     }
 
     /// What tells a table of ours from one that was made or emptied since.
@@ -269,22 +281,5 @@ public actor NFTablesProgram: ServiceProgramming {
             parts: table.network(3, UInt32.self).map { Int($0) - chains },
             rules: rules
         )
-    }
-}
-
-extension KernelFrontend {
-    /// Reads the key of an element of `services` or `nodePorts`; nil if it is not one.
-    fileprivate init?(_ key: ArraySlice<UInt8>, _ family: NFTFamily, _ set: NFTSet) {
-        let addressBytes = set == .nodePorts ? 0 : Int(family.addressLength)
-        let tail = Array(key.dropFirst(addressBytes))
-        guard tail.count == 8, let transport = TransportProtocol(rawValue: tail[0]) else { return nil }
-        let match: Match
-        if set == .nodePorts {
-            match = .nodePort(family == .ip ? .v4 : .v6)
-        } else {
-            guard let address = IPAddress(networkBytes: key.prefix(addressBytes)) else { return nil }
-            match = .address(address)
-        }
-        self.init(match: match, transport: transport, port: UInt16(tail[4]) << 8 | UInt16(tail[5]))
     }
 }
