@@ -55,6 +55,7 @@ let package = Package(
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
                 "LibP2PSecurity", "Yamux", "LibP2P",
+                "LibP2PSecurity", "Yamux",
             ]
         ),
     ],
@@ -181,6 +182,18 @@ let package = Package(
         // The suites that implementations of the library's seams must pass.
         library("LibP2PTesting", ["MeshCore", "Multiformats", "LibP2P", nioCore]),
         library(
+            "PeerTesting",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "LibP2P", "LibP2PSecurity", nioCore, nioPosix, crypto,
+                logging,
+            ]
+        ),
+        .executableTarget(
+            name: "p2p-peer",
+            dependencies: ["CLinux", "PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
+            swiftSettings: strictSettings
+        ),
+        library(
             "NetSim",
             [
                 "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", "LibP2PRelay", nioCore, deques,
@@ -191,8 +204,8 @@ let package = Package(
         .executableTarget(
             name: "meshbench",
             dependencies: [
-                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", nioCore,
-                nioPosix,
+                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", "LibP2P",
+                "PeerTesting", "Multiformats", nioCore, nioPosix, logging,
             ],
             path: "Benchmarks/meshbench",
             swiftSettings: strictSettings
@@ -222,6 +235,14 @@ let package = Package(
                 "ByteStreams", "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket,
                 nioSSL, logging,
             ]
+        ),
+        .testTarget(
+            name: "LibP2PInteropTests",
+            dependencies: [
+                "PeerTesting", "LibP2P", "LibP2PSecurity", "Multiformats", "MeshTesting", nioCore, nioPosix,
+            ],
+            exclude: ["Peers"],
+            swiftSettings: strictSettings
         ),
         tests(
             "NetSimTests",
