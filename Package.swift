@@ -179,11 +179,23 @@ let package = Package(
         // The suites that implementations of the library's seams must pass.
         library("LibP2PTesting", ["MeshCore", "Multiformats", "LibP2P", nioCore]),
         library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
+        library(
+            "PeerTesting",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "LibP2P", "LibP2PSecurity", nioCore, nioPosix, crypto,
+                logging,
+            ]
+        ),
+        .executableTarget(
+            name: "p2p-peer",
+            dependencies: ["PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
+            swiftSettings: strictSettings
+        ),
         .executableTarget(
             name: "meshbench",
             dependencies: [
-                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", nioCore,
-                nioPosix,
+                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", "LibP2P",
+                "PeerTesting", "Multiformats", nioCore, nioPosix, logging,
             ],
             path: "Benchmarks/meshbench",
             swiftSettings: strictSettings
