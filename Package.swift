@@ -225,6 +225,13 @@ let package = Package(
                 "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket, nioSSL, logging,
             ]
         ),
+        tests(
+            "LibP2PRelayTests",
+            [
+                "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
+                "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+            ]
+        ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests(
             "AdminTests",

@@ -142,7 +142,8 @@ final class PeerDial {
         while !self.isDone {
             switch self.schedule.next(now: self.loop.now) {
             case .dial(let address):
-                guard self.host.takeDialSlot(self.id) else {
+                // A circuit takes no socket, and its way to the relay is a dial of its own, which must not wait behind it.
+                guard address.isCircuit || self.host.takeDialSlot(self.id) else {
                     // Called again when another dial has given its slot back.
                     self.schedule.postpone(address, now: self.loop.now)
                     return
@@ -178,7 +179,9 @@ final class PeerDial {
             reusePort: self.options.reusePort ?? self.configuration.reusePort,
             simultaneousOpen: self.options.simultaneousOpen != nil
         )
-        transport.dial(address, on: self.loop, options: options).assumeIsolated().whenComplete { result in
+        // A relay has to be told whom the circuit is to.
+        let whole = address.isCircuit ? address.appending(.p2p(self.peer)) : address
+        transport.dial(whole, on: self.loop, options: options).assumeIsolated().whenComplete { result in
             switch result {
             case .failure(let error): self.ended(attempt, .failure(error))
             case .success(let raw):
@@ -203,7 +206,7 @@ final class PeerDial {
         attempt.isOver = true
         attempt.timer?.cancel()
         self.attempts.removeAll { $0 === attempt }
-        self.host.returnDialSlot()
+        if !attempt.address.isCircuit { self.host.returnDialSlot() }
         switch result {
         case .success(let connection):
             self.host.dialled(self.peer, attempt.address, error: nil, now: self.loop.now)
@@ -266,7 +269,7 @@ final class PeerDial {
             attempt.isOver = true
             attempt.timer?.cancel()
             attempt.channel?.close(promise: nil)
-            self.host.returnDialSlot()
+            if !attempt.address.isCircuit { self.host.returnDialSlot() }
         }
         return true
     }

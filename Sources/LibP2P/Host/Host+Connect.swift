@@ -23,7 +23,7 @@ extension Host {
             && options.eventLoop == nil
         let key = HostState.DialKey(peer: peer, directOnly: options.directOnly || options.reuse == .direct)
         // Made before it is known whether they are needed, as nothing is called under the lock.
-        let loop = options.eventLoop ?? self.group.next()
+        let loop = options.eventLoop ?? self.loop(of: addresses + self.peers.addresses(of: peer)) ?? self.group.next()
         let promise = loop.makePromise(of: Connection.self)
         let box = NIOLoopBoundBox<PeerDial?>.makeEmptyBox(valueType: PeerDial.self, eventLoop: loop)
 
@@ -117,6 +117,21 @@ extension Host {
     }
 
     // MARK: For dials
+
+    /// Where a circuit that `addresses` lead through will live: on the loop of the connection to its relay. Without one, on
+    /// a loop that is the relay's own, so that the circuits of many dials share one connection.
+    private func loop(of addresses: [Multiaddr]) -> (any EventLoop)? {
+        let relays = addresses.compactMap { $0.relay?.address.peerID }
+        guard let first = relays.first else { return nil }
+        for relay in relays {
+            let connection = self.state.withLock {
+                $0.connections.best(to: relay, allowLimited: false, directOnly: true)
+            }
+            if let connection { return connection.eventLoop }
+        }
+        let loops = Array(self.group.makeIterator())
+        return loops[Int(first.bytes.last ?? 0) % loops.count]
+    }
 
     func transport(for address: Multiaddr) -> (any Transport)? {
         self.state.withLock { $0.transports }.first { $0.canDial(address) }
