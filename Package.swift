@@ -114,7 +114,8 @@ let package = Package(
         library(
             "LibP2PRelay",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", nioCore, nioPosix, deques, logging,
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "LibP2P", nioCore, nioPosix,
+                nioHTTP1, deques, logging,
             ]
         ),
         library(
@@ -229,7 +230,7 @@ let package = Package(
             "LibP2PRelayTests",
             [
                 "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
-                "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+                "MeshCore", "MeshTesting", nioCore, nioPosix, nioHTTP1, nioEmbedded, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
