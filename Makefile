@@ -38,6 +38,7 @@ lint: ## format, file sizes, imports, shell scripts
 
 bench: release ## benchmarks beside a peer in the same run (BENCH="--quick dns"; needs root)
 	$(SWIFT) build $(RELEASE_FLAGS) --product meshbench
+	$(SWIFT) build $(RELEASE_FLAGS) --product p2p-peer
 	@scripts/bench $(BUILD_DIR)/release/meshbench $(RELEASE_DIR)/edgemesh $(BENCH)
 
 fuzz: ## fuzz the decoders of hostile bytes, each for a minute (FUZZ="dns 600")

@@ -189,7 +189,7 @@ let package = Package(
         ),
         .executableTarget(
             name: "p2p-peer",
-            dependencies: ["PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
+            dependencies: ["CLinux", "PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
             swiftSettings: strictSettings
         ),
         .executableTarget(
@@ -232,6 +232,13 @@ let package = Package(
                 "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
                 "MeshCore", "MeshTesting", nioCore, nioPosix, nioHTTP1, nioEmbedded, logging,
             ]
+        .testTarget(
+            name: "LibP2PInteropTests",
+            dependencies: [
+                "PeerTesting", "LibP2P", "LibP2PSecurity", "Multiformats", "MeshTesting", nioCore, nioPosix,
+            ],
+            exclude: ["Peers"],
+            swiftSettings: strictSettings
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests(

@@ -103,7 +103,6 @@ public final class Daemon: Sendable {
                         try? item.serve(channel)
                     }
                     try channel.pipeline.syncOperations.addHandler(handler)
-                    channel.read()
                 }
             }
             .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
@@ -210,7 +209,6 @@ public final class Daemon: Sendable {
         var request = ByteBuffer()
         request.writeVarintPrefixed(writer.buffer)
         channel.writeAndFlush(request, promise: nil)
-        channel.read()
         return (channel, try Response(try await answer.futureResult.get()))
     }
 }
@@ -227,6 +225,11 @@ private final class MessageFirstHandler: ChannelInboundHandler, RemovableChannel
     init(failed: @escaping (any Error) -> Void = { _ in }, received: @escaping (ByteBuffer) -> Void) {
         self.failed = failed
         self.received = received
+    }
+
+    func channelActive(context: ChannelHandlerContext) {
+        context.fireChannelActive()
+        context.read()
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import LibP2P
 import Logging
@@ -13,11 +14,14 @@ enum Main {
     private static let usage = """
         p2p-peer [-listen ADDRESS,…] [-security noise,tls] [-psk FILE] [-threads N] [-log LEVEL]
                  [-dial ADDRESS -op ping|identify|echo|sink|discard|source|streams|reset|halfclose [-bytes N] [-streams N]]
+                 [-dial ADDRESS -op handshakes|latency|hold-connections|hold-streams -streams N]
           Prints its addresses, then 'ready PEERID', and serves until it is killed; with -dial, until the operation is done.
 
         """
 
     static func main() async {
+        // As the product does.
+        clinux_tune_malloc()
         do {
             try await Arguments(Array(CommandLine.arguments.dropFirst())).run()
         } catch {
@@ -83,11 +87,11 @@ enum Main {
                 "connected in \(Self.milliseconds(since: begin)) ms to \(connection.remoteAddress)",
                 "security \(connection.securityProtocol) muxer \(connection.multiplexer)"
             )
-            try await self.operate(host, connection)
+            try await self.operate(host, connection, dial)
             await host.shutdown(deadline: .now() + .seconds(1))
         }
 
-        private func operate(_ host: Host, _ connection: Connection) async throws {
+        private func operate(_ host: Host, _ connection: Connection, _ dial: Multiaddr) async throws {
             let begin = NIODeadline.now()
             let peer = connection.remotePeer
             var moved = self.bytes * self.streams
@@ -111,10 +115,21 @@ enum Main {
             case "streams":
                 try await host.testStreams(peer, count: self.streams)
                 moved = 2 * 1024 * self.streams
+            case "handshakes", "latency", "hold-connections", "hold-streams":
+                return try await self.measure(Measurements(host: host, address: dial), connection)
             default: throw TestPeerError("no operation \(self.operation)\n\(Main.usage)")
             }
             let seconds = Double((NIODeadline.now() - begin).nanoseconds) / 1e9
             print("\(self.operation) ok in \(Int(seconds * 1000)) ms, \(Int(Double(moved) / seconds / 1e6)) MB/s")
+        }
+
+        private func measure(_ measurements: Measurements, _ connection: Connection) async throws {
+            switch self.operation {
+            case "handshakes": try await measurements.handshakes(self.streams)
+            case "latency": try await measurements.latency(connection, self.streams)
+            case "hold-connections": try await measurements.holdConnections(self.streams)
+            default: try await measurements.holdStreams(connection, self.streams)
+            }
         }
 
         private static func identification(of connection: Connection) async throws -> Identification {

@@ -1,4 +1,5 @@
 import LibP2P
+import MeshTesting
 import Multiformats
 import NIOCore
 import NIOPosix

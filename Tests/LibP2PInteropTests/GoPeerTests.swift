@@ -1,11 +1,13 @@
 import LibP2P
 import Multiformats
+import NIOCore
 import PeerTesting
 import Testing
 
 /// With a host of go-libp2p that has the private networks of v1.17; where `EDGEMESH_GO_PEER` names its program.
 @Suite(.serialized, .enabled(if: Peers.go != nil, "EDGEMESH_GO_PEER names no program"))
 struct GoPeerTests {
+    /// The bytes of `Peers/psk`.
     static let psk = Array("a private network".utf8)
 
     struct Case: Sendable, CustomTestStringConvertible {
@@ -19,13 +21,10 @@ struct GoPeerTests {
     private func start(_ item: Case, _ arguments: [String] = []) throws -> PeerProcess {
         let program = try #require(Peers.go)
         try Peers.require(program)
-        let key = try TemporaryFile(Self.psk)
-        let psk = item.psk ? ["-psk", key.path] : []
-        let process = try PeerProcess(
-            [program, "-listen", item.way.address, "-security", item.way.securityName] + psk + arguments
+        return try PeerProcess(
+            [program, "-listen", item.way.address, "-security", item.way.securityName]
+                + (item.psk ? ["-psk", Peers.file("psk")] : []) + arguments
         )
-        process.keep(key)
-        return process
     }
 
     @Test(arguments: Case.all) func weDial(_ item: Case) async throws {

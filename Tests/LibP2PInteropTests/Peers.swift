@@ -14,7 +14,7 @@ enum Peers {
     /// go-libp2p's daemon, from the wheel `hivemind`.
     static let daemon = "\(Self.folder)/p2pd"
     static let python = "\(Self.folder)/venv/bin/python"
-    static let script = #filePath.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/Peers/peer.py"
+    static let script = Self.file("peer.py")
     /// A host of go-libp2p with the command line of `p2p-peer`; only where somebody has built one.
     static let go = variable("EDGEMESH_GO_PEER")
 
@@ -23,6 +23,11 @@ enum Peers {
     static let streams = 1000
     /// What py-libp2p moves in reasonable time.
     static let smallBulk = min(Self.bulk, 4 << 20)
+
+    /// A file of the folder `Peers` beside this one.
+    static func file(_ name: String) -> String {
+        #filePath.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/Peers/\(name)"
+    }
 
     static func variable(_ name: String) -> String? {
         getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }

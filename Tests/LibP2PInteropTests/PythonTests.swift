@@ -1,7 +1,9 @@
 import LibP2P
+import LibP2PSecurity
 import Multiformats
 import NIOCore
 import NIOPosix
+import MeshTesting
 import PeerTesting
 import Testing
 
@@ -59,7 +61,8 @@ import Testing
     /// XSalsa20 has one of 24. What it sends before it hears anything is 16 bytes short; so no peer can talk to it, and ours says why.
     @Test func itsPrivateNetworksAreItsOwn() async throws {
         let psk = Array("a key that both have".utf8)
-        let key = PreSharedKeyText.hex(psk)
+        let key = PreSharedKey(originalFileBytes: psk).bytes
+            .map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
         let way = Way(transport: "tcp", security: .noise)
         let header = "/multistream/1.0.0\n".utf8.count + 1
 
