@@ -22,6 +22,10 @@ struct HolePunchExchange {
 
     private enum State { case idle, connecting, synchronising, done }
 
+    /// Timers fire late and never early, and it is the initiator's packet that must not be: it opens the NAT that the
+    /// responder's meets.
+    private static let slack = TimeAmount.milliseconds(2)
+
     private let role: Role
     private let ownAddresses: [Multiaddr]
     private let filter: ([Multiaddr]) -> [Multiaddr]
@@ -54,7 +58,7 @@ struct HolePunchExchange {
                 reply: HolePunchMessage(kind: .sync),
                 punch: Punch(
                     addresses: addresses,
-                    pause: .nanoseconds(roundTripTime.nanoseconds / 2),
+                    pause: max(.zero, .nanoseconds(roundTripTime.nanoseconds / 2) - Self.slack),
                     roundTripTime: roundTripTime
                 )
             )

@@ -172,6 +172,8 @@ public final class HolePuncher: Sendable {
             reuse: .direct,
             onlyGivenAddresses: true,
             directOnly: true,
+            // From any other port: what this dial left in NATs would spoil the hole that is punched later.
+            reusePort: false,
             timeout: self.configuration.directDialTimeout
         )
         return try? await self.host.connect(to: peer, addresses: addresses, options: options)

@@ -23,7 +23,7 @@ public struct AutoNATConfiguration: Sendable {
     public init() {}
 }
 
-/// Asks peers whether they can dial this host (`/libp2p/autonat/1.0.0`), and tells the host what comes of it: `HostEvent`
+/// Asks peers whether they can dial this host (AutoNAT 2 where the peer has it, else 1), and tells the host what comes of it: `HostEvent`
 /// `.reachabilityChanged`, and advertised addresses at which it was reached. May be used from any thread.
 public final class AutoNATClient: Sendable {
     private struct State {
@@ -31,6 +31,10 @@ public final class AutoNATClient: Sendable {
         var asked: [PeerID: NIODeadline] = [:]
         var reached: [Multiaddr] = []
         var isAsking = false
+        /// The nonces of version 2 that may come back, and those that have.
+        var nonces: [UInt64: Bool] = [:]
+        /// Which address is asked about first, in version 2.
+        var turn = 0
         var isStopped = false
         var observation: Observation?
         var timer: Scheduled<Void>?
@@ -39,9 +43,9 @@ public final class AutoNATClient: Sendable {
     private static let source = "autonat"
     private static let maximumReached = 8
 
-    private let host: Host
+    let host: Host
+    let configuration: AutoNATConfiguration
     private let observed: ObservedAddresses?
-    private let configuration: AutoNATConfiguration
     private let loop: any EventLoop
     private let state: Mutex<State>
 
@@ -64,6 +68,7 @@ public final class AutoNATClient: Sendable {
     public func start() {
         let observation = self.host.observe { [weak self] in self?.observe($0) }
         self.state.withLock { $0.observation = observation }
+        self.handleDialBack()
         self.schedule(at: self.loop.now + self.configuration.bootDelay)
     }
 
@@ -74,6 +79,7 @@ public final class AutoNATClient: Sendable {
         }
         observation?.cancel()
         timer?.cancel()
+        self.host.stopHandling(AutoNATServer.dialBackProtocolID)
         self.host.advertise([], source: Self.source)
     }
 
@@ -87,7 +93,7 @@ public final class AutoNATClient: Sendable {
             self.state.withLock { $0.tracker.acceptedConnection(now: now) }
         case .addressesChanged:
             self.state.withLock { $0.tracker.addressesChanged() }
-        case .identified(_, let identification) where identification.protocols.contains(AutoNATServer.protocolID):
+        case .identified(_, let identification) where Self.answers(identification):
             // Somebody to ask has come.
             guard self.reachability == .unknown else { return }
         default: return
@@ -144,7 +150,7 @@ public final class AutoNATClient: Sendable {
             self.host.connections.filter { connection in
                 !connection.isRelayed && recent[connection.remotePeer] == nil
                     && self.isAskable(connection.remoteAddress)
-                    && connection.identification?.protocols.contains(AutoNATServer.protocolID) ?? false
+                    && connection.identification.map(Self.answers) ?? false
             }.map(\.remotePeer)
         ).sorted()
         guard !able.isEmpty else { return nil }
@@ -158,28 +164,85 @@ public final class AutoNATClient: Sendable {
 
     // MARK: Asking
 
-    private func ask(_ peer: PeerID) async throws -> AutoNATMessage.Response {
-        let options = OpenStreamOptions(directOnly: true, dial: false, timeout: self.configuration.requestTimeout)
-        let stream = try await self.host.openStream(to: peer, protocols: [AutoNATServer.protocolID], options: options)
-        // From here on, on the stream's loop.
+    /// What a peer's answer says.
+    struct Answer: Sendable {
+        var outcome: ReachabilityTracker.Outcome
+        var reached: Multiaddr?
+    }
+
+    private static func answers(_ peer: Identification) -> Bool {
+        !peer.protocols.isDisjoint(with: [AutoNATServer.protocolID, AutoNATServer.requestProtocolID])
+    }
+
+    private func ask(_ peer: PeerID) async throws -> Answer {
+        let addresses = self.addresses
+        let askable = addresses.filter(self.isAskable)
+        if !askable.isEmpty, self.host.peers.protocols(of: peer).contains(AutoNATServer.requestProtocolID) {
+            let nonce = self.host.configuration.randomNumber()
+            let turn = self.state.withLock { state in
+                state.nonces[nonce] = false
+                defer { state.turn += 1 }
+                return state.turn % askable.count
+            }
+            defer { self.state.withLock { $0.nonces[nonce] = nil } }
+            return try await self.askVersion2(peer, Array(askable[turn...] + askable[..<turn]), nonce: nonce)
+        }
+        return try await self.askVersion1(peer, addresses)
+    }
+
+    private func askVersion1(_ peer: PeerID, _ addresses: [Multiaddr]) async throws -> Answer {
+        let response = try await self.exchange(
+            with: peer,
+            AutoNATServer.protocolID,
+            maximumLength: AutoNATMessage.maximumLength
+        ) { messages in
+            messages.send(AutoNATMessage.dial(peer: self.host.peerID, addresses: addresses).encoded)
+            guard case .response(let response) = try AutoNATMessage(try await messages.receive().get()) else {
+                throw LibP2PRelayError(code: .unexpected, message: "a question where an answer is due")
+            }
+            return response
+        }
+        switch response.status {
+        case .ok: return Answer(outcome: .reachable, reached: response.address?.withoutPeerID)
+        case .dialError: return Answer(outcome: .unreachable)
+        case .dialRefused, .badRequest, .internalError: return Answer(outcome: .noAnswer)
+        }
+    }
+
+    /// Opens a stream, on whose loop `body` runs, and ends it.
+    func exchange<Result: Sendable>(
+        with peer: PeerID,
+        _ protocolID: ProtocolID,
+        maximumLength: Int,
+        _ body: @escaping @Sendable (MessageStream) async throws -> Result
+    ) async throws -> Result {
+        let timeout = self.configuration.requestTimeout
+        let options = OpenStreamOptions(directOnly: true, dial: false, timeout: timeout)
+        let stream = try await self.host.openStream(to: peer, protocols: [protocolID], options: options)
         return try await stream.channel.eventLoop.runTask {
-            let messages = try MessageStream(
-                stream,
-                maximumLength: AutoNATMessage.maximumLength,
-                timeout: self.configuration.requestTimeout
-            )
+            let messages = try MessageStream(stream, maximumLength: maximumLength, timeout: timeout)
             do {
-                messages.send(AutoNATMessage.dial(peer: self.host.peerID, addresses: self.addresses).encoded)
-                guard case .response(let response) = try AutoNATMessage(try await messages.receive().get()) else {
-                    throw LibP2PRelayError(code: .unexpected, message: "a question where an answer is due")
-                }
+                let result = try await body(messages)
                 messages.finish()
-                return response
+                return result
             } catch {
                 messages.fail(error)
                 throw error
             }
         }.get()
+    }
+
+    /// True once for a nonce that was sent and has not come back yet.
+    func take(nonce: UInt64) -> Bool {
+        self.state.withLock { state in
+            guard state.nonces[nonce] == false else { return false }
+            state.nonces[nonce] = true
+            return true
+        }
+    }
+
+    func hasReturned(nonce: UInt64) -> Bool {
+        self.state.withLock { $0.nonces[nonce] ?? false }
     }
 
     private var addresses: [Multiaddr] {
@@ -193,16 +256,9 @@ public final class AutoNATClient: Sendable {
         return addresses
     }
 
-    private func record(_ result: Result<AutoNATMessage.Response, any Error>, from peer: PeerID) {
-        let outcome: ReachabilityTracker.Outcome
-        var reached: Multiaddr?
-        switch result {
-        case .success(let response) where response.status == .ok:
-            outcome = .reachable
-            reached = response.address?.withoutPeerID
-        case .success(let response) where response.status == .dialError: outcome = .unreachable
-        case .success, .failure: outcome = .noAnswer
-        }
+    private func record(_ result: Result<Answer, any Error>, from peer: PeerID) {
+        let answer = (try? result.get()) ?? Answer(outcome: .noAnswer)
+        let (outcome, reached) = (answer.outcome, answer.reached)
         // One peer's word is not enough for an IP address that nobody else has seen.
         let known = Set(self.addresses.compactMap(\.ipAddress))
         let (changed, status, addresses) = self.state.withLock { state in

@@ -23,16 +23,16 @@ public struct AutoNATServerConfiguration: Sendable {
     public init() {}
 }
 
-/// Tells peers whether they can be dialled (`/libp2p/autonat/1.0.0`), by dialling them.
+/// Tells peers whether they can be dialled (`/libp2p/autonat/1.0.0`, and version 2), by dialling them.
 ///
 /// The dials come from a host of its own, with another identity and other ports, so that neither an open connection nor a
 /// hole in the peer's NAT makes a success of them. May be used from any thread.
 public final class AutoNATServer: Sendable {
     public static let protocolID: ProtocolID = "/libp2p/autonat/1.0.0"
 
-    private let host: Host
+    let host: Host
+    let configuration: AutoNATServerConfiguration
     private let dialer: Host
-    private let configuration: AutoNATServerConfiguration
     private let policy: Mutex<DialBackPolicy>
 
     /// - Parameter transports: those that dial.
@@ -56,10 +56,12 @@ public final class AutoNATServer: Sendable {
             }
             return loop.runTask { try await self.answer(stream) }
         }
+        self.handleVersion2()
     }
 
     public func stop() async {
         self.host.stopHandling(Self.protocolID)
+        self.host.stopHandling(Self.requestProtocolID)
         await self.dialer.shutdown(deadline: self.host.group.next().now)
     }
 
@@ -100,9 +102,26 @@ public final class AutoNATServer: Sendable {
             ), !addresses.isEmpty
         else { return AutoNATMessage.Response(status: .dialRefused, text: "not from where the peer is seen") }
         let loop = connection.eventLoop
-        guard self.policy.withLock({ $0.admit(peer, now: loop.now) }) else {
+        guard self.admit(peer, now: loop.now) else {
             return AutoNATMessage.Response(status: .dialRefused, text: "too many dials")
         }
+        do {
+            let back = try await self.dial(peer, addresses, on: loop)
+            defer { back.close() }
+            return AutoNATMessage.Response(status: .ok, address: back.remoteAddress)
+        } catch {
+            return AutoNATMessage.Response(status: .dialError, text: "no address could be dialled")
+        }
+    }
+
+    // MARK: Both versions
+
+    func admit(_ peer: PeerID, now: NIODeadline) -> Bool {
+        self.policy.withLock { $0.admit(peer, now: now) }
+    }
+
+    /// Dials as a stranger. A failure takes the whole time: it would tell closed ports from dropped packets.
+    func dial(_ peer: PeerID, _ addresses: [Multiaddr], on loop: any EventLoop) async throws -> Connection {
         let end = loop.now + self.configuration.dialTimeout
         let options = DialOptions(
             reuse: .never,
@@ -114,13 +133,10 @@ public final class AutoNATServer: Sendable {
             eventLoop: loop
         )
         do {
-            let back = try await self.dialer.connect(to: peer, addresses: addresses, options: options)
-            defer { back.close() }
-            return AutoNATMessage.Response(status: .ok, address: back.remoteAddress)
+            return try await self.dialer.connect(to: peer, addresses: addresses, options: options)
         } catch {
-            // The time that a failure takes would tell closed ports from dropped packets.
-            try? await loop.scheduleTask(deadline: end) {}.futureResult.get()
-            return AutoNATMessage.Response(status: .dialError, text: "no address could be dialled")
+            try await loop.scheduleTask(deadline: end) {}.futureResult.get()
+            throw error
         }
     }
 }

@@ -71,6 +71,13 @@ struct DialBackPolicy {
         return addresses
     }
 
+    /// Whether version 2 dials an address, wherever the peer is seen.
+    static func isDialable(_ address: Multiaddr, own: [Multiaddr], _ configuration: AutoNATServerConfiguration) -> Bool
+    {
+        guard let ip = address.ipAddress, let port = address.port, port != 0, !address.isCircuit else { return false }
+        return Self.isDialable(ip, configuration) && !own.contains { $0.ipAddress == ip }
+    }
+
     private static func isDialable(_ ip: IPAddress, _ configuration: AutoNATServerConfiguration) -> Bool {
         switch ip.reach {
         case .public: true

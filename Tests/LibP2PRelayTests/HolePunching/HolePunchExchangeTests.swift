@@ -24,8 +24,16 @@ import Testing
         #expect(reaction.reply == HolePunchMessage(kind: .sync))
         #expect(
             reaction.punch
-                == .init(addresses: Self.theirs, pause: .milliseconds(40), roundTripTime: .milliseconds(80))
+                == .init(addresses: Self.theirs, pause: .milliseconds(38), roundTripTime: .milliseconds(80))
         )
+    }
+
+    @Test func nearbyPeersAreDialledAtOnce() throws {
+        var exchange = self.exchange(.initiator)
+        _ = exchange.start(now: Self.start)
+        let answer = HolePunchMessage(kind: .connect, addresses: Self.theirs)
+        let reaction = try exchange.receive(answer, now: Self.start + .milliseconds(3))
+        #expect(reaction.punch?.pause == .zero)
     }
 
     @Test func theResponderDialsWhenTheSyncComes() throws {

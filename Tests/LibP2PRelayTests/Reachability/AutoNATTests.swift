@@ -22,6 +22,7 @@ import Testing
         configuration.dialTimeout = .milliseconds(500)
         let server = try AutoNATServer(host: host, transports: [TCPTransport()], configuration: configuration)
         try await server.start()
+        if version == 1 { host.stopHandling(AutoNATServer.requestProtocolID) }
         return (host, server)
     }
 
@@ -34,9 +35,10 @@ import Testing
         return client
     }
 
-    @Test(arguments: [false, true]) func aHostThatListensIsReachable(_ isPrivate: Bool) async throws {
+    @Test(arguments: [false, true], [1, 2])
+    func aHostThatListensIsReachable(_ isPrivate: Bool, _ version: Int) async throws {
         let key = isPrivate ? PreSharedKey(originalFileBytes: Array("secret".utf8)) : nil
-        let (host, server) = try await self.server("/ip4/127.0.0.2/tcp/0") { $0.preSharedKey = key }
+        let (host, server) = try await self.server("/ip4/127.0.0.2/tcp/0", version: version) { $0.preSharedKey = key }
         let subject = try await natHost(["/ip4/127.0.0.1/tcp/0"]) { $0.preSharedKey = key }
         try await withNATHosts([subject, host]) {
             let seen = Mutex<[Reachability]>([])
@@ -65,6 +67,58 @@ import Testing
             client.stop()
         }
         await server.stop()
+    }
+
+    /// Version 2: the peer is seen at 127.0.0.1, and asks for another address.
+    @Test func anotherAddressThanTheObservedCostsData() async throws {
+        let (host, server) = try await self.server("/ip4/127.0.0.2/tcp/0")
+        let subject = try await natHost(["/ip4/127.0.0.3/tcp/0"])
+        try await withNATHosts([subject, host]) {
+            let client = self.client(subject)
+            _ = try await subject.connect(to: host.peerID, addresses: host.listenAddresses)
+            let isFromElsewhere = host.connections(to: subject.peerID).first?.remoteAddress.ipAddress
+            #expect(isFromElsewhere == addr("/ip4/127.0.0.1/tcp/1").ipAddress)
+            try await eventually("it knows") { client.reachability == .publiclyReachable }
+            client.stop()
+        }
+        await server.stop()
+    }
+
+    @Test func anAddressThatNobodyListensAtIsUnreachable() async throws {
+        let (host, server) = try await self.server("/ip4/127.0.0.2/tcp/0")
+        let subject = try await natHost(["/ip4/127.0.0.1/tcp/0"]) {
+            $0.addressFilter = { _ in [addr("/ip4/127.0.0.1/tcp/1")] }
+        }
+        try await withNATHosts([subject, host]) {
+            let client = self.client(subject)
+            _ = try await subject.connect(to: host.peerID, addresses: host.listenAddresses)
+            try await eventually("it knows") { client.reachability == .behindNAT }
+            client.stop()
+        }
+        await server.stop()
+    }
+
+    @Test func aServerThatLiesIsNotBelieved() async throws {
+        let liar = try await natHost(["/ip4/127.0.0.2/tcp/0"])
+        let subject = try await natHost(["/ip4/127.0.0.1/tcp/0"])
+        try await withNATHosts([subject, liar]) {
+            let asked = Mutex(0)
+            liar.handle(AutoNATServer.requestProtocolID) { stream in
+                stream.channel.eventLoop.runTask {
+                    let messages = try MessageStream(stream, maximumLength: 8192, timeout: .seconds(5))
+                    _ = try await messages.receive().get()
+                    messages.send(AutoNATv2Message.dialResponse(status: .ok, index: 0, dialStatus: .ok).encoded)
+                    messages.finish()
+                    asked.withLock { $0 += 1 }
+                }
+            }
+            let client = self.client(subject)
+            let connection = try await subject.connect(to: liar.peerID, addresses: liar.listenAddresses)
+            try await eventually("it has asked") { asked.withLock { $0 } == 1 }
+            _ = try await connection.ping().get()
+            #expect(client.reachability == .unknown)
+            client.stop()
+        }
     }
 
     @Test func nonsenseEndsTheStreamOnly() async throws {

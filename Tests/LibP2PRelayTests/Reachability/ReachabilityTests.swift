@@ -163,3 +163,52 @@ import Testing
         #expect(throws: (any Error).self) { try AutoNATMessage(ByteBuffer(bytes: bytes)) }
     }
 }
+
+@Suite struct AutoNATv2MessageTests {
+    static let messages: [AutoNATv2Message] = [
+        .dialRequest(addresses: [addr("/ip4/1.2.3.4/tcp/1"), nil, addr("/ip6/2600::1/tcp/2")], nonce: .max),
+        .dialRequest(addresses: [], nonce: 0),
+        .dialResponse(status: .ok, index: 3, dialStatus: .dialBackError),
+        .dialDataRequest(index: 1, bytes: 40_000),
+        .dialDataResponse(ByteBuffer(repeating: 0, count: 4096)),
+    ]
+
+    @Test(arguments: messages) func messagesComeBackAsTheyWere(_ message: AutoNATv2Message) throws {
+        #expect(try AutoNATv2Message(message.encoded) == message)
+        #expect(message.encoded.readableBytes <= AutoNATv2Message.maximumLength)
+    }
+
+    /// A DialRequest as the schema of the specification encodes it: the nonce is a fixed64.
+    @Test func theWireFormIsThatOfTheSpecification() {
+        let message = AutoNATv2Message.dialRequest(addresses: [addr("/ip4/1.2.3.4/tcp/1")], nonce: 0x0102)
+        let bytes: [UInt8] = [0x0A, 19, 0x0A, 8, 4, 1, 2, 3, 4, 6, 0, 1, 0x11, 2, 1, 0, 0, 0, 0, 0, 0]
+        #expect(Array(message.encoded.readableBytesView) == bytes)
+        let nonce = AutoNATv2DialBack.encode(nonce: 7)
+        #expect(Array(nonce.readableBytesView) == [0x09, 7, 0, 0, 0, 0, 0, 0, 0])
+    }
+
+    @Test func whatIsNotKnownSaysNothing() throws {
+        let bytes: [UInt8] = [0x12, 6, 0x08, 77, 0x18, 0xFF, 0xFF, 0x03]
+        #expect(
+            try AutoNATv2Message(ByteBuffer(bytes: bytes))
+                == .dialResponse(status: .internalError, index: 0, dialStatus: .unused)
+        )
+    }
+
+    @Test(arguments: [[], [0x0A], [0x0A, 2, 0x08, 1], [0x2A, 0]] as [[UInt8]])
+    func nonsenseIsRefused(_ bytes: [UInt8]) {
+        #expect(throws: (any Error).self) { try AutoNATv2Message(ByteBuffer(bytes: bytes)) }
+    }
+
+    @Test func addressesBeyondTheBoundAreNotRead() throws {
+        let many = AutoNATv2Message.dialRequest(
+            addresses: Array(repeating: addr("/ip4/1.2.3.4/tcp/1"), count: 200),
+            nonce: 1
+        )
+        guard case .dialRequest(let addresses, 1) = try AutoNATv2Message(many.encoded) else {
+            Issue.record("another message")
+            return
+        }
+        #expect(addresses.count == 50)
+    }
+}
