@@ -189,7 +189,15 @@ let package = Package(
         ),
         .executableTarget(
             name: "p2p-peer",
-            dependencies: ["CLinux", "PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
+            dependencies: [
+                "CLinux", "Documents", "PeerTesting", "LibP2P", "LibP2PRelay", "Multiformats", nioCore, nioPosix,
+                logging,
+            ],
+            swiftSettings: strictSettings
+        ),
+        .executableTarget(
+            name: "nat-grid",
+            dependencies: ["MeshCore", "Documents", "NetLab"],
             swiftSettings: strictSettings
         ),
         .executableTarget(
@@ -232,6 +240,7 @@ let package = Package(
                 "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
                 "MeshCore", "MeshTesting", nioCore, nioPosix, nioHTTP1, nioEmbedded, logging,
             ]
+        ),
         .testTarget(
             name: "LibP2PInteropTests",
             dependencies: [
@@ -262,7 +271,7 @@ let package = Package(
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
         tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
-        tests("LabTests", ["edgemesh", "NetLab", "MeshCore", "Documents"]),
+        tests("LabTests", ["edgemesh", "nat-grid", "NetLab", "MeshCore", "Documents"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
         tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
         tests(
