@@ -37,11 +37,13 @@ struct KeptPeer {
         let options = DialOptions(ignoreBackoff: true, timeout: .seconds(20))
         let first = try await self.host.connect(to: self.peer, addresses: self.addresses, options: options)
         var path = first.isRelayed ? Path.relayed : .direct
-        try await self.tell(path, first)
-        try await self.echo(on: first)
-        self.say("echo", [("path", .string(first.isRelayed ? "relayed" : "direct"))])
+        // At once, as the peer may soon have a better connection and close this one, if nothing runs on it.
+        let held = try await first.openStream(protocols: [TestProtocol.echo.id]).get()
         try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask { try await self.hold(first) }
+            group.addTask { try await self.hold(held) }
+            try await self.echo(on: first)
+            try await self.tell(path, first)
+            self.say("echo", [("path", .string(first.isRelayed ? "relayed" : "direct"))])
             while let best = self.best() {
                 if path == .relayed, !best.isRelayed {
                     // Whose dial it was tells whether the peer could dial this host, or both had to dial at once.
@@ -92,8 +94,7 @@ struct KeptPeer {
     }
 
     /// One stream, on which a question is answered now and then for as long as the connection lives.
-    private func hold(_ connection: Connection) async throws {
-        let stream = try await connection.openStream(protocols: [TestProtocol.echo.id]).get()
+    private func hold(_ stream: NegotiatedStream) async throws {
         try await NIOAsyncChannel<ByteBuffer, ByteBuffer>(of: stream).executeThenClose { inbound, outbound in
             var answers = inbound.makeAsyncIterator()
             var round = 0
