@@ -129,8 +129,8 @@ let package = Package(
         library(
             "EdgeDNS",
             [
-                "MeshCore", "Documents", "DNSWire", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix,
-                hashTrees, logging, lifecycle,
+                "MeshCore", "Documents", "DNSWire", "KubeModel", "ByteStreams", "ServiceCatalog", "MeshInterfaces",
+                nioCore, nioPosix, hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -153,8 +153,8 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration", hashTrees,
-                nioCore, nioPosix, logging, lifecycle, unixSignals,
+                "LoadBalancing", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration",
+                hashTrees, nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
         // network-namespace lab: part of the product (`edgemesh lab`), used by demo, tests and benchmarks
@@ -257,8 +257,8 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "MeshApp", "Configuration", "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "ServiceCatalog",
-                nioPosix, logging, lifecycle,
+                "MeshApp", "Admin", "EdgeDNS", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
+                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioPosix, logging, lifecycle,
             ]
         ),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
@@ -286,8 +286,8 @@ let package = Package(
         tests(
             "EdgeDNSTests",
             [
-                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ServiceCatalog", "MeshInterfaces", nioCore,
-                nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
+                "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ByteStreams", "ServiceCatalog",
+                "MeshInterfaces", nioCore, nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
         tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", logging]),

@@ -154,7 +154,7 @@ public struct AdminEndpoints: Sendable {
                 value: Double(snapshot.rejected.count)
             ),
             MetricSample(
-                name: "edgemesh_catalog_version",
+                name: "edgemesh_catalog_changes_total",
                 kind: .counter,
                 help: "Published changes of the catalog.",
                 value: Double(snapshot.version)

@@ -9,15 +9,57 @@ public enum StatusText {
         if let agent = status["agent"] { text += self.agent(agent) }
         text += "\n" + self.services(status)
         text += self.rejected(status)
-        let warnings = (status["warnings"]?.array ?? []).compactMap(\.string)
+        let warnings = (status["warnings"]?.array ?? []).compactMap(\.string) + self.complaints(status)
         if !warnings.isEmpty { text += "\n" + warnings.map { "Warning: \($0)\n" }.joined() }
         for name in ["edgeDNS", "edgeProxy", "catalog"] {
-            guard let counters = status[name]?["counters"]?.members, !counters.isEmpty else { continue }
             var table = TextTable(header: [name.uppercased(), "COUNT"])
-            for counter in counters { table.add([counter.key, self.show(counter.value)]) }
-            text += "\n" + table.text
+            for section in ["gauges", "counters"] { self.add(status[name]?[section], "", to: &table) }
+            for section in ["queries", "cache", "forwarding"] { self.add(status[name]?[section], section, to: &table) }
+            if !table.isEmpty { text += "\n" + table.text }
         }
         return text
+    }
+
+    /// The figures below `value`, each with the path that leads to it.
+    private static func add(_ value: Document?, _ path: String, to table: inout TextTable) {
+        for member in value?.members ?? [] {
+            let name = path.isEmpty ? member.key : "\(path).\(member.key)"
+            if member.value.members == nil {
+                table.add([name, self.show(member.value)])
+            } else {
+                self.add(member.value, name, to: &table)
+            }
+        }
+    }
+
+    /// What is amiss in DNS and proxy, as they report it, in words.
+    public static func complaints(_ status: Document) -> [String] {
+        let (dns, proxy) = (status["edgeDNS"], status["edgeProxy"])
+        var lines = (dns?["notListening"]?.members ?? []).map {
+            "edgeDNS does not listen on \($0.key): \($0.value.string ?? "")"
+        }
+        lines += (dns?["problems"]?.array ?? []).compactMap { $0.string.map { "edgeDNS: \($0)" } }
+        for upstream in dns?["upstreams"]?.array ?? [] {
+            let address = upstream["address"]?.string ?? "?"
+            switch upstream["state"]?.string {
+            case "down":
+                let failures = upstream["consecutiveFailures"]?.integer ?? 0
+                lines.append("edgeDNS: upstream \(address) does not answer (\(failures) failures in a row)")
+            case "looping":
+                lines.append("edgeDNS: upstream \(address) sends our queries back and is not used")
+            default: break
+            }
+        }
+        if let error = proxy?["kernel"]?["lastError"]?.string {
+            lines.append("edgeProxy: the kernel refused the service rules, the last good ones stay: \(error)")
+        }
+        for conflict in proxy?["conflicts"]?.array ?? [] {
+            let text = { (key: String) in conflict[key]?.string ?? "?" }
+            lines.append(
+                "edgeProxy: two services claim \(text("frontend")): \(text("served")) is served, \(text("ignored")) is not"
+            )
+        }
+        return lines
     }
 
     private static func agent(_ agent: Document) -> String {
@@ -93,7 +135,8 @@ public enum StatusText {
         for row in rows {
             table.add(["kind", "name", "field", "reason"].map { row[$0]?.string ?? "" })
         }
-        return "\n" + table.text
+        let omitted = status["rejectedOmitted"]?.integer ?? 0
+        return "\n" + table.text + (omitted > 0 ? "... and \(omitted) more: mend these first\n" : "")
     }
 
     /// One service with its endpoints.

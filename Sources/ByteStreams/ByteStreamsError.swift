@@ -2,6 +2,7 @@
 public struct ByteStreamsError: Error, Sendable, CustomStringConvertible {
     public enum Code: Sendable, Hashable {
         case deadlineExceeded
+        case listenFailed
         case optionRefused
     }
 

@@ -4,6 +4,8 @@ public import NIOCore
 public final class GlueCounters {
     public var clientToServerBytes: UInt64 = 0
     public var serverToClientBytes: UInt64 = 0
+    /// Pairs that were reset because one side had ended and the other did not take what was left for it.
+    public var lingered: UInt64 = 0
 
     public init() {}
 }
@@ -13,6 +15,8 @@ public final class GlueCounters {
 /// - A side is read only while the other side's write buffer has room, so a slow reader holds at most
 ///   `StreamOptions.highWaterMark` and one read of memory.
 /// - The end of a side's input ends the other side's output once its pending bytes are written; the other direction goes on.
+/// - As long as something is left for a side when the other has ended, some of it has to be taken in each linger timeout, else
+///   both are reset: a peer that stopped reading would hold the pair for ever.
 /// - An error on a side resets the other; a side that is closed without one has its pending bytes written first.
 ///
 /// Both channels have `autoRead` off, `allowRemoteHalfClosure` on (see `StreamOptions`) and share the event loop; the pair
@@ -34,6 +38,8 @@ public final class GlueHandler: ChannelInboundHandler {
         static let active = Flags(rawValue: 8)
         static let closing = Flags(rawValue: 16)
         static let started = Flags(rawValue: 32)
+        /// All that was to be written is with the kernel.
+        static let flushed = Flags(rawValue: 64)
     }
 
     private let side: Side
@@ -42,20 +48,26 @@ public final class GlueHandler: ChannelInboundHandler {
     private var context: ChannelHandlerContext?
     private var partner: GlueHandler?
     private var idle: IdleTimer?
+    private let lingerTimeout: TimeAmount?
+    private var linger: Scheduled<Void>?
 
-    private init(side: Side, counters: GlueCounters) {
+    private init(side: Side, counters: GlueCounters, lingerTimeout: TimeAmount?) {
         self.side = side
         self.counters = counters
+        self.lingerTimeout = lingerTimeout
     }
 
     /// The two halves; each goes into the pipeline of its channel, then `start()` of either begins the reading.
-    /// - Parameter idleTimeout: both sides are closed after this long without a byte in either direction.
+    /// - Parameters:
+    ///   - idleTimeout: both sides are closed after this long without a byte in either direction.
+    ///   - lingerTimeout: how long a side may take nothing of what is left for it when the other has ended; nil for ever.
     public static func matchedPair(
         counters: GlueCounters,
-        idleTimeout: TimeAmount? = nil
+        idleTimeout: TimeAmount? = nil,
+        lingerTimeout: TimeAmount? = nil
     ) -> (client: GlueHandler, server: GlueHandler) {
-        let client = GlueHandler(side: .client, counters: counters)
-        let server = GlueHandler(side: .server, counters: counters)
+        let client = GlueHandler(side: .client, counters: counters, lingerTimeout: lingerTimeout)
+        let server = GlueHandler(side: .server, counters: counters, lingerTimeout: lingerTimeout)
         client.partner = server
         server.partner = client
         if let idleTimeout {
@@ -97,6 +109,7 @@ public final class GlueHandler: ChannelInboundHandler {
     public func handlerRemoved(context: ChannelHandlerContext) {
         self.idle?.cancel()
         self.idle = nil
+        self.linger?.cancel()
         self.context = nil
         self.detachPartner()?.peerIsGone()
     }
@@ -156,6 +169,7 @@ public final class GlueHandler: ChannelInboundHandler {
     public func channelInactive(context: ChannelHandlerContext) {
         self.flags.insert([.inputEnded, .outputEnded, .closing])
         self.idle?.cancel()
+        self.linger?.cancel()
         self.detachPartner()?.peerIsGone()
         context.fireChannelInactive()
     }
@@ -185,8 +199,33 @@ public final class GlueHandler: ChannelInboundHandler {
             let promise = context.eventLoop.makePromise(of: Void.self)
             let handler = NIOLoopBound(self, eventLoop: context.eventLoop)
             // A channel that cannot close one direction is closed whole: an end must not be lost.
-            promise.futureResult.whenFailure { _ in handler.value.close() }
+            promise.futureResult.whenComplete { handler.value.outputClosed($0) }
             context.close(mode: .output, promise: promise)
+            self.boundLinger(context)
+        }
+    }
+
+    private func outputClosed(_ result: Result<Void, any Error>) {
+        self.flags.insert(.flushed)
+        self.linger?.cancel()
+        self.linger = nil
+        if case .failure = result { self.close() }
+    }
+
+    /// What is left for this side is with the channel. Until it is all with the kernel, the peer has to take some of it in each
+    /// linger timeout. (What the kernel holds is not seen: it takes more when about a third of its buffer is free.)
+    private func boundLinger(_ context: ChannelHandlerContext) {
+        guard let lingerTimeout, self.linger == nil, !self.flags.contains(.flushed), self.context != nil else { return }
+        let options = context.channel.syncOptions
+        let before = try? options?.getOption(.bufferedWritableBytes)
+        self.linger = context.eventLoop.assumeIsolated().scheduleTask(in: lingerTimeout) {
+            self.linger = nil
+            let after = try? options?.getOption(.bufferedWritableBytes)
+            // Nothing is added any more, so fewer bytes are progress.
+            if let before, let after, after < before { return self.boundLinger(context) }
+            self.counters.lingered &+= 1
+            self.detachPartner()?.reset()
+            self.reset()
         }
     }
 
@@ -203,6 +242,7 @@ public final class GlueHandler: ChannelInboundHandler {
         // Writes end in order: this one tells that all before it are with the kernel.
         promise.futureResult.whenComplete { _ in handler.value.close() }
         context.writeAndFlush(self.wrapOutboundOut(ByteBuffer()), promise: promise)
+        self.boundLinger(context)
     }
 
     private func reset() {
@@ -212,7 +252,7 @@ public final class GlueHandler: ChannelInboundHandler {
     }
 
     fileprivate func close() {
-        self.flags.insert([.outputEnded, .closing])
+        self.flags.insert([.outputEnded, .closing, .flushed])
         self.context?.close(promise: nil)
     }
 

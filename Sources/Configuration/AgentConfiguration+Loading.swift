@@ -194,6 +194,15 @@ extension AgentConfiguration {
     public var document: Document { ConfigurationReader(keys: Self.schema).document(of: self) }
 }
 
+extension AgentConfiguration {
+    /// This configuration with the values of `new` for the keys that can change live.
+    public func takingLiveValues(of new: AgentConfiguration) -> AgentConfiguration {
+        var result = self
+        for key in Self.schema where key.effect == .live { key.copy(new, &result) }
+        return result
+    }
+}
+
 /// The keys whose values differ between two configurations.
 public struct ConfigurationDiff: Sendable, Hashable {
     /// Taken over by a reload.

@@ -92,7 +92,7 @@ extension AgentConfiguration {
             Key("modules.edgeDNS.enable", \.modules.edgeDNS.enable, .flag, .restart),
             Key(ignored: "modules.edgeDNS.kubeAPIConfig"),
             Key(ignored: "modules.edgeDNS.listenInterface"),
-            Key("modules.edgeDNS.listenPort", \.modules.edgeDNS.listenPort, .port, .restart),
+            Key("modules.edgeDNS.listenPort", \.modules.edgeDNS.listenPort, .port, .live),
             Key("modules.edgeDNS.cacheDNS.enable", \.modules.edgeDNS.cacheDNS.enable, .flag, .live),
             Key("modules.edgeDNS.cacheDNS.autoDetect", \.modules.edgeDNS.cacheDNS.autoDetect, .flag, .live),
             Key(
@@ -102,7 +102,7 @@ extension AgentConfiguration {
                 .live
             ),
             Key("modules.edgeDNS.cacheDNS.cacheTTL", \.modules.edgeDNS.cacheDNS.cacheTTL, .integer(0...86400), .live),
-            Key("modules.edgeDNS.clusterDomain", \.modules.edgeDNS.clusterDomain, domain, .restart),
+            Key("modules.edgeDNS.clusterDomain", \.modules.edgeDNS.clusterDomain, domain, .live),
             Key("modules.edgeDNS.upstreamServers", \.modules.edgeDNS.upstreamServers, .list(of: .dnsServer), .live),
             Key(
                 "modules.edgeDNS.queriesPerSecondPerSource",
@@ -151,6 +151,7 @@ extension AgentConfiguration {
             Key("modules.edgeProxy.routableCIDRs", \.modules.edgeProxy.routableCIDRs, .list(of: .block), .live),
             Key("modules.edgeProxy.kernelBackend", \.modules.edgeProxy.kernelBackend, .choice, .restart),
             Key("modules.edgeProxy.dialTimeout", \.modules.edgeProxy.dialTimeout, .seconds(0.05...300), .live),
+            Key("modules.edgeProxy.lingerTimeout", \.modules.edgeProxy.lingerTimeout, .seconds(0.05...86400), .live),
             Key("modules.edgeProxy.udpIdleTimeout", \.modules.edgeProxy.udpIdleTimeout, .seconds(1...86400), .live),
             Key(
                 "modules.edgeProxy.maxConnections",

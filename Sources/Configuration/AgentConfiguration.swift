@@ -115,6 +115,7 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var routableCIDRs: [CIDR] = []
         public var kernelBackend = KernelBackend.auto
         public var dialTimeout = Duration.seconds(5)
+        public var lingerTimeout = Duration.seconds(120)
         public var udpIdleTimeout = Duration.seconds(180)
         public var maxConnections = 20_000
         public var maxUDPSessions = 16_384

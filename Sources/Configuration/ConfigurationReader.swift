@@ -18,6 +18,8 @@ struct ConfigurationKey<Root> {
     /// Nil if the key is not written.
     var write: (Root) -> Document?
     var isSame: (Root, Root) -> Bool
+    /// Takes the value of the first over into the second.
+    var copy: (Root, inout Root) -> Void
 
     init<Value: Equatable>(
         _ path: String,
@@ -32,6 +34,7 @@ struct ConfigurationKey<Root> {
         }
         self.write = { form.write($0[keyPath: field]) }
         self.isSame = { $0[keyPath: field] == $1[keyPath: field] }
+        self.copy = { $1[keyPath: field] = $0[keyPath: field] }
     }
 
     /// A key of the original that holds anything and changes nothing.
@@ -41,6 +44,7 @@ struct ConfigurationKey<Root> {
         self.read = { _, _, _, _ in }
         self.write = { _ in nil }
         self.isSame = { _, _ in true }
+        self.copy = { _, _ in }
     }
 }
 

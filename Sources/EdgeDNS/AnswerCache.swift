@@ -5,7 +5,7 @@ import MeshCore
 /// (RFC 8767). Time is passed in.
 struct AnswerCache {
     struct Limits: Hashable, Sendable {
-        /// The most questions kept.
+        /// The most questions kept; zero: none.
         var entries = 4096
         /// Seconds; upstream TTLs are cut to it.
         var maximumTTL: UInt32 = 3600
@@ -103,7 +103,7 @@ struct AnswerCache {
         _ tag: UInt32,
         now: MonotonicTime
     ) {
-        guard let lifetime = self.lifetime(of: message), lifetime > 0 else { return }
+        guard self.limits.entries > 0, let lifetime = self.lifetime(of: message), lifetime > 0 else { return }
         self.table.insert(Entry(answer: answer, stored: now, lifetime: lifetime), for: name, tag)
     }
 

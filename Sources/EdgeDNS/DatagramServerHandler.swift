@@ -1,3 +1,4 @@
+import ByteStreams
 import DNSWire
 import MeshCore
 import NIOCore
@@ -37,9 +38,9 @@ final class DatagramServerHandler: ChannelInboundHandler {
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         let envelope = self.unwrapInboundIn(data)
         // Port 0 cannot be answered.
-        guard let source = envelope.remoteAddress.ip, envelope.remoteAddress.port != 0 else { return }
+        guard let source = TransportAddress(envelope.remoteAddress), source.port != 0 else { return }
         let start = self.replies.writerIndex
-        switch self.responder.limiter.admit(source, now: .now()) {
+        switch self.responder.limiter.admit(source.address, now: .now()) {
         case .pass:
             let disposition = envelope.data.withUnsafeReadableBytes {
                 self.responder.respond(to: $0, overTCP: false, into: &self.replies)

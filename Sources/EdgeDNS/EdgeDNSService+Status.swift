@@ -7,16 +7,10 @@ import Synchronization
 extension EdgeDNSService {
     /// Sums over the event loops; the state of an upstream is the worst that any loop sees.
     public func status() async -> Document {
-        let (settings, applied, listening, bindErrors, workers) = self.state.withLock { state in
-            (state.settings, state.applied, state.listening, state.bindErrors, state.workers)
+        let (settings, applied, listening, bindErrors) = self.state.withLock { state in
+            (state.settings, state.applied, state.listening, state.bindErrors)
         }
-        var total = LoopReport()
-        for worker in workers {
-            let report = try? await worker.loop.submit {
-                LoopReport(worker.responder.value, connections: worker.connections.value.open)
-            }.get()
-            if let report { total.add(report) }
-        }
+        let total = await self.report()
         let domain: Document = applied?.zone.map { .string($0.domain.description) } ?? .init(.null)
         return [
             "mode": settings.cacheDNS == nil ? "cluster" : "cacheDNS",
@@ -54,6 +48,20 @@ extension EdgeDNSService {
             ],
             "openConnections": .integer(total.openConnections),
         ]
+    }
+}
+
+extension EdgeDNSService {
+    /// What all loops counted.
+    func report() async -> LoopReport {
+        var total = LoopReport()
+        for worker in self.state.withLock({ $0.workers }) {
+            let report = try? await worker.loop.submit {
+                LoopReport(worker.responder.value, connections: worker.connections.value.open)
+            }.get()
+            if let report { total.add(report) }
+        }
+        return total
     }
 }
 

@@ -4,7 +4,8 @@ public import MeshCore
 public struct EdgeDNSSettings: Hashable, Sendable {
     /// The mode that replaces the cluster zone by a cache in front of the cluster's own DNS.
     public struct CacheDNS: Hashable, Sendable {
-        /// Use the cluster IPs of the services `kube-system/coredns` and `kube-system/kube-dns`.
+        /// Use the cluster IPs of the services `coredns`, `kube-dns` and those with the label `k8s-app: kube-dns`, all in
+        /// `kube-system`.
         public var autoDetect = true
         public var upstreamServers: [TransportAddress] = []
         /// The longest time that an answer is kept, in seconds.

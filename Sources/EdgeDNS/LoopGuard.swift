@@ -15,6 +15,8 @@ struct LoopGuard {
 
     private var pending: [String: (upstream: TransportAddress, sent: MonotonicTime)] = [:]
     private(set) var looping: Set<TransportAddress> = []
+    /// How often an upstream was found to send our queries back.
+    private(set) var detections: UInt64 = 0
     private var lastRound: MonotonicTime?
     private var upstreams: [TransportAddress] = []
 
@@ -47,6 +49,7 @@ struct LoopGuard {
     mutating func arrived(_ label: String) -> TransportAddress? {
         guard let probe = self.pending.removeValue(forKey: label) else { return nil }
         self.looping.insert(probe.upstream)
+        self.detections += 1
         return probe.upstream
     }
 

@@ -19,7 +19,7 @@ struct QueryCounters: Hashable, Sendable {
     /// By response code; the last is for all over 15.
     private(set) var codes = [UInt64](repeating: 0, count: 17)
 
-    private static let countedTypes: [RecordType] = [.a, .aaaa, .srv, .ptr]
+    static let countedTypes: [RecordType] = [.a, .aaaa, .srv, .ptr]
 
     mutating func count(_ type: RecordType) {
         let index =
@@ -55,16 +55,22 @@ struct QueryCounters: Hashable, Sendable {
         ]
     }
 
+    /// By the name of the question's type; those that are not counted by themselves are `other`.
+    var byType: [(type: String, count: UInt64)] {
+        Array(zip(QueryCounters.countedTypes.map(\.description) + ["other"], self.types)).map { ($0, $1) }
+    }
+
+    /// Those that occurred, by name.
+    var byCode: [(code: String, count: UInt64)] {
+        self.codes.enumerated().filter { $0.element > 0 }.map { code, count in
+            (code == 16 ? "other" : ResponseCode(rawValue: UInt16(code)).description, count)
+        }
+    }
+
     var document: Document {
         var members = QueryCounters.named.map { Document.Member($0.name, .integer(self[keyPath: $0.path])) }
-        let typeNames = QueryCounters.countedTypes.map(\.description) + ["other"]
-        members.append(
-            Document.Member("byType", .object(zip(typeNames, self.types).map { Document.Member($0, .integer($1)) }))
-        )
-        let codes = self.codes.enumerated().filter { $0.element > 0 }.map { code, count in
-            Document.Member(ResponseCode(rawValue: UInt16(code)).description, .integer(count))
-        }
-        members.append(Document.Member("byCode", .object(codes)))
+        members.append(.init("byType", .object(self.byType.map { .init($0.type, .integer($0.count)) })))
+        members.append(.init("byCode", .object(self.byCode.map { .init($0.code, .integer($0.count)) })))
         return .object(members)
     }
 }

@@ -1,3 +1,4 @@
+import ByteStreams
 import Glibc
 import MeshCore
 import NIOCore
@@ -14,10 +15,22 @@ enum ServerSockets {
     static func expand(_ addresses: [TransportAddress]) -> [TransportAddress] {
         addresses.flatMap { address -> [TransportAddress] in
             guard address.address.isUnspecified else { return [address] }
-            let own = ((try? System.enumerateDevices()) ?? []).compactMap { $0.address?.ip }
+            let own = ((try? System.enumerateDevices()) ?? []).compactMap { device in
+                device.address.flatMap { TransportAddress($0) }?.address
+            }
             return Set(own).filter { $0.family == address.address.family && !$0.isLinkLocalIPv6 }.sorted()
                 .map { TransportAddress($0, address.port) }
         }
+    }
+
+    /// Those to be turned on for a listening socket of either kind.
+    private static func options(_ address: TransportAddress, _ isShared: Bool) -> [ChannelOptions.Types.SocketOption] {
+        let freebind: ChannelOptions.Types.SocketOption =
+            switch address.address.family {
+            case .v4: .init(level: .ip, name: .init(rawValue: self.ipFreebind))
+            case .v6: .init(level: .ipv6, name: .init(rawValue: self.ipv6Freebind))
+            }
+        return isShared ? [freebind, .init(level: .socket, name: .init(rawValue: SO_REUSEPORT))] : [freebind]
     }
 
     /// - Parameter isShared: other loops bind the same address, and the kernel spreads clients over them.
@@ -38,19 +51,8 @@ enum ServerSockets {
                     try channel.pipeline.syncOperations.addHandler(DatagramServerHandler(responder.value))
                 }
             }
-        if isShared { bootstrap = bootstrap.channelOption(.socketOption(.init(rawValue: SO_REUSEPORT)), value: 1) }
-        bootstrap =
-            address.address.family == .v4
-            ? bootstrap.channelOption(.ipOption(.init(rawValue: ipFreebind)), value: 1)
-            : bootstrap.channelOption(
-                ChannelOptions.Types.SocketOption(level: .ipv6, name: .init(rawValue: ipv6Freebind)),
-                value: 1
-            )
-        do {
-            return bootstrap.bind(to: try SocketAddress(address))
-        } catch {
-            return loop.makeFailedFuture(error)
-        }
+        for option in self.options(address, isShared) { bootstrap = bootstrap.channelOption(option, value: 1) }
+        return bootstrap.bind(to: SocketAddress(address))
     }
 
     static func bindStream(
@@ -79,21 +81,8 @@ enum ServerSockets {
                     try channel.pipeline.syncOperations.addHandler(handler)
                 }
             }
-        if isShared {
-            bootstrap = bootstrap.serverChannelOption(.socketOption(.init(rawValue: SO_REUSEPORT)), value: 1)
-        }
-        bootstrap =
-            address.address.family == .v4
-            ? bootstrap.serverChannelOption(.ipOption(.init(rawValue: ipFreebind)), value: 1)
-            : bootstrap.serverChannelOption(
-                ChannelOptions.Types.SocketOption(level: .ipv6, name: .init(rawValue: ipv6Freebind)),
-                value: 1
-            )
-        do {
-            return bootstrap.bind(to: try SocketAddress(address))
-        } catch {
-            return loop.makeFailedFuture(error)
-        }
+        for option in self.options(address, isShared) { bootstrap = bootstrap.serverChannelOption(option, value: 1) }
+        return bootstrap.bind(to: SocketAddress(address))
     }
 }
 

@@ -21,7 +21,8 @@ struct SourceRateLimiter {
     }
 
     private struct Bucket {
-        var tokens: UInt32
+        /// In thousandths, so that what a millisecond brings is a whole number.
+        var tokens: UInt64
         /// Milliseconds, wrapping.
         var updated: UInt32
     }
@@ -42,24 +43,24 @@ struct SourceRateLimiter {
         if self.buckets.isEmpty {
             var size = 1
             while size < min(self.limits.tableSize, 1 << 20) { size *= 2 }
-            let full = Bucket(tokens: max(1, self.limits.burst), updated: milliseconds)
+            let full = Bucket(tokens: self.fullBucket, updated: milliseconds)
             self.buckets = [Bucket](repeating: full, count: size)
         }
         let index = Int(truncatingIfNeeded: self.hash(source)) & (self.buckets.count - 1)
         var bucket = self.buckets[index]
-        let gained = UInt64(milliseconds &- bucket.updated) * UInt64(self.limits.rate) / 1000
-        if gained > 0 {
-            bucket.tokens = UInt32(min(UInt64(max(1, self.limits.burst)), UInt64(bucket.tokens) + gained))
-            bucket.updated = milliseconds
-        }
+        let gained = UInt64(milliseconds &- bucket.updated) * UInt64(self.limits.rate)
+        bucket.tokens = min(self.fullBucket, bucket.tokens + min(self.fullBucket, gained))
+        bucket.updated = milliseconds
         defer { self.buckets[index] = bucket }
-        guard bucket.tokens > 0 else {
+        guard bucket.tokens >= 1000 else {
             self.refusals &+= 1
             return self.refusals % 2 == 0 ? .truncate : .drop
         }
-        bucket.tokens -= 1
+        bucket.tokens -= 1000
         return .pass
     }
+
+    private var fullBucket: UInt64 { UInt64(max(1, self.limits.burst)) * 1000 }
 
     private func hash(_ source: IPAddress) -> UInt64 {
         var mixer =

@@ -1,3 +1,4 @@
+import ByteStreams
 import DNSWire
 import MeshCore
 import NIOCore
@@ -47,7 +48,7 @@ final class UpstreamExchange {
         self.timer = self.loop.assumeIsolated().scheduleTask(in: .nanoseconds(timeout.saturatedNanoseconds)) {
             bound.value.finish(.timedOut)
         }
-        guard let address = try? SocketAddress(upstream) else { return self.finish(.unreachable) }
+        let address = SocketAddress(upstream)
         let opening =
             switch transport {
             case .udp:

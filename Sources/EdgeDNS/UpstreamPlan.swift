@@ -12,7 +12,8 @@ struct UpstreamPlan: Hashable, Sendable {
 
     /// More than this many upstreams are not asked: a list that long is no list of name servers.
     static let maximumUpstreams = 16
-    static let clusterDNSServices = ["coredns", "kube-dns"].map { ObjectName(namespace: "kube-system", name: $0) }
+    static let clusterDNSNamespace = "kube-system"
+    static let clusterDNSNames = ["coredns", "kube-dns"]
 
     /// - Parameter resolvConf: nil if the file is not there or cannot be read.
     init(settings: EdgeDNSSettings, resolvConf: ResolvConf?, snapshot: CatalogSnapshot) {
@@ -20,11 +21,7 @@ struct UpstreamPlan: Hashable, Sendable {
         if let cacheDNS = settings.cacheDNS {
             origin = "cacheDNS.upstreamServers or the cluster's DNS services"
             if cacheDNS.autoDetect {
-                for name in UpstreamPlan.clusterDNSServices {
-                    guard let service = snapshot.services[name] else { continue }
-                    let port = service.object.ports.first { $0.transport == .udp }?.port ?? 53
-                    self.upstreams += service.object.clusterIPs.map { TransportAddress($0, port) }
-                }
+                self.upstreams += UpstreamPlan.clusterDNS(in: snapshot)
             }
             self.upstreams += cacheDNS.upstreamServers
         } else if let upstreams = settings.upstreams {
@@ -62,9 +59,26 @@ struct UpstreamPlan: Hashable, Sendable {
             self.problems.append(
                 settings.cacheDNS == nil
                     ? "\(origin) gives no usable upstream: cluster names are answered, all others are refused"
-                    : "cacheDNS has no upstream yet: no service kube-system/coredns or kube-system/kube-dns with a cluster "
-                        + "IP is known and none is configured; every name is refused until one appears"
+                    : "cacheDNS has no upstream yet: no service coredns, kube-dns or with the label k8s-app=kube-dns in "
+                        + "kube-system has a cluster IP, and none is configured; every name is refused until one appears"
             )
+        }
+    }
+
+    /// The cluster's own DNS: the services of the usual names, then those with its label, in order of name. A service that
+    /// has the label but no UDP port is something beside the server, such as its metrics.
+    private static func clusterDNS(in snapshot: CatalogSnapshot) -> [TransportAddress] {
+        let named = self.clusterDNSNames.compactMap {
+            snapshot.services[ObjectName(namespace: self.clusterDNSNamespace, name: $0)]
+        }
+        let labelled = snapshot.services.values.filter {
+            $0.object.filterLabels.contains(.clusterDNS) && $0.name.namespace == self.clusterDNSNamespace
+                && $0.object.ports.contains { $0.transport == .udp }
+        }
+        return (named + labelled.sorted { $0.name < $1.name }).flatMap { service in
+            let ports = service.object.ports.filter { $0.transport == .udp }.map(\.port)
+            let port = ports.contains(53) ? 53 : ports.first ?? 53
+            return service.object.clusterIPs.map { TransportAddress($0, port) }
         }
     }
 }

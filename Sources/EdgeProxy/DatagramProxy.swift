@@ -25,8 +25,6 @@ final class DatagramProxy {
     static let maximumDatagram = 65_507
     /// Datagrams that wait while the socket to the server is opened.
     private static let maximumPending = 16
-    /// Below conntrack's shortest UDP timeout (30 s).
-    private static let revalidation: Duration = .seconds(10)
 
     let listener: any Channel
     private let worker: ProxyWorker
@@ -54,7 +52,8 @@ final class DatagramProxy {
         guard let client = TransportAddress(address) else { return }
         let now = MonotonicTime.now()
         if let entry = self.sessions.entry(of: client) {
-            if now - entry.lastUsed < Self.revalidation
+            let revalidationTime = self.worker.environment.limits.revalidationTime
+            if now - entry.lastUsed < .nanoseconds(revalidationTime.nanoseconds)
                 || self.originalDestination(of: client) == entry.value.destination
             {
                 self.sessions.touch(client, isReply: false, now: now)
@@ -210,6 +209,11 @@ final class DatagramProxy {
                 self.close(session)
             }
         }
+    }
+
+    func replaceLimits(_ limits: ProxyLimits) {
+        self.sessions.unrepliedTimeout = .nanoseconds(limits.unrepliedTimeout.nanoseconds)
+        self.sessions.assuredTimeout = .nanoseconds(limits.assuredTimeout.nanoseconds)
     }
 
     func close() {

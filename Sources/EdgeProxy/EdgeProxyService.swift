@@ -52,10 +52,15 @@ public struct EdgeProxyService: Service, Sendable {
     private struct Workers: Sendable {
         var handles: [WorkerHandle] = []
         var listeners: ProxyListeners?
+        var limits: ProxyLimits
     }
 
     private final class Shared: Sendable {
-        let workers = Mutex(Workers())
+        let workers: Mutex<Workers>
+
+        init(_ limits: ProxyLimits) {
+            self.workers = Mutex(Workers(limits: limits))
+        }
     }
 
     /// - Parameters:
@@ -74,10 +79,7 @@ public struct EdgeProxyService: Service, Sendable {
         clearStaleFlows: @escaping @Sendable ([StaleUDPFlows]) async -> Void = { _ in },
         logger: Logger
     ) {
-        var limits = configuration.limits
-        // Two descriptors a connection, and some for everything else of the process.
-        let descriptors = FileDescriptorLimit.raise(to: UInt64(max(limits.maximumConnections, 0)) * 2 + 2_048)
-        limits.maximumConnections = min(limits.maximumConnections, max(64, (Int(clamping: descriptors) - 1_024) / 2))
+        let limits = Self.possible(configuration.limits)
         self.configuration = configuration
         self.catalog = catalog
         self.programming = programming
@@ -91,7 +93,7 @@ public struct EdgeProxyService: Service, Sendable {
             gauges: ProxyWorker.Gauges(),
             logger: logger
         )
-        let shared = Shared()
+        let shared = Shared(limits)
         self.shared = shared
         self.programmer = KernelProgrammer(
             programming: programming,
@@ -107,13 +109,36 @@ public struct EdgeProxyService: Service, Sendable {
     /// The addresses that the proxy listens on; nil before it does.
     public var listeners: ProxyListeners? { self.shared.workers.withLock { $0.listeners } }
 
+    /// Takes over new limits and a new planner while open connections and sessions go on. Addresses stay: they are those of
+    /// the sockets. Any thread.
+    public func update(_ configuration: Configuration) {
+        let limits = Self.possible(configuration.limits)
+        self.shared.workers.withLock { workers in
+            guard workers.limits != limits else { return }
+            workers.limits = limits
+            for handle in workers.handles { handle.post(limits) }
+        }
+        self.programmer.replacePlanner(configuration.planner)
+    }
+
+    /// The limits in force.
+    var limits: ProxyLimits { self.shared.workers.withLock { $0.limits } }
+
+    /// As many connections as the process may have descriptors for: two each, and some for everything else.
+    private static func possible(_ limits: ProxyLimits) -> ProxyLimits {
+        var limits = limits
+        let descriptors = FileDescriptorLimit.raise(to: UInt64(max(limits.maximumConnections, 0)) * 2 + 2_048)
+        limits.maximumConnections = min(limits.maximumConnections, max(64, (Int(clamping: descriptors) - 1_024) / 2))
+        return limits
+    }
+
     public func run() async throws {
         let listeners = try await self.listen()
         self.logger.info(
             "the proxy listens",
             metadata: [
                 "tcp": "\(listeners.tcpV4)", "udp": "\(listeners.udpV4)", "loops": "\(self.loops.count)",
-                "connections-max": "\(self.environment.limits.maximumConnections)",
+                "connections-max": "\(self.limits.maximumConnections)",
             ]
         )
         let programming = Task { [programmer, catalog] in
@@ -138,16 +163,21 @@ public struct EdgeProxyService: Service, Sendable {
                 )
             }
         }
-        await self.drain(isGraceful ? self.environment.limits.drainTimeout : .zero)
+        await self.drain(isGraceful ? self.limits.drainTimeout : .zero)
     }
 
     private func listen() async throws -> ProxyListeners {
         guard !self.loops.isEmpty else {
-            throw EdgeProxyError(code: .listenFailed, message: "the proxy has no event loop to run on")
+            throw ByteStreamsError(code: .listenFailed, message: "the proxy has no event loop to run on")
         }
         var handles: [WorkerHandle] = []
         for loop in self.loops { handles.append(try await WorkerHandle.make(on: loop, self.environment).get()) }
-        self.shared.workers.withLock { $0.handles = handles }
+        let made = handles
+        self.shared.workers.withLock { workers in
+            workers.handles = made
+            // They may have changed since the environment was made.
+            for handle in made { handle.post(workers.limits) }
+        }
         func bindAll(
             _ address: TransportAddress,
             _ bind: (WorkerHandle, TransportAddress) -> EventLoopFuture<TransportAddress>
@@ -158,7 +188,7 @@ public struct EdgeProxyService: Service, Sendable {
                 for handle in handles { bound = try await bind(handle, bound).get() }
                 return bound
             } catch {
-                throw EdgeProxyError(
+                throw ByteStreamsError(
                     code: .listenFailed,
                     message:
                         "cannot listen on \(address): check that the bridge device has the address and the port is free",

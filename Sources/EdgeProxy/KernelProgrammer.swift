@@ -29,7 +29,7 @@ actor KernelProgrammer {
     static let retirement = Duration.seconds(1)
 
     private let programming: any ServiceProgramming
-    private let planner: ServicePlanner
+    private var planner: ServicePlanner
     private let publish: Publish
     private let clearStaleFlows: @Sendable ([StaleUDPFlows]) async -> Void
     private let sleep: @Sendable (Duration) async throws -> Void
@@ -39,7 +39,7 @@ actor KernelProgrammer {
     private var ledger = FrontendLedger()
     private var snapshot = CatalogSnapshot()
     private var table = RouteTable()
-    private var balancers: [ProxyRoute.Key: (balancer: RouteBalancer, uses: Int)] = [:]
+    private var routeBalancers: [ProxyRoute.Key: (balancer: RouteBalancer, uses: Int)] = [:]
     private var reported: Set<FrontendLedger.Conflict> = []
     private(set) var statistics = Statistics()
     private(set) var isInstalled = false
@@ -93,7 +93,8 @@ actor KernelProgrammer {
                 do {
                     if needsInstall {
                         try await self.install(listeners)
-                        needsInstall = false
+                        // There is nothing to install before the catalog has said something.
+                        needsInstall = !self.isInstalled
                     } else {
                         try await self.applyPending()
                     }
@@ -129,6 +130,18 @@ actor KernelProgrammer {
         }
     }
 
+    /// Plans every service anew with the next transaction; nothing happens if `planner` is the one in force.
+    nonisolated func replacePlanner(_ planner: ServicePlanner) {
+        self.inbox.put(planner)
+    }
+
+    /// Takes over a new planner. Returns whether there is one that plans otherwise.
+    private func takePlanner() -> Bool {
+        guard let planner = self.inbox.takePlanner(), planner != self.planner else { return false }
+        self.planner = planner
+        return true
+    }
+
     /// Removes what is in the kernel. Called after `run` has ended.
     func remove() async throws {
         self.isInstalled = false
@@ -139,20 +152,25 @@ actor KernelProgrammer {
     ///
     /// Made anew, beside the programming: for thousands of services that takes a while.
     @concurrent nonisolated func plans() async -> (services: [ServicePlan], conflicts: [FrontendLedger.Conflict]) {
-        let (snapshot, conflicts) = await self.inForce
+        let (snapshot, planner, conflicts) = await self.inForce
         let plans = snapshot.services.keys.sorted().compactMap { name in
-            snapshot.services[name].flatMap { self.planner.plan($0) }
+            snapshot.services[name].flatMap { planner.plan($0) }
         }
         return (plans, conflicts)
     }
 
-    private var inForce: (CatalogSnapshot, [FrontendLedger.Conflict]) { (self.snapshot, self.ledger.conflicts) }
+    private var inForce: (CatalogSnapshot, ServicePlanner, [FrontendLedger.Conflict]) {
+        (self.snapshot, self.planner, self.ledger.conflicts)
+    }
 
-    func balancer(for key: ProxyRoute.Key) -> RouteBalancer? { self.balancers[key]?.balancer }
+    func balancer(for key: ProxyRoute.Key) -> RouteBalancer? { self.routeBalancers[key]?.balancer }
+
+    var balancers: [RouteBalancer] { self.routeBalancers.values.map(\.balancer) }
 
     // MARK: Transactions
 
     private func install(_ listeners: ProxyListeners) async throws {
+        _ = self.takePlanner()
         guard let (update, since) = self.inbox.take() ?? self.lastState() else { return }
         self.snapshot = update.snapshot
         self.isInstalled = false
@@ -161,9 +179,9 @@ actor KernelProgrammer {
         let changes = self.ledger.update(self.snapshot.services.keys) { self.plan($0) }
         let former = self.table
         var rebuilt = RouteTable()
-        self.balancers = self.balancers.mapValues { ($0.balancer, 0) }
+        self.routeBalancers = self.routeBalancers.mapValues { ($0.balancer, 0) }
         self.route(changes, into: &rebuilt)
-        self.balancers = self.balancers.filter { $0.value.uses > 0 }
+        self.routeBalancers = self.routeBalancers.filter { $0.value.uses > 0 }
         var merged = rebuilt
         for (frontend, balancer) in former.routes where merged.routes[frontend] == nil {
             merged.routes[frontend] = balancer
@@ -182,15 +200,20 @@ actor KernelProgrammer {
     }
 
     private func applyPending() async throws {
-        guard let (update, since) = self.inbox.take() else { return }
-        let former = self.snapshot
-        self.snapshot = update.snapshot
-        let changes = self.ledger.update(update.changedServices) { self.plan($0) }
+        let (former, formerPlanner) = (self.snapshot, self.planner)
+        let isReplanned = self.takePlanner()
+        let pending = self.inbox.take()
+        guard isReplanned || pending != nil else { return }
+        let since = pending?.1 ?? .now()
+        var changed = pending?.0.changedServices ?? []
+        if let snapshot = pending?.0.snapshot { self.snapshot = snapshot }
+        if isReplanned { changed.formUnion(self.snapshot.services.keys) }
+        let changes = self.ledger.update(changed) { self.plan($0) }
         guard !changes.isEmpty else { return }
         // Flows that the kernel begins to hand over find their route; those that it no longer will keep theirs until then.
         var final = self.table
         self.route(changes, into: &final)
-        self.balancers = self.balancers.filter { $0.value.uses > 0 }
+        self.routeBalancers = self.routeBalancers.filter { $0.value.uses > 0 }
         var merged = final
         for frontend in changes.keys where merged.routes[frontend] == nil {
             merged.routes[frontend] = self.table.routes[frontend]
@@ -202,7 +225,7 @@ actor KernelProgrammer {
         self.publish(self.withRetired(changes, of: merged), Set(changes.keys))
         self.finish(changes, since: since) { frontend in
             let owner = changes[frontend]?.formerOwner
-            let plan = owner.flatMap { former.services[$0] }.flatMap { self.planner.plan($0) }
+            let plan = owner.flatMap { former.services[$0] }.flatMap { formerPlanner.plan($0) }
             return self.udpTargets(plan?.frontends.first { $0.frontend == frontend }?.rule.action)
         }
     }
@@ -283,17 +306,17 @@ actor KernelProgrammer {
     private func route(_ changes: [KernelFrontend: FrontendLedger.Change], into table: inout RouteTable) {
         for (frontend, change) in changes {
             if let former = table.routes.removeValue(forKey: frontend) {
-                self.balancers[former.key]?.uses -= 1
+                self.routeBalancers[former.key]?.uses -= 1
             }
             guard let route = change.planned?.route else { continue }
             let balancer: RouteBalancer
-            if let known = self.balancers[route.key] {
+            if let known = self.routeBalancers[route.key] {
                 balancer = known.balancer
                 balancer.update(route)
-                self.balancers[route.key] = (balancer, known.uses + 1)
+                self.routeBalancers[route.key] = (balancer, known.uses + 1)
             } else {
                 balancer = RouteBalancer(route, seed: self.generator.next())
-                self.balancers[route.key] = (balancer, 1)
+                self.routeBalancers[route.key] = (balancer, 1)
             }
             table.routes[frontend] = balancer
         }
@@ -324,6 +347,7 @@ actor KernelProgrammer {
 /// What the catalog said since it was last asked, merged: one entry however many updates come.
 private final class Inbox: Sendable {
     private let pending = Mutex<(update: CatalogUpdate, since: MonotonicTime)?>(nil)
+    private let planner = Mutex<ServicePlanner?>(nil)
     private let isLost = Mutex(false)
     let signal: AsyncStream<Void>
     private let continuation: AsyncStream<Void>.Continuation
@@ -342,6 +366,18 @@ private final class Inbox: Sendable {
             }
         }
         self.continuation.yield()
+    }
+
+    func put(_ planner: ServicePlanner) {
+        self.planner.withLock { $0 = planner }
+        self.continuation.yield()
+    }
+
+    func takePlanner() -> ServicePlanner? {
+        self.planner.withLock { planner in
+            defer { planner = nil }
+            return planner
+        }
     }
 
     func putLoss() {

@@ -166,13 +166,17 @@ final class ProxyConnection: ChannelInboundHandler {
         self.dial()
     }
 
+    /// From here on the endpoint is settled. One that accepted and closes at once, with nothing received, is no failed dial: that
+    /// may be all that it had to say, and a client that has sent nothing cannot be told from one that waits for just this. As with
+    /// the kernel's own balancing, the client sees the end and decides.
     private func connected(_ server: any Channel) {
         guard case .dialling = self.state, let context = self.context else {
             return server.close(promise: nil)
         }
         let pair = GlueHandler.matchedPair(
             counters: self.worker.glueCounters,
-            idleTimeout: self.worker.environment.limits.idleTimeout
+            idleTimeout: self.worker.environment.limits.idleTimeout,
+            lingerTimeout: self.worker.environment.limits.lingerTimeout
         )
         do {
             try server.pipeline.syncOperations.addHandler(pair.server)

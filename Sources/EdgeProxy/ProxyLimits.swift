@@ -17,6 +17,11 @@ public struct ProxyLimits: Sendable, Hashable {
     /// A UDP session that was never answered, and one that was: the kernel's times for its own flows.
     public var unrepliedTimeout: TimeAmount = .seconds(30)
     public var assuredTimeout: TimeAmount = .seconds(180)
+    /// The source port of a UDP client that was silent for this long may be another client's by now: conntrack is asked again.
+    /// Below conntrack's shortest UDP timeout (30 s).
+    var revalidationTime: TimeAmount = .seconds(10)
+    /// Once one side of a TCP connection has ended: how long the other may take nothing of what is left for it.
+    public var lingerTimeout: TimeAmount = .seconds(120)
     /// How long open connections may go on after the process was told to stop.
     public var drainTimeout: TimeAmount = .seconds(10)
 
@@ -33,6 +38,8 @@ struct ProxyCounters: Sendable {
     var dialsFailed: UInt64 = 0
     /// Every endpoint that was tried failed.
     var connectionsUnserved: UInt64 = 0
+    /// One side had ended and the other did not take what was left for it.
+    var connectionsLingered: UInt64 = 0
     /// The policy hashes a part of an HTTP request, but these bytes were none, or had none, or came too late.
     var hashKeyNotHTTP: UInt64 = 0
     var hashKeyAbsent: UInt64 = 0
@@ -49,20 +56,40 @@ struct ProxyCounters: Sendable {
     var datagramsToClient: UInt64 = 0
     var listenersRestarted: UInt64 = 0
 
-    var members: [(String, UInt64)] {
-        [
-            ("connectionsAccepted", self.connectionsAccepted),
-            ("connectionsOpen", UInt64(max(0, self.connectionsOpen))),
-            ("connectionsWithoutRoute", self.connectionsWithoutRoute),
-            ("connectionsOverLimit", self.connectionsOverLimit), ("dialsFailed", self.dialsFailed),
-            ("connectionsUnserved", self.connectionsUnserved), ("hashKeyNotHTTP", self.hashKeyNotHTTP),
-            ("hashKeyAbsent", self.hashKeyAbsent), ("hashKeyTimeouts", self.hashKeyTimeouts),
-            ("clientToServerBytes", self.clientToServerBytes), ("serverToClientBytes", self.serverToClientBytes),
-            ("sessionsOpened", self.sessionsOpened), ("sessionsOpen", UInt64(max(0, self.sessionsOpen))),
-            ("sessionsEvicted", self.sessionsEvicted), ("sessionsRefused", self.sessionsRefused),
-            ("datagramsWithoutRoute", self.datagramsWithoutRoute), ("datagramsDropped", self.datagramsDropped),
-            ("datagramsToServer", self.datagramsToServer), ("datagramsToClient", self.datagramsToClient),
-            ("listenersRestarted", self.listenersRestarted),
-        ]
-    }
+    typealias Figure = (key: String, help: String, value: @Sendable (ProxyCounters) -> UInt64)
+
+    /// What status and metrics show: the key in the status, what it means, and the figure. Those in `gauges` go up and down.
+    static let counters: [Figure] = [
+        ("connectionsAccepted", "TCP connections accepted.", \.connectionsAccepted),
+        (
+            "connectionsWithoutRoute", "TCP connections reset: to nothing that is served here.",
+            \.connectionsWithoutRoute
+        ),
+        ("connectionsOverLimit", "TCP connections reset: maxConnections were open.", \.connectionsOverLimit),
+        ("connectionsUnserved", "TCP connections reset: no endpoint answered.", \.connectionsUnserved),
+        (
+            "connectionsLingered",
+            "TCP connections reset: a peer took nothing of what was left for it for lingerTimeout.",
+            \.connectionsLingered
+        ),
+        ("dialsFailed", "Dials to endpoints that failed.", \.dialsFailed),
+        ("hashKeyNotHTTP", "Hash keys looked for in bytes that are no HTTP.", \.hashKeyNotHTTP),
+        ("hashKeyAbsent", "Hash keys that an HTTP request did not have.", \.hashKeyAbsent),
+        ("hashKeyTimeouts", "Hash keys that did not come in time.", \.hashKeyTimeouts),
+        ("clientToServerBytes", "Bytes carried from clients to endpoints over TCP.", \.clientToServerBytes),
+        ("serverToClientBytes", "Bytes carried from endpoints to clients over TCP.", \.serverToClientBytes),
+        ("sessionsOpened", "UDP sessions begun.", \.sessionsOpened),
+        ("sessionsEvicted", "UDP sessions ended for newer ones: maxUDPSessions were open.", \.sessionsEvicted),
+        ("sessionsRefused", "UDP sessions not begun: no endpoint or no room.", \.sessionsRefused),
+        ("datagramsWithoutRoute", "Datagrams dropped: to nothing that is served here.", \.datagramsWithoutRoute),
+        ("datagramsDropped", "Datagrams dropped: a buffer was full.", \.datagramsDropped),
+        ("datagramsToServer", "Datagrams carried from clients to endpoints.", \.datagramsToServer),
+        ("datagramsToClient", "Datagrams carried from endpoints to clients.", \.datagramsToClient),
+        ("listenersRestarted", "Listening sockets opened again after an error.", \.listenersRestarted),
+    ]
+
+    static let gauges: [Figure] = [
+        ("connectionsOpen", "TCP connections that are open.", { UInt64(max(0, $0.connectionsOpen)) }),
+        ("sessionsOpen", "UDP sessions that are open.", { UInt64(max(0, $0.sessionsOpen)) }),
+    ]
 }

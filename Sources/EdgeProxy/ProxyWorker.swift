@@ -30,7 +30,7 @@ final class ProxyWorker {
     }
 
     let loop: any EventLoop
-    let environment: Environment
+    private(set) var environment: Environment
     let glueCounters = GlueCounters()
     let connections: ConnectionTracker
     var counters = ProxyCounters()
@@ -91,7 +91,7 @@ final class ProxyWorker {
         isDatagram: Bool
     ) throws -> TransportAddress {
         guard let bound = channel.localAddress.flatMap({ TransportAddress($0) }) else {
-            throw EdgeProxyError(code: .listenFailed, message: "the listener on \(address) has no address")
+            throw ByteStreamsError(code: .listenFailed, message: "the listener on \(address) has no address")
         }
         self.listeners.append(channel)
         channel.closeFuture.assumeIsolated().whenComplete { _ in
@@ -143,6 +143,12 @@ final class ProxyWorker {
         for proxy in self.datagramProxies { proxy.routesChanged(changed) }
     }
 
+    /// Connections and sessions that are open go on under the limits that they can still take over.
+    func replaceLimits(_ limits: ProxyLimits) {
+        self.environment.limits = limits
+        for proxy in self.datagramProxies { proxy.replaceLimits(limits) }
+    }
+
     func stopListening() {
         self.isStopping = true
         for listener in self.listeners where !self.datagramProxies.contains(where: { $0.listener === listener }) {
@@ -165,6 +171,7 @@ final class ProxyWorker {
         var counters = self.counters
         counters.clientToServerBytes = self.glueCounters.clientToServerBytes
         counters.serverToClientBytes = self.glueCounters.serverToClientBytes
+        counters.connectionsLingered = self.glueCounters.lingered
         return counters
     }
 }
@@ -196,6 +203,10 @@ struct WorkerHandle: Sendable {
 
     func post(_ table: RouteTable, changed: Set<KernelFrontend>) {
         self.loop.execute { self.worker.value.replaceRoutes(table, changed: changed) }
+    }
+
+    func post(_ limits: ProxyLimits) {
+        self.loop.execute { self.worker.value.replaceLimits(limits) }
     }
 
     func drain(until deadline: NIODeadline) -> EventLoopFuture<Int> {

@@ -25,6 +25,8 @@ final class RouteBalancer: Sendable {
         var generator: SeededGenerator
         var endpoints: [TransportAddress: ResolvedEndpoint]
         var failures: [TransportAddress: UInt64] = [:]
+        /// A large hash table is being built beside the loops.
+        var isBuildingTable = false
     }
 
     let key: ProxyRoute.Key
@@ -43,13 +45,12 @@ final class RouteBalancer: Sendable {
     }
 
     func update(_ route: ProxyRoute) {
+        // What takes time with thousands of endpoints is done before the lock is taken; in order they are sorted at once.
+        let balanced = route.endpoints.map { BalancedEndpoint($0.transportAddress) }.sorted { $0.address < $1.address }
+        let endpoints = Self.index(route.endpoints)
         self.state.withLock { state in
             state.balancer.update(policy: route.policy, affinityTimeout: route.affinitySeconds.map { .seconds($0) })
-            state.balancer.update(
-                endpoints: route.endpoints.map { BalancedEndpoint($0.transportAddress) },
-                using: &state.generator
-            )
-            let endpoints = Self.index(route.endpoints)
+            state.balancer.update(endpoints: balanced, using: &state.generator)
             state.endpoints = endpoints
             state.failures = state.failures.filter { endpoints[$0.key] != nil }
         }
@@ -65,14 +66,35 @@ final class RouteBalancer: Sendable {
 
     /// Chooses an endpoint and counts a connection to it; `end` takes it back.
     func begin(_ context: PickContext) -> Pick? {
-        self.state.withLock { state in
+        let (pick, request) = self.state.withLock { state -> (Pick?, ConsistentHashTableRequest?) in
             guard let slot = state.balancer.pick(context, using: &state.generator),
                 let address = state.balancer.endpoint(in: slot)?.address, let endpoint = state.endpoints[address]
-            else { return nil }
+            else { return (nil, nil) }
             state.balancer.begin(slot)
-            return Pick(slot: slot, endpoint: endpoint)
+            let request = state.isBuildingTable ? nil : state.balancer.takeTableRequest()
+            if request != nil { state.isBuildingTable = true }
+            return (Pick(slot: slot, endpoint: endpoint), request)
+        }
+        if let request { self.build(request) }
+        return pick
+    }
+
+    /// Off the loops: a table of thousands of endpoints takes tens of milliseconds. One at a time for each route.
+    private func build(_ request: ConsistentHashTableRequest) {
+        Task {
+            let table = await Self.table(request)
+            self.state.withLock { state in
+                state.balancer.install(table, for: request)
+                state.isBuildingTable = false
+            }
         }
     }
+
+    @concurrent
+    private static func table(_ request: ConsistentHashTableRequest) async -> ConsistentHashTable { request.build() }
+
+    /// Whether the route's hash table is being built.
+    var isBuildingTable: Bool { self.state.withLock { $0.isBuildingTable } }
 
     func end(_ pick: Pick, failed: Bool = false) {
         self.state.withLock { state in
@@ -91,21 +113,17 @@ final class RouteBalancer: Sendable {
 
     /// At most `limit` endpoints, in the order of their addresses.
     func status(limit: Int) -> [EndpointStatus] {
-        self.state.withLock { state in
-            var actives: [TransportAddress: Int] = [:]
-            for slot in 0..<state.endpoints.count * 2 {
-                if let endpoint = state.balancer.endpoint(in: slot) {
-                    actives[endpoint.address] = state.balancer.active(in: slot)
-                }
-            }
-            return state.endpoints.keys.sorted().prefix(limit).map { address in
-                EndpointStatus(
-                    address: address,
-                    node: state.endpoints[address]?.endpoint.nodeName,
-                    active: actives[address] ?? 0,
-                    failures: state.failures[address] ?? 0
-                )
-            }
+        let (endpoints, failures) = self.state.withLock { ($0.endpoints, $0.failures) }
+        // Sorted without the lock: picks go on.
+        let addresses = endpoints.keys.sorted().prefix(limit)
+        let actives = self.state.withLock { state in addresses.map { state.balancer.active(to: $0) } }
+        return zip(addresses, actives).map { address, active in
+            EndpointStatus(
+                address: address,
+                node: endpoints[address]?.endpoint.nodeName,
+                active: active,
+                failures: failures[address] ?? 0
+            )
         }
     }
 

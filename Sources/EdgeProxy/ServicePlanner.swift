@@ -5,7 +5,7 @@ public import MeshCore
 public import ServiceCatalog
 
 /// Decides how each frontend of a service is served on this node.
-public struct ServicePlanner: Sendable {
+public struct ServicePlanner: Sendable, Hashable {
     public var nodeName: String
     /// Blocks whose addresses the kernel of this node reaches without a tunnel.
     public var routableCIDRs: [CIDR]

@@ -19,8 +19,8 @@ struct SessionTable<Value> {
         var newest = -1
     }
 
-    let unrepliedTimeout: Duration
-    let assuredTimeout: Duration
+    var unrepliedTimeout: Duration
+    var assuredTimeout: Duration
     private var entries: [Entry?] = []
     private var free: [Int] = []
     private var indexes: [TransportAddress: Int] = [:]

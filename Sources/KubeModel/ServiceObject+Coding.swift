@@ -2,15 +2,20 @@ import Documents
 import MeshCore
 
 extension ServiceObject {
-    private static let labelNames: [(FilterLabels, String)] = [
-        (.edgeMeshProxyName, "service.edgemesh.kubeedge.io/service-proxy-name"),
-        (.headless, "service.kubernetes.io/headless"),
+    /// Nil: any value counts.
+    private static let knownLabels: [(label: FilterLabels, key: String, value: String?)] = [
+        (.edgeMeshProxyName, "service.edgemesh.kubeedge.io/service-proxy-name", nil),
+        (.headless, "service.kubernetes.io/headless", nil),
+        (.clusterDNS, "k8s-app", "kube-dns"),
     ]
 
     init(_ object: FieldReader, name: ObjectName) throws(ObjectError) {
         self.init(name: name)
         let labels = try object["metadata"]["labels"].stringMap()
-        self.filterLabels = FilterLabels(Self.labelNames.filter { labels[$0.1] != nil }.map(\.0))
+        for known in Self.knownLabels {
+            guard let value = labels[known.key], known.value ?? value == value else { continue }
+            self.filterLabels.insert(known.label)
+        }
         let spec = try object["spec"]
         self.type = try spec["type"].choice([.clusterIP, .nodePort, .loadBalancer, .externalName]) ?? .clusterIP
         self.selector = try spec["selector"].stringMap()
@@ -103,7 +108,8 @@ extension ServiceObject {
     // MARK: Writing
 
     var labels: [String: String] {
-        Dictionary(uniqueKeysWithValues: Self.labelNames.filter { self.filterLabels.contains($0.0) }.map { ($0.1, "") })
+        let held = Self.knownLabels.filter { self.filterLabels.contains($0.label) }
+        return Dictionary(uniqueKeysWithValues: held.map { ($0.key, $0.value ?? "") })
     }
 
     var fields: KubeFields {

@@ -48,13 +48,15 @@ public struct ServiceObject: Hashable, Sendable {
         case name(String)
     }
 
-    /// The labels of EdgeMesh and Kubernetes that decide whether the proxy serves a service (presence alone counts).
+    /// The labels that mean something to the mesh; a service's others are not kept.
     public struct FilterLabels: OptionSet, Hashable, Sendable {
         public let rawValue: UInt8
-        /// `service.edgemesh.kubeedge.io/service-proxy-name`
+        /// `service.edgemesh.kubeedge.io/service-proxy-name`, with any value: see `serviceFilterMode`.
         public static let edgeMeshProxyName = FilterLabels(rawValue: 1)
-        /// `service.kubernetes.io/headless`
+        /// `service.kubernetes.io/headless`, with any value: the proxy leaves the service alone.
         public static let headless = FilterLabels(rawValue: 2)
+        /// `k8s-app: kube-dns`: the cluster's own DNS, whatever the service's name.
+        public static let clusterDNS = FilterLabels(rawValue: 4)
 
         public init(rawValue: UInt8) { self.rawValue = rawValue }
     }

@@ -1,4 +1,4 @@
-import MeshCore
+public import MeshCore
 
 /// Chooses endpoints of one service port. A value without I/O: its owner keeps it on one event loop or under one lock.
 ///
@@ -29,8 +29,19 @@ public struct EndpointBalancer: Sendable {
     private(set) var totalWeight: UInt64 = 0
     /// Round robin: the position in `listed` that is next.
     private var cursor = 0
-    /// Built by the first pick that needs it: most services are never called from most nodes.
-    private var table: ConsistentHashTable?
+    /// Asked for by the first pick that needs it: most services are never called from most nodes.
+    private var table: PlacedTable?
+    /// Grows with each change that makes a hash table another one.
+    private var tableGeneration: UInt64 = 0
+    /// A pick found no table, or an outdated one, and did not build it itself.
+    private var isTableWanted = false
+
+    /// A hash table with the slots that its positions had when it came.
+    private struct PlacedTable: Sendable {
+        var table: ConsistentHashTable
+        var slots: [Int]
+        var generation: UInt64
+    }
 
     /// - Parameter affinityTimeout: nil for no session affinity.
     public init(
@@ -63,7 +74,7 @@ public struct EndpointBalancer: Sendable {
         self.listed.sort { self.slots[$0].endpoint.address < self.slots[$1].endpoint.address }
         self.totalActive = self.listed.reduce(0) { $0 + self.slots[$1].active }
         self.sumWeights()
-        self.table = nil
+        self.tableGeneration += 1
         if let next = nextInTurn.first(where: { $0 < self.slots.count && self.slots[$0].isListed }),
             let position = self.listed.firstIndex(of: next)
         {
@@ -78,7 +89,7 @@ public struct EndpointBalancer: Sendable {
     public mutating func update(policy: LoadBalancingPolicy, affinityTimeout: Duration?) {
         if policy != self.policy {
             self.policy = policy
-            self.table = nil
+            self.tableGeneration += 1
         }
         if affinityTimeout != self.affinity?.timeout {
             self.affinity = affinityTimeout.map { AffinityTable(timeout: $0) }
@@ -96,6 +107,11 @@ public struct EndpointBalancer: Sendable {
     /// Open connections of a slot.
     public func active(in slot: Int) -> Int {
         self.slots.indices.contains(slot) ? self.slots[slot].active : 0
+    }
+
+    /// Open connections to an endpoint.
+    public func active(to address: TransportAddress) -> Int {
+        self.slotsByAddress[address].map { self.slots[$0].active } ?? 0
     }
 
     /// A connection to the endpoint of `slot` begins (before it is dialled, so that dials in flight count).
@@ -217,15 +233,23 @@ extension EndpointBalancer {
     }
 
     private mutating func pickByHash(_ policy: ConsistentHashPolicy, _ context: PickContext) -> Int? {
-        let table = self.table ?? ConsistentHashTable(policy.algorithm, slots: self.listed, in: self.slots)
-        self.table = table
+        if self.table?.generation != self.tableGeneration { self.renewTable(policy.algorithm) }
         var loadFactor: Double?
         if case .ring(_, let factor) = policy.algorithm { loadFactor = factor }
-        return table.first(from: context.keyHash) { slot in
-            guard !context.excluded.contains(slot) else { return false }
+        func isAcceptable(_ slot: Int) -> Bool {
+            // An outdated table may name slots whose endpoint has left.
+            guard slot >= 0, self.slots[slot].isListed, !context.excluded.contains(slot) else { return false }
             guard let loadFactor else { return true }
             return self.slots[slot].active < self.capacity(of: slot, loadFactor: loadFactor)
         }
+        if let placed = self.table {
+            let position = placed.table.first(from: context.keyHash) { isAcceptable(placed.slots[$0]) }
+            if let position { return placed.slots[position] }
+        }
+        // No table yet, or no endpoint of an outdated one is left.
+        let start = Int(context.keyHash % UInt64(self.listed.count))
+        let order = self.listed[start...] + self.listed[..<start]
+        return order.first(where: isAcceptable)
     }
 
     /// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): the most connections that a slot may
@@ -253,6 +277,56 @@ extension EndpointBalancer {
             draw = UInt64.random(in: 0..<self.totalWeight, using: &generator)
         }
         return self.cumulativeWeights.firstPosition { $0 > draw }
+    }
+}
+
+// MARK: Hash tables
+
+/// What a hash table is to be made of, so that it can be built elsewhere.
+public struct ConsistentHashTableRequest: Sendable {
+    public let algorithm: ConsistentHashPolicy.Algorithm
+    public let endpoints: [BalancedEndpoint]
+    fileprivate let generation: UInt64
+
+    public func build() -> ConsistentHashTable { ConsistentHashTable(self.algorithm, self.endpoints) }
+}
+
+extension EndpointBalancer {
+    /// Points or entries of a table that a pick builds itself: about a millisecond's work.
+    static let smallTable = 8_192
+
+    /// Builds the table if it is small. Else the outdated one goes on serving, or the hash alone chooses if there is none, until
+    /// the owner has built what `takeTableRequest` asks for. So a key's first connections, those of the time that it takes to
+    /// build the first table, may go elsewhere than its others: no other connection waits for that.
+    private mutating func renewTable(_ algorithm: ConsistentHashPolicy.Algorithm) {
+        guard ConsistentHashTable.size(algorithm, endpoints: self.listed.count) <= Self.smallTable else {
+            self.isTableWanted = true
+            return
+        }
+        let table = ConsistentHashTable(algorithm, self.listed.map { self.slots[$0].endpoint })
+        self.table = PlacedTable(table: table, slots: self.listed, generation: self.tableGeneration)
+    }
+
+    /// The table that picks are waiting for, to be built off the loop and brought to `install`; nil if they wait for none.
+    public mutating func takeTableRequest() -> ConsistentHashTableRequest? {
+        guard self.isTableWanted else { return nil }
+        self.isTableWanted = false
+        guard self.table?.generation != self.tableGeneration, case .consistentHash(let policy) = self.policy else {
+            return nil
+        }
+        return ConsistentHashTableRequest(
+            algorithm: policy.algorithm,
+            endpoints: self.listed.map { self.slots[$0].endpoint },
+            generation: self.tableGeneration
+        )
+    }
+
+    /// Puts a table in force. One that is outdated by now serves all the same until the next is there.
+    public mutating func install(_ table: ConsistentHashTable, for request: ConsistentHashTableRequest) {
+        guard request.generation > self.table?.generation ?? 0 else { return }
+        // An endpoint that has left since has no slot.
+        let slots = request.endpoints.map { self.slotsByAddress[$0.address] ?? -1 }
+        self.table = PlacedTable(table: table, slots: slots, generation: request.generation)
     }
 }
 

@@ -57,7 +57,7 @@ struct Agent: Sendable {
         let admin = self.admin(parts, reloader, on: group.next())
         // At once and before any source: a node that starts without its cloud, or without its manifests, serves what it knew.
         await parts.store.load(into: parts.catalog)
-        let services = parts.services(admin: admin) + [ConfigWatchService(source: self.source, reloader: reloader)]
+        let services = parts.services(admin: admin) + [ConfigWatchService(reloader: reloader)]
         var configuration = ServiceGroupConfiguration(
             services: services.map {
                 // A part that ends early has said why; the others go on.

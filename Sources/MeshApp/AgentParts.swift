@@ -69,8 +69,9 @@ final class AgentParts: Sendable {
         (self.dns.map { [$0] } ?? []) + (self.proxy.map { [$0] } ?? [])
     }
 
-    /// Takes over what changed live.
-    func apply(_ new: AgentConfiguration) {
+    /// Takes over what can change live; all else stays as the process was started.
+    func apply(_ read: AgentConfiguration) {
+        let new = self.configuration.takingLiveValues(of: read)
         self.catalog.update(settings: new.catalogSettings)
         self.dns?.update(new.dnsSettings)
         self.proxy?.update(new)

@@ -2,6 +2,7 @@ import Configuration
 import EdgeDNS
 import EdgeProxy
 import KubeClient
+import LoadBalancing
 import MeshCore
 import NIOCore
 import ServiceCatalog
@@ -13,11 +14,14 @@ extension AgentConfiguration {
     }
 
     var catalogSettings: CatalogSettings {
-        CatalogSettings(
+        let ring = self.modules.edgeProxy.loadBalancer
+        return CatalogSettings(
             filterMode: ServiceCatalog.ServiceFilterMode(rawValue: self.modules.edgeProxy.serviceFilterMode.rawValue)
                 ?? .filterIfLabelExists,
             clusterDomain: self.modules.edgeDNS.clusterDomain.isEmpty
-                ? "cluster.local" : self.modules.edgeDNS.clusterDomain
+                ? "cluster.local" : self.modules.edgeDNS.clusterDomain,
+            ringLoadFactor: ring.load,
+            ringSize: min(ring.partitionCount * ring.replicationFactor, ConsistentHashPolicy.ringSizes.upperBound)
         )
     }
 
@@ -45,6 +49,7 @@ extension AgentConfiguration {
         let proxy = self.modules.edgeProxy
         var limits = ProxyLimits()
         limits.dialTimeout = TimeAmount(proxy.dialTimeout)
+        limits.lingerTimeout = TimeAmount(proxy.lingerTimeout)
         limits.assuredTimeout = TimeAmount(proxy.udpIdleTimeout)
         limits.maximumConnections = proxy.maxConnections
         limits.maximumSessions = proxy.maxUDPSessions

@@ -16,6 +16,8 @@ actor ConfigReloader {
     private var warnings: [String]
     private var restartNeeded: [String] = []
     private var failure: ConfigSource.Failure?
+    /// The file that was read last, whoever asked for that.
+    private var readFile: ConfigSource.FileIdentity?
 
     init(
         source: ConfigSource,
@@ -27,13 +29,22 @@ actor ConfigReloader {
         self.started = started.configuration
         self.current = started.configuration
         self.warnings = started.warnings
+        self.readFile = started.file
         self.logger = logger
         self.apply = apply
+    }
+
+    /// Reads and applies if the file is another than the one that was read last; a file that is gone for a moment is being
+    /// replaced.
+    func reloadIfChanged() async {
+        guard let present = self.source.fileIdentity, present != self.readFile else { return }
+        _ = await self.reload()
     }
 
     /// Reads and applies; the answer has `applied` and `restartNeeded`, or `error`.
     func reload() async -> Document {
         let reading: ConfigSource.Reading
+        self.readFile = self.source.fileIdentity
         do {
             reading = try self.source.read()
         } catch {
@@ -79,7 +90,6 @@ actor ConfigReloader {
 struct ConfigWatchService: Service {
     static let interval = Duration.seconds(3)
 
-    let source: ConfigSource
     let reloader: ConfigReloader
 
     func run() async throws {
@@ -90,15 +100,10 @@ struct ConfigWatchService: Service {
                 }
             }
             tasks.addTask {
-                var known = self.source.fileIdentity
                 while (try? await cancelWhenGracefulShutdown({ try await Task.sleep(for: Self.interval) })) != nil,
                     !Task.isShuttingDownGracefully
                 {
-                    let present = self.source.fileIdentity
-                    // A file that is gone for a moment is being replaced.
-                    guard present != known, present != nil else { continue }
-                    known = present
-                    _ = await self.reloader.reload()
+                    await self.reloader.reloadIfChanged()
                 }
             }
         }

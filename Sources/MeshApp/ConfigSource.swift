@@ -16,6 +16,8 @@ struct ConfigSource: Sendable {
     struct Reading: Sendable {
         var configuration: AgentConfiguration
         var warnings: [String]
+        /// The file as it was just before it was read; nil if there was none.
+        var file: FileIdentity?
     }
 
     /// What serves a folder of manifests when there is no configuration file at all.
@@ -42,6 +44,7 @@ struct ConfigSource: Sendable {
     private var isFileUsed: Bool { self.options.isConfigFileRequired || self.fileIdentity != nil }
 
     func read() throws(Failure) -> Reading {
+        let identity = self.fileIdentity
         let file = self.options.configFile
         let bytes: [UInt8]
         if self.isFileUsed {
@@ -58,7 +61,8 @@ struct ConfigSource: Sendable {
         if let folder = self.options.manifestFolder { configuration.commonConfig.manifestsDir = folder }
         return Reading(
             configuration: configuration,
-            warnings: lines(.warning) + Self.unservedParts(of: configuration)
+            warnings: lines(.warning) + Self.unservedParts(of: configuration),
+            file: identity
         )
     }
 

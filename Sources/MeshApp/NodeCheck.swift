@@ -72,6 +72,10 @@ public enum NodeCheck {
                 let words = String(decoding: body, as: UTF8.self).split(separator: "\n").joined(separator: "; ")
                 return CheckResult("agent", .fail, words, mend: "see `edgemesh status` and the agent's log")
             }
+            let complaints = StatusText.complaints(try client.json(.get, "/status?limit=0"))
+            guard complaints.isEmpty else {
+                return CheckResult("agent", .warn, complaints.joined(separator: "; "), mend: "see the agent's log")
+            }
             return CheckResult("agent", .pass, "runs and is ready")
         } catch {
             return CheckResult("agent", .fail, "\(error)", mend: "see the agent's log")

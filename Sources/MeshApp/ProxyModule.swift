@@ -11,13 +11,11 @@ import ServiceCatalog
 import ServiceLifecycle
 import Synchronization
 
-/// The service proxy with its kernel tables, run again with new settings when the configuration changes. The rules stay in
-/// the kernel meanwhile, so flows that the kernel balances do not notice.
+/// The service proxy with its kernel tables.
 final class ProxyModule: StatusReporting {
     private struct State {
         var configuration: AgentConfiguration
         var running: EdgeProxyService?
-        var restart: AsyncStream<Void>.Continuation?
         /// It was stopped in good order, and took its rules out of the kernel.
         var isRemoved = false
     }
@@ -46,15 +44,13 @@ final class ProxyModule: StatusReporting {
         self.logger = logger
     }
 
+    /// Takes over what changed, without a new socket: open connections go on.
     func update(_ new: AgentConfiguration) {
-        self.state.withLock { state in
-            // Its other keys are the catalog's, or need a restart of the process.
-            var comparable = new.modules.edgeProxy
-            comparable.serviceFilterMode = state.configuration.modules.edgeProxy.serviceFilterMode
-            let isChanged = comparable != state.configuration.modules.edgeProxy
-            state.configuration.modules.edgeProxy = new.modules.edgeProxy
-            if isChanged { state.restart?.yield() }
+        let running = self.state.withLock { state in
+            state.configuration = new
+            return state.running
         }
+        running?.update(new.proxyConfiguration)
     }
 
     /// Rules that a former process left go on serving until there is something to replace them by: the kernel is not
@@ -74,51 +70,37 @@ final class ProxyModule: StatusReporting {
     /// Serves until shutdown. Throws if the tables or sockets cannot be opened.
     func run(isUp: @escaping @Sendable () -> Void) async throws {
         try await self.waitForState()
-        var isRestarting = true
-        while isRestarting {
-            let configuration = self.state.withLock { $0.configuration }
-            let common = configuration.commonConfig
-            try await self.platform.ensureBridge(common.bridgeDeviceName, configuration.bridgeAddresses)
-            let proxy = EdgeProxyService(
-                configuration: configuration.proxyConfiguration,
-                catalog: self.catalog,
-                programming: try await self.platform.makeProgramming(
-                    configuration.modules.edgeProxy.kernelBackend.rawValue,
-                    .v4(common.bridgeDeviceIP),
-                    self.logger
-                ),
-                loops: Array(self.group.makeIterator()),
-                udpOriginalDestination: self.platform.udpOriginalDestination,
-                clearStaleFlows: self.platform.clearStaleFlows,
-                logger: self.logger
-            )
-            let (restarts, continuation) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
-            self.state.withLock { state in
-                state.running = proxy
-                state.restart = continuation
+        let configuration = self.state.withLock { $0.configuration }
+        let common = configuration.commonConfig
+        try await self.platform.ensureBridge(common.bridgeDeviceName, configuration.bridgeAddresses)
+        let proxy = EdgeProxyService(
+            configuration: configuration.proxyConfiguration,
+            catalog: self.catalog,
+            programming: try await self.platform.makeProgramming(
+                configuration.modules.edgeProxy.kernelBackend.rawValue,
+                .v4(common.bridgeDeviceIP),
+                self.logger
+            ),
+            loops: Array(self.group.makeIterator()),
+            udpOriginalDestination: self.platform.udpOriginalDestination,
+            clearStaleFlows: self.platform.clearStaleFlows,
+            logger: self.logger
+        )
+        let present = self.state.withLock { state in
+            state.running = proxy
+            return state.configuration
+        }
+        defer { self.state.withLock { $0.running = nil } }
+        // It may have changed while the tables were opened.
+        proxy.update(present.proxyConfiguration)
+        try await withThrowingTaskGroup(of: Void.self) { tasks in
+            tasks.addTask {
+                while proxy.listeners == nil { try await Task.sleep(for: .milliseconds(5)) }
+                isUp()
             }
-            defer { self.state.withLock { $0.running = nil } }
-            isRestarting = try await withThrowingTaskGroup(of: Bool?.self) { tasks in
-                tasks.addTask {
-                    try await proxy.run()
-                    if Task.isShuttingDownGracefully { self.state.withLock { $0.isRemoved = true } }
-                    return false
-                }
-                tasks.addTask {
-                    for await _ in restarts { return true }
-                    return nil
-                }
-                tasks.addTask {
-                    while proxy.listeners == nil { try await Task.sleep(for: .milliseconds(5)) }
-                    isUp()
-                    return nil
-                }
-                defer { tasks.cancelAll() }
-                while let outcome = try await tasks.next() {
-                    if let outcome { return outcome && !Task.isShuttingDownGracefully }
-                }
-                return false
-            }
+            defer { tasks.cancelAll() }
+            try await proxy.run()
+            if Task.isShuttingDownGracefully { self.state.withLock { $0.isRemoved = true } }
         }
     }
 
@@ -145,6 +127,10 @@ final class ProxyModule: StatusReporting {
     func status() async -> Document {
         guard let running = self.state.withLock({ $0.running }) else { return ["kernel": ["installed": false]] }
         return await running.status()
+    }
+
+    func metrics() async -> [MetricSample] {
+        await self.state.withLock { $0.running }?.metrics() ?? []
     }
 }
 

@@ -44,7 +44,12 @@ extension StatusReporting {
 
 extension MetricSample {
     /// The numbers of the members `counters` and `gauges` of a status, as samples.
-    public static func samples(ofStatus status: Document, subsystem: String) -> [MetricSample] {
+    /// - Parameter help: what each figure means, by its key in the status.
+    public static func samples(
+        ofStatus status: Document,
+        subsystem: String,
+        help: [String: String] = [:]
+    ) -> [MetricSample] {
         var samples: [MetricSample] = []
         let prefix = "edgemesh_\(self.metricName(subsystem))_"
         for (section, kind) in [("counters", Kind.counter), ("gauges", .gauge)] {
@@ -57,7 +62,7 @@ extension MetricSample {
                 }
                 var name = prefix + self.metricName(member.key)
                 if kind == .counter, !name.hasSuffix("_total") { name += "_total" }
-                samples.append(MetricSample(name: name, kind: kind, help: "", value: value))
+                samples.append(MetricSample(name: name, kind: kind, help: help[member.key] ?? "", value: value))
             }
         }
         return samples

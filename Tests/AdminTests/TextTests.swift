@@ -70,12 +70,33 @@ import Testing
                     "ready": 2, "path": "kernel",
                 ]
             ],
-            "servicesOmitted": 4, "rejected": [["kind": "Service", "name": "a/b", "field": "spec", "reason": "bad"]],
-            "edgeDNS": ["counters": ["queries": 12]],
+            "servicesOmitted": 4, "rejectedOmitted": 17,
+            "rejected": [["kind": "Service", "name": "a/b", "field": "spec", "reason": "bad"]],
+            "edgeDNS": [
+                "queries": ["overUDP": 12, "byType": ["AAAA": 11]], "forwarding": ["timeouts": 3],
+                "notListening": ["udp://169.254.96.16:53": "address in use"], "problems": ["no upstream is known"],
+                "upstreams": [
+                    ["address": "10.0.0.1:53", "state": "up"],
+                    ["address": "10.0.0.2:53", "state": "down", "consecutiveFailures": 7],
+                    ["address": "10.0.0.3:53", "state": "looping"],
+                ],
+            ],
+            "edgeProxy": [
+                "gauges": ["connectionsOpen": 5], "counters": ["dialsFailed": 6],
+                "kernel": ["lastError": "no such table"],
+                "conflicts": [["frontend": "10.96.0.1:80/tcp", "served": "a/b", "ignored": "c/d"]],
+            ],
         ])
+        #expect(!text.contains("10.0.0.1:53"), "what is well needs no warning")
         for words in [
             "v1 on n1, up 60 s", "stale", "(refused)", "edgeDNS", "not in force: line 3", "needed for a.b", "10.0.0.1",
-            "2/3", "kernel", "--limit 5", "a/b", "queries", "12", "edgeTunnel is not served",
+            "2/3", "kernel", "--limit 5", "a/b", "... and 17 more", "edgeTunnel is not served",
+            "queries.overUDP      12", "queries.byType.AAAA  11",
+            "forwarding.timeouts  3", "connectionsOpen  5", "dialsFailed      6",
+            "Warning: edgeDNS does not listen on udp://169.254.96.16:53: address in use",
+            "Warning: edgeDNS: no upstream is known", "10.0.0.2:53 does not answer (7 failures",
+            "10.0.0.3:53 sends our queries back", "last good ones stay: no such table",
+            "two services claim 10.96.0.1:80/tcp: a/b is served, c/d is not",
         ] {
             #expect(text.contains(words), "\(words) is missing in:\n\(text)")
         }

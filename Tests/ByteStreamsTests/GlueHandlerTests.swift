@@ -12,6 +12,25 @@ private final class Wire: ChannelOutboundHandler {
     var reads = 0
     var outputEnds = 0
     var failsHalfClosure = false
+    /// The peer takes nothing: what is written stays in the channel.
+    var isStalled = false
+    private var pendingEnd: EventLoopPromise<Void>?
+
+    func flush(context: ChannelHandlerContext) {
+        if !self.isStalled { context.flush() }
+    }
+
+    /// The peer takes what was written, not yet the end.
+    func take(_ channel: EmbeddedChannel) {
+        self.isStalled = false
+        channel.pipeline.flush()
+        self.isStalled = true
+    }
+
+    func takeEnd() {
+        self.pendingEnd?.succeed(())
+        self.pendingEnd = nil
+    }
 
     func read(context: ChannelHandlerContext) {
         self.reads += 1
@@ -24,6 +43,10 @@ private final class Wire: ChannelOutboundHandler {
             return
         }
         self.outputEnds += 1
+        guard !self.isStalled else {
+            self.pendingEnd = promise
+            return
+        }
         promise?.succeed(())
         context.fireUserInboundEventTriggered(ChannelEvent.outputClosed)
     }
@@ -42,12 +65,17 @@ private struct Pair {
         received: ByteBuffer? = nil,
         inputEnded: Bool = false,
         idleTimeout: TimeAmount? = nil,
+        lingerTimeout: TimeAmount? = nil,
         serverFailsHalfClosure: Bool = false
     ) throws {
         self.client = EmbeddedChannel(handler: nil, loop: self.loop)
         self.server = EmbeddedChannel(handler: nil, loop: self.loop)
         self.serverWire.failsHalfClosure = serverFailsHalfClosure
-        let pair = GlueHandler.matchedPair(counters: self.counters, idleTimeout: idleTimeout)
+        let pair = GlueHandler.matchedPair(
+            counters: self.counters,
+            idleTimeout: idleTimeout,
+            lingerTimeout: lingerTimeout
+        )
         for (channel, wire, glue) in [
             (self.client, self.clientWire, pair.client), (self.server, self.serverWire, pair.server),
         ] {
@@ -208,6 +236,41 @@ struct GlueHandlerTests {
         #expect(pair.client.isActive)
         pair.loop.advanceTime(by: .seconds(2))
         #expect(!pair.client.isActive && !pair.server.isActive)
+    }
+
+    @Test(
+        "what is left for a side when the other has ended: the side is reset once it takes nothing for the linger timeout"
+    )
+    func linger() throws {
+        let pair = try Pair(lingerTimeout: .seconds(10))
+        pair.clientWire.isStalled = true
+        try pair.read(pair.server, "left")
+        pair.loop.advanceTime(by: .seconds(60))
+        #expect(pair.client.isActive, "as long as the other side is open there is no deadline")
+        pair.endInput(pair.server)
+        pair.loop.advanceTime(by: .seconds(9))
+        pair.clientWire.take(pair.client)
+        pair.loop.advanceTime(by: .seconds(9))
+        #expect(pair.client.isActive, "it took some")
+        #expect(pair.counters.lingered == 0)
+        pair.loop.advanceTime(by: .seconds(2))
+        #expect(!pair.client.isActive && !pair.server.isActive)
+        #expect(pair.counters.lingered == 1)
+    }
+
+    @Test("a side that has taken all in time is not reset, and may go on sending")
+    func noLinger() throws {
+        let pair = try Pair(lingerTimeout: .seconds(10))
+        pair.clientWire.isStalled = true
+        try pair.read(pair.server, "left")
+        pair.endInput(pair.server)
+        pair.clientWire.take(pair.client)
+        pair.clientWire.takeEnd()
+        pair.loop.advanceTime(by: .seconds(60))
+        try pair.read(pair.client, "still here")
+        #expect(try pair.written(pair.server) == "still here")
+        #expect(pair.counters.lingered == 0)
+        #expect(pair.client.isActive && pair.server.isActive)
     }
 
     @Test("nothing keeps the halves of an ended pair")

@@ -2,6 +2,7 @@ import DNSWire
 import Documents
 import KubeModel
 import MeshCore
+import MeshInterfaces
 import NIOCore
 import ServiceCatalog
 import Synchronization
@@ -227,6 +228,9 @@ import Testing
                 }
                 #expect(try await server.ask("www.example.org").responseCode == .refused)
                 #expect(try await server.ask("web.default.svc.cluster.local").answers.count == 1)
+                let metrics = await server.service.metrics()
+                #expect(metrics.first { $0.name == "edgemesh_dns_upstream_loops_total" }?.value == 1)
+                #expect(metrics.first { $0.name == "edgemesh_dns_upstream_up" }?.value == 0)
             }
         }
     }

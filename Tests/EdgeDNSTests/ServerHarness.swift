@@ -1,3 +1,4 @@
+import ByteStreams
 import DNSWire
 import Documents
 import Glibc
@@ -135,12 +136,12 @@ final class FakeUpstream: Sendable {
             channel.eventLoop.makeCompletedFuture {
                 try channel.pipeline.syncOperations.addHandler(DatagramAnswerHandler(answer))
             }
-        }.bind(to: try SocketAddress(upstream.address)).get()
+        }.bind(to: SocketAddress(upstream.address)).get()
         let listener = try await ServerBootstrap(group: group).childChannelInitializer { channel in
             channel.eventLoop.makeCompletedFuture {
                 try channel.pipeline.syncOperations.addHandler(StreamAnswerHandler(answer))
             }
-        }.bind(to: try SocketAddress(upstream.address)).get()
+        }.bind(to: SocketAddress(upstream.address)).get()
         let result: Swift.Result<Result, any Error>
         do { result = .success(try await body(upstream)) } catch { result = .failure(error) }
         try await datagrams.close()

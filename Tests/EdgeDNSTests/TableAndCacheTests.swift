@@ -177,6 +177,19 @@ import Testing
         #expect(limiter.admit(source, now: now) != .pass)
     }
 
+    @Test(arguments: [3, 999, 1_500, 1_999, 5_000] as [UInt32])
+    func givesASourceThatNeverPausesTheWholeRate(rate: UInt32) {
+        var limiter = self.limiter(rate, burst: 10)
+        let start = MonotonicTime(nanoseconds: 5_000_000_000)
+        let source = ZoneFixtures.address("10.0.0.1")
+        var passed: UInt32 = 0
+        // Ten seconds, by steps in which less than one whole query comes due.
+        for step in 0..<100_000 where limiter.admit(source, now: start + .microseconds(step * 100)) == .pass {
+            passed += 1
+        }
+        #expect(passed >= rate * 10 && passed <= rate * 10 + 10, "\(passed)")
+    }
+
     @Test func countsAnIPv6NetworkAsOneSourceAndLoopbackAsNone() {
         var limiter = self.limiter(1, burst: 1)
         let now = MonotonicTime(nanoseconds: 5_000_000_000)

@@ -232,4 +232,30 @@ private let second = address("10.0.0.2:53")
         settings.cacheDNS?.upstreamServers = []
         #expect(UpstreamPlan(settings: settings, resolvConf: nil, snapshot: snapshot).problems.count == 1)
     }
+
+    @Test func findsTheClusterDNSServicesByTheirLabel() {
+        var settings = self.settings
+        settings.cacheDNS = .init()
+        func labelled(_ name: String, _ address: String, in namespace: String = "kube-system") -> ServiceCatalog.Service
+        {
+            ZoneFixtures.service(
+                name,
+                in: namespace,
+                clusterIPs: [address],
+                ports: [.init(name: "x", transport: .udp, port: 5353), .init(name: "dns", transport: .udp, port: 53)]
+            ) { $0.filterLabels = .clusterDNS }
+        }
+        let metrics = ZoneFixtures.service(
+            "rke2-coredns-metrics",
+            in: "kube-system",
+            clusterIPs: ["10.96.0.9"],
+            ports: [.init(port: 9153)]
+        ) { $0.filterLabels = .clusterDNS }
+        let snapshot = CatalogSnapshot(services: [
+            labelled("rke2-coredns", "10.96.0.5"), labelled("a-second", "10.96.0.6"), labelled("kube-dns", "10.96.0.2"),
+            labelled("stranger", "10.96.0.7", in: "default"), metrics,
+        ])
+        let plan = UpstreamPlan(settings: settings, resolvConf: nil, snapshot: snapshot)
+        #expect(plan.upstreams == ["10.96.0.2", "10.96.0.6", "10.96.0.5"].map { address("\($0):53") })
+    }
 }

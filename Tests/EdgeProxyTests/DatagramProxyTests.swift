@@ -4,6 +4,7 @@ import LoadBalancing
 import MeshCore
 import NIOCore
 import NIOPosix
+import ServiceCatalog
 import Synchronization
 import Testing
 
@@ -54,8 +55,8 @@ private final class DatagramPeer: ChannelInboundHandler, Sendable {
     }
 
     /// Returns when `count` datagrams have come.
-    func wait(_ count: Int) async {
-        while self.received.count < count { await Task.yield() }
+    func wait(_ count: Int) async throws {
+        while self.received.count < count { try await Loopback.pause() }
     }
 }
 
@@ -82,7 +83,7 @@ struct DatagramProxyTests {
             let bytes = (0..<size).map { UInt8(truncatingIfNeeded: $0 &* 31) }
             try await self.send(channel, bytes, to: listeners.udpV4)
             try await self.send(channel, [9], to: listeners.udpV4)
-            await client.wait(2)
+            try await client.wait(2)
             #expect(client.received == [bytes, [9]])
             #expect(client.senders == [SocketAddress(listeners.udpV4)], "replies come from the listener")
             #expect(server.senders.count == 1, "one session, one source port")
@@ -106,7 +107,7 @@ struct DatagramProxyTests {
                 let client = DatagramPeer()
                 let channel = try await client.open("127.0.0.1")
                 try await self.send(channel, [1], to: listeners.udpV4)
-                await client.wait(1)
+                try await client.wait(1)
                 answers += client.received.flatMap { $0 }
                 try await channel.close()
             }
@@ -136,7 +137,7 @@ struct DatagramProxyTests {
                     let refused = await Loopback.total(proxy, \.sessionsRefused)
                     let opened = await Loopback.total(proxy, \.sessionsOpened)
                     if refused + opened > 0, client.received.count == 1 || refused > 0 { break }
-                    await Task.yield()
+                    try await Loopback.pause()
                 }
                 try await channel.close()
             }
@@ -160,17 +161,112 @@ struct DatagramProxyTests {
             let client = DatagramPeer()
             let channel = try await client.open("127.0.0.1")
             try await self.send(channel, [1], to: listeners.udpV4)
-            while await Loopback.total(proxy, \.sessionsOpened) == 0 { await Task.yield() }
-            while await proxy.counters().reduce(0, { $0 + $1.sessionsOpen }) > 0 { await Task.yield() }
+            while await Loopback.total(proxy, \.sessionsOpened) == 0 { try await Loopback.pause() }
+            while await proxy.counters().reduce(0, { $0 + $1.sessionsOpen }) > 0 { try await Loopback.pause() }
             let server = DatagramPeer { $0 }
             let serverChannel = try await server.open("127.0.0.1", port: Int(port))
             try await self.send(channel, [2], to: listeners.udpV4)
-            await client.wait(1)
+            try await client.wait(1)
             #expect(client.received == [[2]])
             #expect(await Loopback.total(proxy, \.sessionsOpened) == 2)
             try await channel.close()
             try await serverChannel.close()
         }
+    }
+
+    @Test("an endpoint that answered and is gone loses its session at once: the flow goes on with another endpoint")
+    func goneAfterAnswer() async throws {
+        let first = DatagramPeer { _ in [2] }
+        let second = DatagramPeer { _ in [3] }
+        let channels = try await [first.open("127.0.0.2")]
+        let port = Loopback.port(channels[0])
+        let others = try await [second.open("127.0.0.3", port: Int(port))]
+        let service = try Loopback.service(["127.0.0.2", "127.0.0.3"], port: port, transportProtocol: .udp)
+        try await Loopback.withProxy([service]) { proxy, listeners, _, _ in
+            let client = DatagramPeer()
+            let channel = try await client.open("127.0.0.1")
+            try await self.send(channel, [1], to: listeners.udpV4)
+            try await client.wait(1)
+            let (gone, left) = client.received == [[2]] ? (channels, others) : (others, channels)
+            try await gone[0].close()
+            // The first of these is answered by an ICMP error, which ends the session; one after it begins another.
+            while client.received.count < 2 {
+                try await self.send(channel, [1], to: listeners.udpV4)
+                try await Loopback.pause()
+            }
+            #expect(Set(client.received) == [[2], [3]])
+            #expect(await Loopback.total(proxy, \.sessionsOpened) == 2)
+            try await channel.close()
+            try await left[0].close()
+        }
+    }
+
+    @Test("a client that is gone when its answer comes ends nothing for others")
+    func clientGone() async throws {
+        let server = DatagramPeer { $0 }
+        let serverChannel = try await server.open("127.0.0.1")
+        let service = try Loopback.service(["127.0.0.1"], port: Loopback.port(serverChannel), transportProtocol: .udp)
+        try await Loopback.withProxy([service]) { proxy, listeners, _, _ in
+            for _ in 0..<10 {
+                let gone = try await DatagramPeer().open("127.0.0.1")
+                try await self.send(gone, [1], to: listeners.udpV4)
+                try await gone.close()
+            }
+            while await Loopback.total(proxy, \.datagramsToClient) < 10 { try await Loopback.pause() }
+            let client = DatagramPeer()
+            let channel = try await client.open("127.0.0.1")
+            try await self.send(channel, [2], to: listeners.udpV4)
+            try await client.wait(1)
+            #expect(client.received == [[2]])
+            #expect(await Loopback.total(proxy, \.listenersRestarted) == 0)
+            try await channel.close()
+        }
+        try await serverChannel.close()
+    }
+
+    @Test(
+        "a source port that talks to another service after a silence gets another session; to the same one it keeps its own"
+    )
+    func reusedPort() async throws {
+        let former = DatagramPeer { _ in [2] }
+        let later = DatagramPeer { _ in [3] }
+        let formerChannel = try await former.open("127.0.0.1")
+        let laterChannel = try await later.open("127.0.0.1")
+        func service(_ name: String, _ clusterIP: String, _ server: any Channel) throws -> ServiceCatalog.Service {
+            try makeService(
+                name,
+                clusterIP: clusterIP,
+                transportProtocol: .udp,
+                endpointPort: Loopback.port(server),
+                endpoints: [try endpoint("127.0.0.1", node: "elsewhere")]
+            )
+        }
+        let services = [
+            try service("former", "10.96.0.10", formerChannel), try service("later", "10.96.0.11", laterChannel),
+        ]
+        let destination = Mutex(try transport("10.96.0.10:80"))
+        let next = try transport("10.96.0.11:80")
+        var limits = ProxyLimits()
+        limits.revalidationTime = .zero
+        let current: UDPOriginalDestination = { _, _ in destination.withLock { $0 } }
+        try await Loopback.withProxy(services, limits: limits, udpDestination: current) { proxy, listeners, _, _ in
+            let client = DatagramPeer()
+            let channel = try await client.open("127.0.0.1")
+            for count in 1...2 {
+                try await self.send(channel, [1], to: listeners.udpV4)
+                try await client.wait(count)
+            }
+            #expect(await Loopback.total(proxy, \.sessionsOpened) == 1)
+            destination.withLock { $0 = next }
+            try await self.send(channel, [1], to: listeners.udpV4)
+            try await client.wait(3)
+            #expect(client.received == [[2], [2], [3]])
+            #expect(await Loopback.total(proxy, \.sessionsOpened) == 2)
+            #expect(await proxy.counters().reduce(0) { $0 + $1.sessionsOpen } == 1)
+            try await channel.close()
+        }
+        try await formerChannel.close()
+        try await laterChannel.close()
     }
 
     @Test("sessions of an endpoint that left the catalog end; the others go on")
@@ -185,14 +281,14 @@ struct DatagramProxyTests {
             let client = DatagramPeer()
             let channel = try await client.open("127.0.0.1")
             try await self.send(channel, [1], to: listeners.udpV4)
-            await client.wait(1)
+            try await client.wait(1)
             catalog.set([both])
             await programming.wait { $0.updates.count == 1 }
             _ = await proxy.parts.programmer.plans()
             #expect(await proxy.counters().reduce(0) { $0 + $1.sessionsOpen } == 1)
             catalog.set([after])
             await programming.wait { $0.updates.count == 2 }
-            while await proxy.counters().reduce(0, { $0 + $1.sessionsOpen }) > 0 { await Task.yield() }
+            while await proxy.counters().reduce(0, { $0 + $1.sessionsOpen }) > 0 { try await Loopback.pause() }
             try await channel.close()
         }
         try await serverChannel.close()
@@ -204,7 +300,7 @@ struct DatagramProxyTests {
         try await Loopback.withProxy([service], destination: nil) { proxy, listeners, _, _ in
             let channel = try await DatagramPeer().open("127.0.0.1")
             try await self.send(channel, [1], to: listeners.udpV4)
-            while await Loopback.total(proxy, \.datagramsWithoutRoute) == 0 { await Task.yield() }
+            while await Loopback.total(proxy, \.datagramsWithoutRoute) == 0 { try await Loopback.pause() }
             #expect(await Loopback.total(proxy, \.sessionsOpened) == 0)
             try await channel.close()
         }

@@ -164,10 +164,15 @@ enum Loopback {
     }
 
     /// Runs `body` beside a proxy on loopback that serves `services`, then shuts it down gracefully.
+    /// - Parameters:
+    ///   - sendBufferBytes: of the sockets to clients; the kernel's default grows as it sees fit.
+    ///   - udpDestination: asked where a client's datagrams were going; nil for `destination`.
     static func withProxy(
         _ services: [Service],
         limits: ProxyLimits = ProxyLimits(),
         destination: String? = Self.destination,
+        sendBufferBytes: Int? = nil,
+        udpDestination: UDPOriginalDestination? = nil,
         _ body:
             @escaping @Sendable (EdgeProxyService, ProxyListeners, FakeCatalog, RecordingProgramming) async throws
             -> Void
@@ -186,8 +191,11 @@ enum Loopback {
             catalog: catalog,
             programming: programming,
             loops: Array(self.group.makeIterator()),
-            tcpOriginalDestination: { $0.eventLoop.makeSucceededFuture(target) },
-            udpOriginalDestination: { _, _ in target },
+            tcpOriginalDestination: { channel in
+                guard let sendBufferBytes else { return channel.eventLoop.makeSucceededFuture(target) }
+                return channel.setOption(SocketOption.sendBufferBytes, value: sendBufferBytes).map { target }
+            },
+            udpOriginalDestination: udpDestination ?? { _, _ in target },
             logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         )
         try await testGracefulShutdown { trigger in
@@ -210,6 +218,9 @@ enum Loopback {
             }
         }
     }
+
+    /// Between two looks at what other threads do. It throws when the test's time is over, so that nothing waits for ever.
+    static func pause() async throws { try await Task.sleep(for: .milliseconds(2)) }
 
     static func total(_ service: EdgeProxyService, _ counter: (ProxyCounters) -> UInt64) async -> UInt64 {
         await service.counters().reduce(0) { $0 + counter($1) }

@@ -3,6 +3,7 @@ import Documents
 import LinuxNetwork
 import LoadBalancing
 import MeshCore
+import MeshInterfaces
 import NIOCore
 import NIOPosix
 import Testing
@@ -98,13 +99,13 @@ struct StreamProxyTests {
                 ClientBootstrap(group: Loopback.group).connect(to: address).get(),
                 ClientBootstrap(group: Loopback.group).connect(to: address).get(),
             ]
-            while await Loopback.open(proxy) < 2 { await Task.yield() }
+            while await Loopback.open(proxy) < 2 { try await Loopback.pause() }
             let exchange2 = try await Loopback.exchange(listeners.tcpV4)
             #expect(exchange2.wasReset)
             #expect(await Loopback.total(proxy, \.connectionsOverLimit) == 1)
             #expect(held.allSatisfy { $0.isActive })
             for channel in held { try await channel.close() }
-            while await Loopback.open(proxy) > 0 { await Task.yield() }
+            while await Loopback.open(proxy) > 0 { try await Loopback.pause() }
             let after = try await Loopback.exchange(listeners.tcpV4, send: [1, 2], endOutput: true)
             #expect(after.bytes == [1, 2])
         }
@@ -139,7 +140,8 @@ struct StreamProxyTests {
             }
             #expect(answers.values.allSatisfy { $0.count == 1 })
             #expect(Set(answers.values.map { $0.contains("127.0.0.3") }) == [true, false])
-            try await idle.close()
+            // Its time to show a header may be over by now.
+            try? await idle.close()
         }
         try await first.close()
         try await second.close()
@@ -212,7 +214,7 @@ struct StreamProxyTests {
                 }
                 .connect(to: SocketAddress(listeners.tcpV4)).get()
             try await channel.writeAndFlush(ByteBuffer(string: "hello"))
-            while await Loopback.total(proxy, \.clientToServerBytes) < 5 { await Task.yield() }
+            while await Loopback.total(proxy, \.clientToServerBytes) < 5 { try await Loopback.pause() }
             catalog.set([], removing: [service.name])
             await programming.wait { $0.rules.isEmpty }
             try await channel.close(mode: .output)
@@ -233,10 +235,42 @@ struct StreamProxyTests {
         try await Loopback.withProxy([service], limits: limits) { proxy, listeners, _, programming in
             promise.completeWith(ClientBootstrap(group: Loopback.group).connect(to: SocketAddress(listeners.tcpV4)))
             _ = try await promise.futureResult.get()
-            while await Loopback.open(proxy) < 1 { await Task.yield() }
+            while await Loopback.open(proxy) < 1 { try await Loopback.pause() }
             #expect(programming.now.removes == 0)
         }
         try await promise.futureResult.get().closeFuture.get()
+        try await server.close()
+    }
+
+    @Test("the metrics count what happened, and the gauges come down again")
+    func metrics() async throws {
+        let server = try await Loopback.lateEcho("127.0.0.1")
+        let served = try Loopback.service(["127.0.0.1"], port: Loopback.port(server))
+        try await Loopback.withProxy([served]) { proxy, listeners, catalog, programming in
+            func value(_ name: String) async -> Double? {
+                await proxy.metrics().first { $0.name == "edgemesh_proxy_\(name)" && $0.labels.isEmpty }?.value
+            }
+            #expect(await value("kernel_installed") == 1)
+            #expect(await value("kernel_installs_total") == 1)
+            #expect(await value("connections_accepted_total") == 0)
+            for _ in 0..<3 {
+                let exchange = try await Loopback.exchange(listeners.tcpV4, send: [1, 2, 3, 4], endOutput: true)
+                #expect(exchange.bytes == [1, 2, 3, 4])
+            }
+            #expect(await value("connections_accepted_total") == 3)
+            #expect(await value("client_to_server_bytes_total") == 12)
+            #expect(await value("server_to_client_bytes_total") == 12)
+            while await Loopback.open(proxy) > 0 { try await Loopback.pause() }
+            #expect(await value("connections_open") == 0)
+            // Nobody listens on port 9 of 127.0.0.2.
+            catalog.set([try Loopback.service(["127.0.0.2"], port: 9)])
+            await programming.wait { !$0.updates.isEmpty }
+            _ = await proxy.parts.programmer.plans()
+            #expect(try await Loopback.exchange(listeners.tcpV4).wasReset)
+            #expect(await value("connections_unserved_total") == 1)
+            #expect(await value("dials_failed_total") == 1)
+            #expect(await value("kernel_transactions_total") == 2)
+        }
         try await server.close()
     }
 

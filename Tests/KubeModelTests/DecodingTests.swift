@@ -10,6 +10,26 @@ func decode(_ yaml: String) throws -> [ClusterObject] {
 
 @Suite("Objects from manifests and the API")
 struct DecodingTests {
+    @Test(
+        "of a service's labels only those that mean something are kept, some with one value only",
+        arguments: [
+            ("k8s-app: kube-dns", .clusterDNS), ("k8s-app: metrics-server", []), ("app: kube-dns", []),
+            ("service.kubernetes.io/headless: ''", .headless),
+        ] as [(String, ServiceObject.FilterLabels)]
+    )
+    func knownLabels(label: String, kept: ServiceObject.FilterLabels) throws {
+        let objects = try decode(
+            """
+            apiVersion: v1
+            kind: Service
+            metadata: {name: a, namespace: b, labels: {\(label), other: x}}
+            spec: {clusterIP: 10.96.0.2, ports: [{port: 53}]}
+            """
+        )
+        guard case .service(let service) = objects.first else { throw DecodeFailure() }
+        #expect(service.filterLabels == kept)
+    }
+
     @Test("a service with everything")
     func service() throws {
         let objects = try decode(

@@ -98,7 +98,7 @@ struct RandomObjects {
         service.externalTrafficPolicy = self.chance() ? .local : .cluster
         service.publishNotReadyAddresses = self.chance()
         service.trafficDistribution = self.maybe("PreferClose")
-        service.filterLabels = ServiceObject.FilterLabels(rawValue: UInt8(self.number(0...3)))
+        service.filterLabels = ServiceObject.FilterLabels(rawValue: UInt8(self.number(0...7)))
         return service
     }
 

@@ -9,6 +9,9 @@ import Testing
 
 @testable import LibP2PRelay
 
+/// The suites that use sockets: one test after the other, as each has event loops of the process busy.
+@Suite(.serialized) enum SocketTests {}
+
 extension Logger {
     static var quiet: Logger {
         var logger = Logger(label: "test")

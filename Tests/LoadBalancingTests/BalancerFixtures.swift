@@ -56,6 +56,12 @@ func chiSquareBound(degrees: Int) -> Double {
 }
 
 extension EndpointBalancer {
+    /// Has the table that picks want, as after the first connections.
+    mutating func settle(using generator: inout some RandomNumberGenerator) {
+        _ = self.pick(context(), using: &generator)
+        if let request = self.takeTableRequest() { self.install(request.build(), for: request) }
+    }
+
     func addressPicked(_ slot: Int?) -> TransportAddress? {
         slot.flatMap { self.endpoint(in: $0)?.address }
     }

@@ -11,6 +11,7 @@ struct ConsistentHashTests {
     ) -> [TransportAddress?] {
         var generator = SeededGenerator(seed: 0)
         var balancer = EndpointBalancer(policy: policy, endpoints: list, using: &generator)
+        balancer.settle(using: &generator)
         return (0..<keys).map { balancer.addressPicked(balancer.pick(context($0), using: &generator)) }
     }
 
@@ -21,6 +22,7 @@ struct ConsistentHashTests {
         // Another node has got the list in another order, and endpoints before that are gone now.
         var other = EndpointBalancer(policy: policy, endpoints: endpoints(5..<30), using: &generator)
         other.update(endpoints: list.shuffled(using: &generator), using: &generator)
+        other.settle(using: &generator)
         let expected = self.owners(policy, list, keys: 500)
         let actual = (0..<500).map { other.addressPicked(other.pick(context($0), using: &generator)) }
         #expect(actual == expected)

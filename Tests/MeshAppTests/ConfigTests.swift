@@ -1,7 +1,10 @@
 import Configuration
 import Documents
+import EdgeDNS
 import Foundation
 import Logging
+import MeshCore
+import ServiceCatalog
 import Synchronization
 import Testing
 
@@ -55,11 +58,11 @@ import Testing
             new in
             applied.withLock { $0 = new.modules.edgeDNS.cacheSize }
         }
-        try "modules: {edgeDNS: {enable: true, cacheSize: 7, listenPort: 5353}}"
+        try "modules: {edgeDNS: {enable: true, cacheSize: 7}, edgeCNI: {meshCIDRConfig: {cloudCIDR: [10.0.0.0/8]}}}"
             .write(toFile: path, atomically: true, encoding: .utf8)
         let outcome = await reloader.reload()
         #expect(outcome["applied"]?.array?.compactMap(\.string) == ["modules.edgeDNS.cacheSize"])
-        #expect(outcome["restartNeeded"]?.array?.compactMap(\.string) == ["modules.edgeDNS.listenPort"])
+        #expect(outcome["restartNeeded"]?.array?.compactMap(\.string) == ["modules.edgeCNI.meshCIDRConfig.cloudCIDR"])
         #expect(applied.withLock { $0 } == 7)
     }
 
@@ -91,5 +94,39 @@ import Testing
         #expect(source.fileIdentity == nil)
         try FileManager.default.createSymbolicLink(atPath: "\(folder)/agent.yaml", withDestinationPath: "b")
         #expect(source.fileIdentity != before)
+    }
+
+    @Test func aSignalAndTheWatchDoNotReadOneChangeTwice() async throws {
+        let path = try Self.temporaryFile("modules: {edgeDNS: {enable: true}}")
+        let source = Self.source(path)
+        let applied = Mutex(0)
+        let reloader = ConfigReloader(source: source, started: try source.read(), logger: Logger(label: "test")) { _ in
+            applied.withLock { $0 += 1 }
+        }
+        await reloader.reloadIfChanged()
+        #expect(applied.withLock { $0 } == 0, "the file is as it was when the process started")
+        try "modules: {edgeDNS: {enable: true, cacheSize: 7}}".write(toFile: path, atomically: true, encoding: .utf8)
+        async let bySignal = reloader.reload()
+        async let byWatch: Void = reloader.reloadIfChanged()
+        _ = await (bySignal, byWatch)
+        await reloader.reloadIfChanged()
+        #expect(applied.withLock { $0 } == 1)
+    }
+
+    @Test func whatNeedsARestartStaysWhenALiveKeyChanges() {
+        var started = AgentConfiguration()
+        started.commonConfig.bridgeDeviceIP = .init(169, 254, 96, 16)
+        var read = started
+        read.commonConfig.bridgeDeviceIP = .init(169, 254, 96, 17)
+        read.modules.edgeProxy.kernelBackend = .iptables
+        read.modules.edgeDNS.listenPort = 5353
+        read.modules.edgeProxy.loadBalancer.load = 2
+        read.modules.edgeProxy.loadBalancer.partitionCount = 500
+        let taken = started.takingLiveValues(of: read)
+        #expect(taken.commonConfig == started.commonConfig)
+        #expect(taken.modules.edgeProxy.kernelBackend == .auto)
+        #expect(taken.dnsSettings.listenAddresses.map(\.description) == ["169.254.96.16:5353"])
+        #expect(taken.catalogSettings.ringLoadFactor == 2)
+        #expect(taken.catalogSettings.ringSize == 5_000)
     }
 }

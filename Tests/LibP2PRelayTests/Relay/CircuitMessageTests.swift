@@ -19,7 +19,7 @@ import Testing
             .ok,
             reservation: CircuitReservation(
                 expires: 1_700_000_000,
-                addresses: [Multiaddr([.ip4(IPv4Address("192.0.2.1")!), .tcp(20006), .p2p(peer)])],
+                addresses: [Multiaddr([.ip4(.loopback), .tcp(20006), .p2p(peer)])],
                 voucher: [1, 2, 3]
             )
         ),
