@@ -110,10 +110,12 @@ struct LibP2PBenchmark {
         let client = try await Daemon.start(program, options: options, on: group.next())
         let listener = try await server.serveTestProtocols()
         try await client.connect(to: server.peerID, at: server.addresses)
-        let channel = try await client.openStream(to: server.peerID, .discard)
+        let channel = try await client.openStream(to: server.peerID, .source)
         let begin = NIODeadline.now()
         let bytes = self.bytes
-        _ = try await channel.eventLoop.flatSubmit { Transfer(sends: bytes).run(on: channel) }.get()
+        _ = try await channel.eventLoop.flatSubmit {
+            Transfer(request: "\(bytes)\n", endsOutput: false, expects: bytes).run(on: channel)
+        }.get()
         let seconds = Double((NIODeadline.now() - begin).nanoseconds) / 1e9
         try await listener.close().get()
         return Double(self.bytes) / 1e6 / seconds

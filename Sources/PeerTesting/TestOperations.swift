@@ -20,10 +20,21 @@ extension Host {
     }
 
     /// Sends bytes and gets them back. With `readsLate` nothing is read before this side has ended its output; then they must
-    /// fit into the windows, as the peer stops to read when it cannot write.
-    public func testEcho(_ peer: PeerID, bytes: Int, readsLate: Bool = false) async throws {
+    /// fit into the windows, as the peer stops to read when it cannot write. Without `halfCloses` both directions end together.
+    public func testEcho(
+        _ peer: PeerID,
+        bytes: Int,
+        readsLate: Bool = false,
+        halfCloses: Bool = true
+    ) async throws {
         let outcome = try await self.run(
-            Transfer(sends: bytes, readsLate: readsLate, hashes: true),
+            Transfer(
+                sends: bytes,
+                endsOutput: halfCloses,
+                readsLate: readsLate,
+                hashes: true,
+                expects: halfCloses ? nil : bytes
+            ),
             .echo,
             with: peer
         )
@@ -71,7 +82,7 @@ extension Host {
     }
 
     /// Opens streams and holds all of them open, each with its first bytes echoed, then ends them.
-    public func testStreams(_ peer: PeerID, count: Int) async throws {
+    public func testStreams(_ peer: PeerID, count: Int, halfCloses: Bool = true) async throws {
         guard let connection = self.connections(to: peer).first else { throw TestPeerError("not connected") }
         var streams: [NegotiatedStream] = []
         for _ in 0..<count {
@@ -81,7 +92,13 @@ extension Host {
         guard open >= count else { throw TestPeerError("\(open) of \(count) streams are open") }
         let answers = try await EventLoopFuture.whenAllSucceed(
             streams.map { stream in
-                stream.channel.eventLoop.flatSubmit { Transfer(sends: 1024, hashes: true).run(on: stream.channel) }
+                let transfer = Transfer(
+                    sends: 1024,
+                    endsOutput: halfCloses,
+                    hashes: true,
+                    expects: halfCloses ? nil : 1024
+                )
+                return stream.channel.eventLoop.flatSubmit { transfer.run(on: stream.channel) }
             },
             on: connection.eventLoop
         ).get()

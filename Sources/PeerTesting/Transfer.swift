@@ -12,6 +12,8 @@ public struct Transfer: Sendable {
     /// Reads nothing before all is sent and the output has ended.
     public var readsLate = false
     public var hashes = false
+    /// Ends when so much has come, with peers that cannot end one direction alone; nil for the peer's end.
+    public var expects: Int?
 
     public struct Outcome: Sendable, Equatable {
         public var received = 0
@@ -26,13 +28,15 @@ public struct Transfer: Sendable {
         sends: Int = 0,
         endsOutput: Bool = true,
         readsLate: Bool = false,
-        hashes: Bool = false
+        hashes: Bool = false,
+        expects: Int? = nil
     ) {
         self.request = request
         self.sends = sends
         self.endsOutput = endsOutput
         self.readsLate = readsLate
         self.hashes = hashes
+        self.expects = expects
     }
 
     /// Runs on a fresh stream, whose `autoRead` is off, until the peer's end; on its loop. Then the stream is closed.
@@ -133,6 +137,7 @@ private final class TransferHandler: ChannelInboundHandler {
         }
         self.outcome.received += bytes.readableBytes
         self.receivedHash?.update(bytes)
+        if let expects = self.plan.expects, self.outcome.received >= expects { self.succeed() }
     }
 
     func channelReadComplete(context: ChannelHandlerContext) {
@@ -140,7 +145,10 @@ private final class TransferHandler: ChannelInboundHandler {
     }
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-        guard case .inputClosed? = event as? ChannelEvent else { return }
+        if case .inputClosed? = event as? ChannelEvent { self.succeed() }
+    }
+
+    private func succeed() {
         self.outcome.sentHash = self.sentHash?.finalize().hex ?? ""
         self.outcome.receivedHash = self.receivedHash?.finalize().hex ?? ""
         self.finish(.success(self.outcome))

@@ -45,15 +45,16 @@ import Testing
     @Test(arguments: Way.all) func itDials(_ way: Way) async throws {
         try await withHost(TestHost(listen: [way.address], security: [way.security])) { host in
             let address = try host.address(way).description
-            for operation in ["ping", "echo", "sink", "source", "reset", "streams"] {
-                let count = operation == "streams" ? Self.streams : 1
-                let peer = try self.start(
-                    way,
-                    ["-dial", address, "-op", operation, "-bytes", "\(Peers.smallBulk)", "-streams", "\(count)"]
-                )
-                let output = try await peer.finish(within: 90)
-                #expect(output.contains("\(operation) ok"), "\(output)")
-            }
+            let operations = ["ping", "echo", "sink", "source", "reset", "streams"]
+            let peer = try self.start(
+                way,
+                [
+                    "-dial", address, "-op", operations.joined(separator: ","), "-bytes", "\(Peers.smallBulk)",
+                    "-streams", "\(Self.streams)",
+                ]
+            )
+            let output = try await peer.finish(within: 120)
+            for operation in operations { #expect(output.contains("\(operation) ok"), "\(output)") }
         }
     }
 
