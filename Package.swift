@@ -114,7 +114,8 @@ let package = Package(
         library(
             "LibP2PRelay",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "LibP2P", nioCore, nioPosix,
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "LibP2P", nioCore,
+                nioPosix,
                 nioHTTP1, deques, logging,
             ]
         ),

@@ -23,6 +23,8 @@ public struct ObservedAddressConfiguration: Sendable {
 public final class ObservedAddresses: Sendable {
     private struct State {
         var table: ObservedAddressTable
+        /// Peers have tried to dial this host in vain.
+        var isHidden = false
         var observation: Observation?
         var timer: RepeatedTask?
     }
@@ -93,6 +95,8 @@ public final class ObservedAddresses: Sendable {
         case .addressesChanged:
             let listening = self.host.listenAddresses
             self.state.withLock { $0.table.keep(listening: listening) }
+        case .reachabilityChanged(let reachability):
+            self.state.withLock { $0.isHidden = reachability == .behindNAT }
         default:
             return
         }
@@ -101,6 +105,8 @@ public final class ObservedAddresses: Sendable {
     }
 
     private func publish() {
-        self.host.advertise(self.confirmed, source: Self.source)
+        // Behind a NAT they are of use to hole punching only, which knows them; peers who dialled them would wait in vain.
+        let isHidden = self.state.withLock { $0.isHidden }
+        self.host.advertise(isHidden ? [] : self.confirmed, source: Self.source)
     }
 }

@@ -49,7 +49,8 @@ import Testing
     }
 
     @Test(arguments: Method.allCases) func whereAPortIsTakenAnotherIsUsed(_ method: Method) async throws {
-        try await self.with([method], { $0.methods = [method] }) { gateway, host, mapper, port in
+        let change: (inout PortMappingConfiguration) -> Void = { $0.methods = [method] }
+        try await self.with([method], change) { gateway, host, mapper, port in
             gateway.state.withLock { $0.taken = [port] }
             mapper.start()
             try await eventually("the port is mapped") { gateway.mapped.values.contains(port) }
@@ -74,8 +75,9 @@ import Testing
         }
     }
 
-    @Test func agatewayThatMapsForEverIsTakenAtItsWord() async throws {
-        try await self.with([.upnp], { $0.methods = [.upnp] }) { gateway, _, mapper, port in
+    @Test func aGatewayThatMapsForEverIsTakenAtItsWord() async throws {
+        let change: (inout PortMappingConfiguration) -> Void = { $0.methods = [.upnp] }
+        try await self.with([.upnp], change) { gateway, _, mapper, port in
             gateway.state.withLock { $0.onlyPermanent = true }
             mapper.start()
             try await eventually("the port is mapped") { mapper.mappings.first?.lifetime == .zero }
@@ -84,7 +86,8 @@ import Testing
     }
 
     @Test func newListenersAreMappedAndOldOnesGivenBack() async throws {
-        try await self.with([.natPMP], { $0.methods = [.natPMP] }) { gateway, host, mapper, port in
+        let change: (inout PortMappingConfiguration) -> Void = { $0.methods = [.natPMP] }
+        try await self.with([.natPMP], change) { gateway, host, mapper, port in
             mapper.start()
             try await eventually("the first is mapped") { gateway.mapped == [port: port] }
             try await host.listen(on: addr("/ip4/127.0.0.1/tcp/0"))
@@ -95,13 +98,11 @@ import Testing
     }
 
     @Test func theNumberOfMappingsIsBounded() async throws {
-        try await self.with(
-            [.natPMP],
-            {
-                $0.methods = [.natPMP]
-                $0.maximumMappings = 1
-            }
-        ) { gateway, host, mapper, _ in
+        let change: (inout PortMappingConfiguration) -> Void = {
+            $0.methods = [.natPMP]
+            $0.maximumMappings = 1
+        }
+        try await self.with([.natPMP], change) { gateway, host, mapper, _ in
             try await host.listen(on: addr("/ip4/127.0.0.1/tcp/0"))
             mapper.start()
             try await eventually("one is mapped") { mapper.mappings.count == 1 }

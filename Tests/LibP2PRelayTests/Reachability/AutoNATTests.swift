@@ -160,6 +160,12 @@ import Testing
             }
             #expect(observed.candidates == [outside])
             try await eventually("it is advertised") { subject.advertisedAddresses.contains(outside) }
+            // AutoNAT has found out that nobody gets through.
+            subject.emit(.reachabilityChanged(.behindNAT))
+            try await eventually("it is kept back") { !subject.advertisedAddresses.contains(outside) }
+            #expect(observed.candidates == [outside])
+            subject.emit(.reachabilityChanged(.publiclyReachable))
+            try await eventually("it is advertised again") { subject.advertisedAddresses.contains(outside) }
             observed.stop()
             #expect(!subject.advertisedAddresses.contains(outside))
         }
