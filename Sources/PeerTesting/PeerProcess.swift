@@ -24,7 +24,7 @@ public final class PeerProcess: Sendable {
             if let value = getenv(name) { variables[name] = String(cString: value) }
         }
         var envp: [UnsafeMutablePointer<CChar>?] = variables.map { strdup("\($0.key)=\($0.value)") } + [nil]
-        defer { (argv + envp).forEach { free($0) } }
+        defer { for word in argv + envp { free(word) } }
         var child: pid_t = 0
         let error = posix_spawn(&child, arguments[0], &actions, nil, &argv, &envp)
         guard error == 0 else { throw TestPeerError("cannot start \(arguments[0]): errno \(error)") }
@@ -80,7 +80,10 @@ public final class PeerProcess: Sendable {
         throw TestPeerError("it has not ended within \(seconds) s:\n\(self.output)")
     }
 
-    private enum State { case running, exited(Int32) }
+    private enum State {
+        case running
+        case exited(Int32)
+    }
 
     private func state() -> State {
         // Not reaped, so that the process ID stays ours until the end.

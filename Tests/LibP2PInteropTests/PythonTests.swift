@@ -1,9 +1,9 @@
 import LibP2P
 import LibP2PSecurity
+import MeshTesting
 import Multiformats
 import NIOCore
 import NIOPosix
-import MeshTesting
 import PeerTesting
 import Testing
 
