@@ -190,7 +190,15 @@ let package = Package(
         ),
         .executableTarget(
             name: "p2p-peer",
-            dependencies: ["CLinux", "PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
+            dependencies: [
+                "CLinux", "Documents", "PeerTesting", "LibP2P", "LibP2PRelay", "Multiformats", nioCore, nioPosix,
+                logging,
+            ],
+            swiftSettings: strictSettings
+        ),
+        .executableTarget(
+            name: "nat-grid",
+            dependencies: ["MeshCore", "Documents", "NetLab"],
             swiftSettings: strictSettings
         ),
         library(
@@ -200,7 +208,11 @@ let package = Package(
                 heaps, logging,
             ]
         ),
-        .executableTarget(name: "natgrid", dependencies: ["NetSim", nioCore, logging], swiftSettings: strictSettings),
+        .executableTarget(
+            name: "nat-grid-sim",
+            dependencies: ["NetSim", nioCore, logging],
+            swiftSettings: strictSettings
+        ),
         .executableTarget(
             name: "meshbench",
             dependencies: [
@@ -258,6 +270,14 @@ let package = Package(
                 "MeshCore", "MeshTesting", nioCore, nioPosix, nioHTTP1, nioEmbedded, logging,
             ]
         ),
+        .testTarget(
+            name: "LibP2PInteropTests",
+            dependencies: [
+                "PeerTesting", "LibP2P", "LibP2PSecurity", "Multiformats", "MeshTesting", nioCore, nioPosix,
+            ],
+            exclude: ["Peers"],
+            swiftSettings: strictSettings
+        ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests(
             "AdminTests",
@@ -280,7 +300,7 @@ let package = Package(
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
         tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
-        tests("LabTests", ["edgemesh", "NetLab", "MeshCore", "Documents"]),
+        tests("LabTests", ["edgemesh", "nat-grid", "NetLab", "MeshCore", "Documents"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
         tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
         tests(
