@@ -13,7 +13,7 @@ RELEASE_FLAGS := -c release --static-swift-stdlib -Xswiftc -static-executable \
 # For the shipped program alone.
 RELEASE_LINKING := -Xlinker --no-eh-frame-hdr -Xlinker -T -Xlinker $(CURDIR)/scripts/release.ld
 
-.PHONY: help bootstrap build demo test test-fast bench lint fuzz release clean
+.PHONY: help bootstrap build demo nat-grid test test-fast bench lint fuzz release clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ build: ## debug build of everything
 demo: release ## a node with three backends in network namespaces: resolve, call, balance, kill, recover
 	@scripts/demo $(RELEASE_DIR)/edgemesh
 
+nat-grid: build ## which NATs can be crossed: real ones of the kernel, every kind with every other (needs root)
+	@$(BUILD_DIR)/debug/nat-grid
+
 test: ## all tests, those with network namespaces too (needs root)
 	@scripts/run-tests
 
@@ -38,6 +41,7 @@ lint: ## format, file sizes, imports, shell scripts
 
 bench: release ## benchmarks beside a peer in the same run (BENCH="--quick dns"; needs root)
 	$(SWIFT) build $(RELEASE_FLAGS) --product meshbench
+	$(SWIFT) build $(RELEASE_FLAGS) --product p2p-peer
 	@scripts/bench $(BUILD_DIR)/release/meshbench $(RELEASE_DIR)/edgemesh $(BENCH)
 
 fuzz: ## fuzz the decoders of hostile bytes, each for a minute (FUZZ="dns 600")

@@ -54,7 +54,8 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
-                "LibP2PSecurity",
+                "LibP2PSecurity", "Yamux", "LibP2P",
+                "LibP2PSecurity", "Yamux",
             ]
         ),
     ],
@@ -105,8 +106,8 @@ let package = Package(
         library(
             "LibP2P",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "Yamux", nioCore, nioPosix,
-                nioHTTP1, nioWebSocket, nioSSL, deques, logging,
+                "MeshCore", "Multiformats", "DNSWire", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "Yamux",
+                nioCore, nioPosix, nioHTTP1, nioWebSocket, nioSSL, deques, logging,
             ]
         ),
         // 5: the seams where features meet, and the protocols upon the libp2p host
@@ -114,7 +115,9 @@ let package = Package(
         library(
             "LibP2PRelay",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", nioCore, nioPosix, deques, logging,
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "LibP2P", nioCore,
+                nioPosix,
+                nioHTTP1, deques, logging,
             ]
         ),
         library(
@@ -178,12 +181,43 @@ let package = Package(
         ),
         // The suites that implementations of the library's seams must pass.
         library("LibP2PTesting", ["MeshCore", "Multiformats", "LibP2P", nioCore]),
-        library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
+        library(
+            "PeerTesting",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "LibP2P", "LibP2PSecurity", nioCore, nioPosix, crypto,
+                logging,
+            ]
+        ),
+        .executableTarget(
+            name: "p2p-peer",
+            dependencies: [
+                "CLinux", "Documents", "PeerTesting", "LibP2P", "LibP2PRelay", "Multiformats", nioCore, nioPosix,
+                logging,
+            ],
+            swiftSettings: strictSettings
+        ),
+        .executableTarget(
+            name: "nat-grid",
+            dependencies: ["MeshCore", "Documents", "NetLab"],
+            swiftSettings: strictSettings
+        ),
+        library(
+            "NetSim",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", "LibP2PRelay", nioCore, deques,
+                heaps, logging,
+            ]
+        ),
+        .executableTarget(
+            name: "nat-grid-sim",
+            dependencies: ["NetSim", nioCore, logging],
+            swiftSettings: strictSettings
+        ),
         .executableTarget(
             name: "meshbench",
             dependencies: [
-                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", nioCore,
-                nioPosix,
+                "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", "LibP2P",
+                "PeerTesting", "Multiformats", nioCore, nioPosix, logging,
             ],
             path: "Benchmarks/meshbench",
             swiftSettings: strictSettings
@@ -209,15 +243,31 @@ let package = Package(
         tests(
             "LibP2PTests",
             [
-                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams",
-                "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket, nioSSL, logging,
+                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "DNSWire",
+                "ByteStreams", "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket,
+                nioSSL, logging,
+            ]
+        ),
+        .testTarget(
+            name: "LibP2PInteropTests",
+            dependencies: [
+                "PeerTesting", "LibP2P", "LibP2PSecurity", "Multiformats", "MeshTesting", nioCore, nioPosix,
+            ],
+            exclude: ["Peers"],
+            swiftSettings: strictSettings
+        ),
+        tests(
+            "NetSimTests",
+            [
+                "NetSim", "LibP2P", "LibP2PTesting", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore", nioCore,
+                logging,
             ]
         ),
         tests(
             "LibP2PRelayTests",
             [
                 "LibP2PRelay", "LibP2P", "PeerIdentity", "LibP2PSecurity", "Yamux", "Multiformats", "ByteStreams",
-                "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+                "MeshCore", "MeshTesting", nioCore, nioPosix, nioHTTP1, nioEmbedded, logging,
             ]
         ),
         tests(
@@ -249,7 +299,7 @@ let package = Package(
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
         tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
-        tests("LabTests", ["edgemesh", "NetLab", "MeshCore", "Documents"]),
+        tests("LabTests", ["edgemesh", "nat-grid", "NetLab", "MeshCore", "Documents"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
         tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
         tests(

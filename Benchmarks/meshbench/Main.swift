@@ -5,8 +5,9 @@ import Glibc
 @main
 enum Main {
     private static let usage = """
-        meshbench PROGRAM [--quick] [-o json] [dns|traffic|scale …]
+        meshbench PROGRAM [--quick] [-o json] [dns|traffic|scale|libp2p …]
         meshbench security [--quick] [-o json]
+        meshbench libp2p [--quick] [-o json]    with p2p-peer beside it, of the same build
           PROGRAM   the edgemesh executable to measure (a release build)
           --quick   shorter runs, for a look; quote only figures of full runs
 
@@ -48,7 +49,14 @@ enum Main {
             print(json ? report.document.jsonText(pretty: true) : report.text)
             return
         }
-        guard let program = names.first, names.dropFirst().allSatisfy({ ["dns", "traffic", "scale"].contains($0) })
+        if names == ["libp2p"] {
+            var report = Report()
+            try await self.measureLibP2P(quick: quick, into: &report)
+            print(json ? report.document.jsonText(pretty: true) : report.text)
+            return
+        }
+        guard let program = names.first,
+            names.dropFirst().allSatisfy({ ["dns", "traffic", "scale", "libp2p"].contains($0) })
         else {
             throw BenchmarkError("say what to measure\n\(self.usage)")
         }
@@ -74,11 +82,39 @@ enum Main {
                 idleConnections: 2000
             ).run(program: program, into: &$0)
         }
+        await measure("libp2p") { try await self.measureLibP2P(quick: quick, into: &$0) }
         for services in [8, 500, 10_000] where !(quick && services > 500) {
             await measure("scale") { try await ScaleBenchmark(services: services).run(program: program, into: &$0) }
         }
         print(json ? report.document.jsonText(pretty: true) : report.text)
         if !report.skipped.isEmpty { exit(1) }
+    }
+}
+
+extension Main {
+    private static func measureLibP2P(quick: Bool, into report: inout Report) async throws {
+        let own = CommandLine.arguments[0]
+        let folder = own.lastIndex(of: "/").map { String(own[...$0]) } ?? ""
+        let peers = variable("EDGEMESH_PEERS") ?? "\(variable("HOME") ?? "/root")/.cache/edgemesh/peers"
+        guard access("\(folder)p2p-peer", X_OK) == 0 else {
+            throw BenchmarkError("there is no p2p-peer beside meshbench: build it with the same flags")
+        }
+        let key = "/tmp/meshbench-\(getpid()).psk"
+        try writeText("a key for benchmarks", to: key)
+        defer { unlink(key) }
+        let benchmark = LibP2PBenchmark(
+            peer: "\(folder)p2p-peer",
+            goPeer: variable("EDGEMESH_GO_PEER"),
+            daemon: access("\(peers)/p2pd", X_OK) == 0 ? "\(peers)/p2pd" : nil,
+            key: key,
+            bytes: quick ? 1 << 30 : 8 << 30,
+            count: quick ? 500 : 4000
+        )
+        try await benchmark.run(into: &report)
+    }
+
+    private static func variable(_ name: String) -> String? {
+        getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
     }
 }
 

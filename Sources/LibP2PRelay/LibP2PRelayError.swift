@@ -9,6 +9,10 @@ public struct LibP2PRelayError: Error, Sendable, CustomStringConvertible {
         case malformed
         case unexpected
         case timedOut
+        /// No direct connection came about, whatever was tried.
+        case holePunchFailed
+        /// A gateway does not map ports, or is not there.
+        case mappingFailed
     }
 
     public var code: Code

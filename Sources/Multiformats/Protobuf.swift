@@ -145,6 +145,12 @@ public struct ProtobufWriter {
         self.write(varint: UInt64(bitPattern: value), to: field)
     }
 
+    /// Writes a field of type `fixed64`.
+    public mutating func write(fixed64 value: UInt64, to field: Int) {
+        self.writeTag(field, 1)
+        self.buffer.writeInteger(value, endianness: .little)
+    }
+
     public mutating func write(bytes value: some Collection<UInt8>, to field: Int) {
         self.writeTag(field, 2)
         self.buffer.writeUnsignedVarint(UInt64(value.count))

@@ -46,10 +46,11 @@ struct YamuxOutboundBatch {
 }
 
 extension YamuxHandler {
-    /// Bytes between two looks at the writability of the connection.
-    static let batchBytes = 256 * 1024
+    /// Bytes between two looks at the writability of the connection. With the frame that exceeds it and what encryption adds,
+    /// a batch stays below 256 KiB: buffers of the next power of two would be mapped and unmapped for each.
+    static let batchBytes = 128 * 1024
     /// Batches in one go, before other work of the event loop has its turn.
-    static let batchesPerTurn = 4
+    static let batchesPerTurn = 8
 
     // MARK: For streams
 

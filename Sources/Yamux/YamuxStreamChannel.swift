@@ -17,10 +17,19 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
     static let readBurstBytes = 64 * 1024
     /// Beyond this many waiting reads small ones are joined, so that bookkeeping stays small against the window.
     static let separateReads = 1024
+    /// What one waiting read costs beside its bytes: peers may send them one by one.
+    static let readOverhead = 128
 
     struct PendingWrite {
         var bytes: ByteBuffer
         var promise: EventLoopPromise<Void>?
+    }
+
+    /// Bytes that came and wait for a `read()`.
+    struct WaitingRead {
+        var bytes: ByteBuffer
+        /// Memory that is reckoned for it.
+        var retained: Int
     }
 
     struct Flags: OptionSet {
@@ -49,6 +58,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
         static let holdsSlot = Flags(rawValue: 8192)
         /// An inbound stream whose initializer has not finished.
         static let awaitsAccept = Flags(rawValue: 16384)
+        /// Some reads are slices of what one read of the connection brought.
+        static let holdsSlices = Flags(rawValue: 32768)
     }
 
     private static let activeBit: UInt8 = 1
@@ -68,7 +79,9 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
     var flags: Flags = []
     var waterMark: ChannelOptions.Types.WriteBufferWaterMark
 
-    private(set) var reads = Deque<ByteBuffer>()
+    private(set) var reads = Deque<WaitingRead>()
+    /// How many of `reads` keep no more memory than they need.
+    private var settledReads = 0
     /// Memory that `reads` keeps alive.
     private(set) var retainedBytes = 0
     private var burst = 0
@@ -265,12 +278,14 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
 
     /// The session's read is over.
     func completeRead() {
-        guard self.flags.contains(.readCompleteOwed) else { return }
-        self.flags.remove(.readCompleteOwed)
-        guard !self.flags.contains(.isClosed) else { return }
-        self.pipeline.fireChannelReadComplete()
-        if self.flags.contains(.autoRead), !self.flags.contains(.isClosed) { self.pipeline.read() }
-        self.deliver()
+        if self.flags.contains(.readCompleteOwed) {
+            self.flags.remove(.readCompleteOwed)
+            guard !self.flags.contains(.isClosed) else { return }
+            self.pipeline.fireChannelReadComplete()
+            if self.flags.contains(.autoRead), !self.flags.contains(.isClosed) { self.pipeline.read() }
+            self.deliver()
+        }
+        self.settleReads()
     }
 
     func read0() {
@@ -333,31 +348,50 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
     private func keep(_ payload: ByteBuffer) {
         var payload = payload
         if self.reads.count >= Self.separateReads, let last = self.reads.indices.last,
-            self.reads[last].readableBytes + payload.readableBytes <= Self.readBurstBytes
+            self.reads[last].bytes.readableBytes + payload.readableBytes <= Self.readBurstBytes
         {
-            let before = self.reads[last].storageCapacity
-            self.reads[last].writeBuffer(&payload)
-            self.count(retained: self.reads[last].storageCapacity - before)
+            self.reads[last].bytes.writeBuffer(&payload)
+            self.settle(last)
             return
         }
-        if payload.readableBytes < payload.storageCapacity / 2 {
-            // A slice would keep all of the connection's read buffer.
-            var copy = self.allocator.buffer(capacity: payload.readableBytes)
-            copy.writeBuffer(&payload)
-            payload = copy
+        let retained = payload.readableBytes + Self.readOverhead
+        self.reads.append(WaitingRead(bytes: payload, retained: retained))
+        self.count(retained: retained)
+        guard !self.flags.contains(.holdsSlices) else { return }
+        self.flags.insert(.holdsSlices)
+        if !self.flags.contains(.readCompleteOwed) { self.session?.owesReadComplete(self) }
+    }
+
+    /// What waits longer than the read of the connection that brought it must not keep all of that read's buffer.
+    private func settleReads() {
+        guard self.flags.contains(.holdsSlices) else { return }
+        self.flags.remove(.holdsSlices)
+        for index in self.settledReads..<self.reads.count { self.settle(index) }
+        self.settledReads = self.reads.count
+    }
+
+    private func settle(_ index: Int) {
+        let bytes = self.reads[index].bytes
+        if bytes.readableBytes < bytes.storageCapacity / 2 {
+            var copy = self.allocator.buffer(capacity: bytes.readableBytes)
+            copy.writeImmutableBuffer(bytes)
+            self.reads[index].bytes = copy
         }
-        self.reads.append(payload)
-        self.count(retained: payload.storageCapacity)
+        let retained = self.reads[index].bytes.storageCapacity + Self.readOverhead
+        self.count(retained: retained - self.reads[index].retained)
+        self.reads[index].retained = retained
     }
 
     private func popRead() -> ByteBuffer? {
-        guard let bytes = self.reads.popFirst() else { return nil }
-        self.count(retained: -bytes.storageCapacity)
-        return bytes
+        guard let read = self.reads.popFirst() else { return nil }
+        if self.settledReads > 0 { self.settledReads -= 1 }
+        self.count(retained: -read.retained)
+        return read.bytes
     }
 
     private func dropReads() {
         self.reads = []
+        self.settledReads = 0
         self.count(retained: -self.retainedBytes)
     }
 

@@ -135,6 +135,18 @@ import Testing
         _ = try bench.channel.finish()
     }
 
+    /// A peer that waits for the answer before it says more would wait forever.
+    @Test func theAnswerLeavesWhenTheHandlerReadsAtOnceAndWritesNothing() throws {
+        let bench = try Bench(Self.responder)
+        let channel = bench.channel
+        bench.agreed.assumeIsolated().whenSuccess { _ in channel.read() }
+        try channel.writeInbound(MultistreamTests.wire(MultistreamTests.header, "/a"))
+        var answer = ByteBuffer()
+        while var part = try bench.output() { answer.writeBuffer(&part) }
+        #expect(answer == MultistreamTests.wire(MultistreamTests.header, "/a"))
+        _ = try channel.finish()
+    }
+
     @Test func silenceEndsTheNegotiation() throws {
         let bench = try Bench(Self.responder)
         bench.channel.embeddedEventLoop.advanceTime(by: .seconds(29))

@@ -155,7 +155,7 @@ extension Connection {
     public func close() { self.close(drainUntil: nil) }
 
     /// Takes no new streams, and closes when the open ones have ended or `deadline` has passed; at once without one.
-    func close(drainUntil deadline: NIODeadline?) {
+    public func close(drainUntil deadline: NIODeadline?) {
         self.state.withLock { $0.isDraining = true }
         self.eventLoop.execute { self.streams.value.close(drainUntil: deadline) }
     }

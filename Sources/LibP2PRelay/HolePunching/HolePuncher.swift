@@ -1,0 +1,349 @@
+import ByteStreams
+public import LibP2P
+import LibP2PSecurity
+import Logging
+import Multiformats
+import NIOCore
+import Synchronization
+
+/// Replaces relayed connections by direct ones (DCUtR, libp2p/specs relay/DCUtR.md) over TCP.
+///
+/// Whoever is dialled through a relay begins: it dials the addresses at which the peer says it listens; then both sides
+/// dial each other at the same moment from their listening ports, IPv6 and IPv4 at once. A direct connection is tested by a ping before new streams
+/// leave the relayed one. May be used from any thread; each peer is dealt with on the loop of its relayed connection.
+public final class HolePuncher: Sendable {
+    public static let protocolID: ProtocolID = "/libp2p/dcutr"
+
+    /// How far a relayed connection has been dealt with.
+    private enum Progress { case dialled, done }
+
+    private struct State {
+        var observation: Observation?
+        /// Completed by whichever direct connection to the peer comes first.
+        var running: [PeerID: EventLoopPromise<Connection>?] = [:]
+        var progress: [UInt64: Progress] = [:]
+        var metrics = HolePunchMetrics()
+    }
+
+    private let host: Host
+    private let observed: ObservedAddresses?
+    private let configuration: HolePunchConfiguration
+    private let state = Mutex(State())
+
+    /// - Parameter observed: tells how this host looks from outside; without it only advertised addresses are offered.
+    public init(
+        host: Host,
+        observed: ObservedAddresses? = nil,
+        configuration: HolePunchConfiguration = HolePunchConfiguration()
+    ) {
+        self.host = host
+        self.observed = observed
+        self.configuration = configuration
+    }
+
+    public func start() {
+        self.host.handle(Self.protocolID, options: HandlerOptions(allowLimitedConnection: true)) { [weak self] stream in
+            let loop = stream.channel.eventLoop
+            guard let self else {
+                return loop.makeFailedFuture(LibP2PRelayError(code: .unexpected, message: "hole punching has ended"))
+            }
+            return loop.runTask { try await self.answer(stream) }
+        }
+        let observation = self.host.observe { [weak self] in self?.observe($0) }
+        self.state.withLock { $0.observation = observation }
+    }
+
+    public func stop() {
+        self.host.stopHandling(Self.protocolID)
+        self.state.withLock { $0.observation }?.cancel()
+    }
+
+    public var metrics: HolePunchMetrics {
+        self.state.withLock { state in
+            var metrics = state.metrics
+            metrics.running = state.running.count
+            return metrics
+        }
+    }
+
+    // MARK: Events
+
+    private func observe(_ event: HostEvent) {
+        switch event {
+        case .identified(let connection, let identification):
+            guard connection.direction == .inbound, connection.isRelayed, self.begin(connection) else { return }
+            connection.eventLoop.runTask { await self.upgrade(connection, identification) }.whenComplete { _ in }
+        case .connected(let connection) where !connection.isRelayed:
+            let promise = self.state.withLock { $0.running[connection.remotePeer] ?? nil }
+            promise?.succeed(connection)
+        case .disconnected(let connection, _):
+            self.state.withLock { $0.progress[connection.id] = nil }
+        default: break
+        }
+    }
+
+    private func begin(_ connection: Connection) -> Bool {
+        guard self.directConnection(to: connection.remotePeer) == nil, connection.isOpen else { return false }
+        return self.state.withLock { state in
+            guard state.progress[connection.id] != .done, state.running[connection.remotePeer] == nil else {
+                return false
+            }
+            guard state.running.count < self.configuration.maximumConcurrent else {
+                state.metrics.refused += 1
+                return false
+            }
+            if state.progress[connection.id] == nil { state.metrics.started += 1 }
+            state.running[connection.remotePeer] = .some(nil)
+            return true
+        }
+    }
+
+    // MARK: The side that begins
+
+    private func upgrade(_ relayed: Connection, _ identification: Identification) async {
+        let peer = relayed.remotePeer
+        defer { self.state.withLock { $0.running[peer] = nil } }
+        do {
+            let direct = try await self.makeDirect(relayed, identification)
+            _ = try await direct.ping(timeout: self.configuration.punchTimeout).get()
+            self.host.logger.info(
+                "a direct connection replaces a relayed one",
+                metadata: ["peer-id": "\(peer)", "address": "\(direct.remoteAddress)"]
+            )
+            guard let drain = self.configuration.drainTimeout else { return }
+            for connection in self.host.connections(to: peer) where connection.isRelayed {
+                connection.eventLoop.scheduleTask(in: self.configuration.drainDelay) {
+                    connection.close(drainUntil: connection.eventLoop.now + drain)
+                }
+            }
+        } catch {
+            self.host.logger.debug(
+                "no direct connection",
+                metadata: ["peer-id": "\(peer)", "relay": "\(relayed.remoteAddress)", "error": "\(error)"]
+            )
+        }
+    }
+
+    private func makeDirect(_ relayed: Connection, _ identification: Identification) async throws -> Connection {
+        let told = self.choose(identification.listenAddresses)
+        if !told.isEmpty, self.markDialled(relayed), let direct = await self.dial(relayed.remotePeer, told) {
+            self.state.withLock { state in
+                state.metrics.dialled += 1
+                state.progress[relayed.id] = .done
+            }
+            return direct
+        }
+        guard identification.protocols.contains(Self.protocolID) else {
+            // It may say so later, when it knows its own address.
+            throw LibP2PRelayError(
+                code: .holePunchFailed,
+                message: "\(relayed.remotePeer) cannot be dialled and does not speak \(Self.protocolID)"
+            )
+        }
+        self.state.withLock { $0.progress[relayed.id] = relayed.isOpen ? .done : nil }
+        var failure: (any Error)?
+        for _ in 0..<self.configuration.tries {
+            do {
+                let direct = try await self.punch(relayed, identification)
+                self.state.withLock { $0.metrics.punched += 1 }
+                return direct
+            } catch {
+                failure = error
+            }
+            guard relayed.isOpen else { break }
+        }
+        self.state.withLock { $0.metrics.failed += 1 }
+        throw LibP2PRelayError(
+            code: .holePunchFailed,
+            message: "no hole to \(relayed.remotePeer) in \(self.configuration.tries) tries",
+            cause: failure
+        )
+    }
+
+    /// False if the peer's own addresses were dialled before, for this relayed connection.
+    private func markDialled(_ relayed: Connection) -> Bool {
+        self.state.withLock { state in
+            guard state.progress[relayed.id] == nil else { return false }
+            if relayed.isOpen { state.progress[relayed.id] = .dialled }
+            return true
+        }
+    }
+
+    private func dial(_ peer: PeerID, _ addresses: [Multiaddr]) async -> Connection? {
+        let options = DialOptions(
+            reuse: .direct,
+            onlyGivenAddresses: true,
+            directOnly: true,
+            // From any other port: what this dial left in NATs would spoil the hole that is punched later.
+            reusePort: false,
+            timeout: self.configuration.directDialTimeout
+        )
+        return try? await self.host.connect(to: peer, addresses: addresses, options: options)
+    }
+
+    /// One try, from the first message to the connection.
+    private func punch(_ relayed: Connection, _ identification: Identification) async throws -> Connection {
+        let options = OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.exchangeTimeout)
+        let stream = try await relayed.openStream(protocols: [Self.protocolID], options: options).get()
+        var exchange = self.exchange(.initiator)
+        let messages = try self.messages(on: stream)
+        do {
+            let loop = relayed.eventLoop
+            messages.send(exchange.start(now: loop.now).encoded)
+            let answer = try HolePunchMessage(try await messages.receive().get())
+            let reaction = try exchange.receive(answer, now: loop.now)
+            if let reply = reaction.reply { messages.send(reply.encoded) }
+            messages.finish()
+            guard let punch = reaction.punch else {
+                throw LibP2PRelayError(code: .unexpected, message: "the exchange ended without addresses")
+            }
+            try await loop.scheduleTask(in: punch.pause) {}.futureResult.get()
+            // By the specification, who begins the exchange is the server of the connection.
+            let isReversed = self.configuration.hasReversedRoles(identification)
+            return try await self.open(punch, relayed, role: isReversed ? .initiator : .responder)
+        } catch {
+            messages.fail(error)
+            throw error
+        }
+    }
+
+    // MARK: The side that answers
+
+    private func answer(_ stream: InboundStream) async throws {
+        let relayed = stream.connection
+        guard relayed.isRelayed, relayed.direction == .outbound else {
+            throw LibP2PRelayError(
+                code: .unexpected,
+                message:
+                    "\(relayed.remotePeer) asks for a hole punch on a connection that this host did not dial by a relay"
+            )
+        }
+        let peer = relayed.remotePeer
+        let isFree = self.state.withLock { state in
+            guard state.running[peer] == nil, state.running.count < self.configuration.maximumConcurrent else {
+                state.metrics.refused += 1
+                return false
+            }
+            state.running[peer] = .some(nil)
+            state.metrics.answered += 1
+            return true
+        }
+        guard isFree else {
+            throw LibP2PRelayError(code: .resourceLimitExceeded, message: "too many holes are being punched")
+        }
+        defer { self.state.withLock { $0.running[peer] = nil } }
+        let loop = relayed.eventLoop
+        var exchange = self.exchange(.responder)
+        let messages = try self.messages(on: stream)
+        do {
+            while true {
+                let message = try HolePunchMessage(try await messages.receive().get())
+                let reaction = try exchange.receive(message, now: loop.now)
+                if let reply = reaction.reply { messages.send(reply.encoded) }
+                guard let punch = reaction.punch else { continue }
+                messages.finish()
+                let isReversed = relayed.identification.map { self.configuration.hasReversedRoles($0) } ?? false
+                _ = try await self.open(punch, relayed, role: isReversed ? .responder : .initiator)
+                return
+            }
+        } catch {
+            messages.fail(error)
+            throw error
+        }
+    }
+
+    // MARK: Both
+
+    private func exchange(_ role: HolePunchExchange.Role) -> HolePunchExchange {
+        let seen = self.configuration.candidates?() ?? self.observed?.candidates ?? []
+        let own = seen + self.host.advertisedAddresses
+        return HolePunchExchange(role: role, ownAddresses: self.choose(own)) { self.choose($0) }
+    }
+
+    private func messages(on stream: NegotiatedStream) throws -> MessageStream {
+        try MessageStream(
+            stream,
+            maximumLength: HolePunchMessage.maximumLength,
+            timeout: self.configuration.exchangeTimeout
+        )
+    }
+
+    private func choose(_ addresses: [Multiaddr]) -> [Multiaddr] {
+        HolePunchAddresses.choose(
+            addresses,
+            reaches: self.configuration.reaches,
+            maximum: self.configuration.maximumAddresses
+        )
+    }
+
+    private func directConnection(to peer: PeerID) -> Connection? {
+        self.host.connections(to: peer).first { !$0.isRelayed && $0.isOpen && !$0.isDraining }
+    }
+
+    /// Dials at once, and takes whichever direct connection comes first, be it the peer's.
+    private func open(
+        _ punch: HolePunchExchange.Punch,
+        _ relayed: Connection,
+        role: ConnectionRole
+    ) async throws -> Connection {
+        let peer = relayed.remotePeer
+        let loop = relayed.eventLoop
+        let promise = loop.makePromise(of: Connection.self)
+        self.state.withLock { $0.running[peer] = .some(promise) }
+        if let direct = self.directConnection(to: peer) { promise.succeed(direct) }
+        let options = DialOptions(
+            reuse: .never,
+            onlyGivenAddresses: true,
+            directOnly: true,
+            reusePort: true,
+            simultaneousOpen: role,
+            ignoreBackoff: true,
+            timeout: self.configuration.punchTimeout,
+            eventLoop: loop
+        )
+        let deadline = loop.now + self.configuration.punchTimeout
+        self.dial(peer, punch.addresses, options, until: deadline, redials: 0, promise)
+        return try await promise.futureResult.get()
+    }
+
+    private func dial(
+        _ peer: PeerID,
+        _ addresses: [Multiaddr],
+        _ options: DialOptions,
+        until deadline: NIODeadline,
+        redials: Int,
+        _ promise: EventLoopPromise<Connection>
+    ) {
+        let loop = promise.futureResult.eventLoop
+        let dialled: EventLoopFuture<Connection> = self.host.connect(to: peer, addresses: addresses, options: options)
+        dialled.whenComplete { result in
+            switch result {
+            case .success(let connection): promise.succeed(connection)
+            case .failure(let error):
+                if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
+                guard redials < self.configuration.maximumRedials,
+                    loop.now + self.configuration.redialDelay < deadline
+                else { return promise.fail(error) }
+                loop.scheduleTask(in: self.configuration.redialDelay) {
+                    if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
+                    var options = options
+                    options.timeout = deadline - loop.now
+                    self.dial(peer, addresses, options, until: deadline, redials: redials + 1, promise)
+                }
+            }
+        }
+    }
+}
+
+extension EventLoop {
+    /// Runs a task on this loop's thread.
+    func runTask<Result: Sendable>(
+        _ body: @escaping @Sendable () async throws -> Result
+    ) -> EventLoopFuture<Result> {
+        let promise = self.makePromise(of: Result.self)
+        Task(executorPreference: LoopTaskExecutor(self)) {
+            do { promise.succeed(try await body()) } catch { promise.fail(error) }
+        }
+        return promise.futureResult
+    }
+}

@@ -1,0 +1,115 @@
+import LibP2P
+import MeshTesting
+import Multiformats
+import NIOCore
+import NIOPosix
+import PeerTesting
+import Testing
+
+/// With go-libp2p's daemon: we dial it, and it dials us.
+///
+/// Two things the daemon lacks; that it is the daemon is asserted here, and `GoPeerTests` has them with a host of go-libp2p:
+/// - private networks, for which it has no option;
+/// - half-closed streams. When one direction of a stream ends it closes the socket of the stream whole, and resets the stream. So
+///   these transfers are of known lengths, and the echo shows both directions.
+@Suite(.serialized) struct GoDaemonTests {
+    let loop = MultiThreadedEventLoopGroup.singleton.next()
+
+    private func daemon(_ way: Way) async throws -> Daemon {
+        try Peers.require(Peers.daemon)
+        return try await Daemon.start(
+            Peers.daemon,
+            listen: [way.address],
+            options: ["-tls=\(way.security == .tls)", "-noise=\(way.security == .noise)"],
+            on: self.loop
+        )
+    }
+
+    @Test(arguments: Way.all) func weDial(_ way: Way) async throws {
+        let daemon = try await self.daemon(way)
+        let listener = try await daemon.serveTestProtocols()
+        try await withHost(TestHost(security: [way.security])) { host in
+            let address = try way.choose(daemon.addresses).appending(.p2p(daemon.peerID))
+            let connection = try await host.connect(to: address)
+            #expect(connection.remotePeer == daemon.peerID)
+            #expect(connection.securityProtocol == way.security.rawValue)
+            #expect(try await connection.ping().get() > .zero)
+            let known = try await host.identification(of: connection)
+            #expect(known.protocols.contains(.ping))
+            #expect(known.observedAddress == connection.localAddress)
+            try await eventually("the daemon lists us") { try await daemon.peers().contains(host.peerID) }
+
+            try await host.testEcho(daemon.peerID, bytes: Peers.bulk, halfCloses: false)
+            try await host.testSource(daemon.peerID, bytes: Peers.bulk, hashes: true)
+            try await host.testStreams(daemon.peerID, count: Peers.streams, halfCloses: false)
+            // The end of our output costs the answer, which a host of go-libp2p gives.
+            await #expect(throws: (any Error).self) { try await host.testSink(daemon.peerID, bytes: 100_000) }
+            await #expect(throws: LibP2PError.self) {
+                _ = try await host.openStream(
+                    to: daemon.peerID,
+                    protocols: ["/test/none/1.0.0"],
+                    options: OpenStreamOptions(waitForAnswer: true)
+                )
+            }
+        }
+        try await listener.close().get()
+    }
+
+    @Test(arguments: Way.all) func itDials(_ way: Way) async throws {
+        let daemon = try await self.daemon(way)
+        try await withHost(TestHost(listen: [way.address], security: [way.security])) { host in
+            try await daemon.connect(to: host.peerID, at: [try host.address(way)])
+            #expect(try await daemon.peers().contains(host.peerID))
+            let connection = try #require(host.connections(to: daemon.peerID).first)
+            #expect(connection.direction == .inbound)
+            #expect(connection.securityProtocol == way.security.rawValue)
+
+            func run(_ transfer: Transfer, _ item: TestProtocol) async throws -> Transfer.Outcome {
+                let channel = try await daemon.openStream(to: host.peerID, item)
+                return try await channel.eventLoop.flatSubmit { transfer.run(on: channel) }.get()
+            }
+            let bulk = Peers.bulk
+            let echo = try await run(Transfer(sends: bulk, endsOutput: false, hashes: true, expects: bulk), .echo)
+            #expect(echo.received == bulk && echo.sentHash == echo.receivedHash)
+            let source = try await run(Transfer(request: "\(bulk)\n", endsOutput: false), .source)
+            #expect(source.received == bulk)
+            // A reset ends the daemon's socket, without a word from us.
+            let reset = try? await run(Transfer(endsOutput: false), .reset)
+            #expect(reset == nil || reset?.received == 0)
+
+            // Many streams at once, each of them a socket of the daemon's.
+            var transfers: [EventLoopFuture<Transfer.Outcome>] = []
+            for _ in 0..<200 {
+                let channel = try await daemon.openStream(to: host.peerID, .echo)
+                transfers.append(
+                    channel.eventLoop.flatSubmit {
+                        Transfer(sends: 1024, endsOutput: false, hashes: true, expects: 1024).run(on: channel)
+                    }
+                )
+            }
+            let outcomes = try await EventLoopFuture.whenAllComplete(transfers, on: self.loop).get()
+            let echoes = outcomes.compactMap { try? $0.get() }
+            #expect(echoes.count == transfers.count, "\(outcomes.prefix(3))")
+            #expect(echoes.allSatisfy { $0.received == 1024 && $0.sentHash == $0.receivedHash })
+
+            try await daemon.disconnect(from: host.peerID)
+            try await eventually("the connection is gone") { host.connections(to: daemon.peerID).isEmpty }
+        }
+    }
+
+    /// The daemon lacks private networks, and we name it: on its dial as on ours.
+    @Test(arguments: Way.all) func itHasNoPrivateNetworks(_ way: Way) async throws {
+        let daemon = try await self.daemon(way)
+        let psk = Array("a key that the daemon has not".utf8)
+        try await withHost(TestHost(listen: [way.address], security: [way.security], psk: psk)) { host in
+            let address = try way.choose(daemon.addresses).appending(.p2p(daemon.peerID))
+            let error = await #expect(throws: LibP2PError.self) { _ = try await host.connect(to: address) }
+            let attempt = try #require(error?.attempts.first?.error as? LibP2PError)
+            #expect(attempt.code == .wrongPreSharedKey, "\(attempt)")
+            await #expect(throws: TestPeerError.self) {
+                try await daemon.connect(to: host.peerID, at: [try host.address(way)])
+            }
+            #expect(host.connections.isEmpty)
+        }
+    }
+}

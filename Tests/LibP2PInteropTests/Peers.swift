@@ -1,0 +1,91 @@
+import Glibc
+import LibP2P
+import LibP2PSecurity
+import Multiformats
+import NIOCore
+import NIOPosix
+import PeerTesting
+import Testing
+
+/// Where the peers of other languages are: installed by `scripts/bootstrap --peers`, or named by the environment.
+enum Peers {
+    private static let folder = variable("EDGEMESH_PEERS") ?? "\(variable("HOME") ?? "/root")/.cache/edgemesh/peers"
+
+    /// go-libp2p's daemon, from the wheel `hivemind`.
+    static let daemon = "\(Self.folder)/p2pd"
+    static let python = "\(Self.folder)/venv/bin/python"
+    static let script = Self.file("peer.py")
+    /// A host of go-libp2p with the command line of `p2p-peer`; only where somebody has built one.
+    static let go = variable("EDGEMESH_GO_PEER")
+
+    /// Bytes of one transfer: a gigabyte takes a release build, or patience.
+    static let bulk = variable("EDGEMESH_INTEROP_BYTES").flatMap { Int($0) } ?? 64 << 20
+    static let streams = 1000
+    /// What py-libp2p moves in reasonable time.
+    static let smallBulk = min(Self.bulk, 4 << 20)
+
+    /// A file of the folder `Peers` beside this one.
+    static func file(_ name: String) -> String {
+        #filePath.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/Peers/\(name)"
+    }
+
+    static func variable(_ name: String) -> String? {
+        getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
+    }
+
+    static func require(_ path: String) throws {
+        guard access(path, X_OK) == 0 else {
+            throw TestPeerError("\(path) is missing: run 'scripts/bootstrap --peers'")
+        }
+    }
+}
+
+/// One way to connect.
+struct Way: Sendable, CustomTestStringConvertible {
+    var transport: String
+    var security: HostConfiguration.Security
+
+    /// For listening.
+    var address: String { "/ip4/127.0.0.1/tcp/0" + (self.transport == "ws" ? "/ws" : "") }
+    var securityName: String { self.security == .tls ? "tls" : "noise" }
+    var testDescription: String { "\(self.transport), \(self.securityName)" }
+
+    static let all = ["tcp", "ws"].flatMap { transport in
+        HostConfiguration.Security.allCases.map { Way(transport: transport, security: $0) }
+    }
+
+    /// The one of a peer's addresses that is of this transport.
+    func choose(_ addresses: [Multiaddr]) throws -> Multiaddr {
+        let chosen = addresses.first { $0.components.contains(.ws) == (self.transport == "ws") }
+        return try #require(chosen, "no address of \(self.transport) among \(addresses)")
+    }
+}
+
+/// Starts a host of ours that serves the test protocols, and shuts it down.
+func withHost<Result>(_ host: TestHost, _ body: (Host) async throws -> Result) async throws -> Result {
+    let group = MultiThreadedEventLoopGroup.singleton
+    let started = try await host.start(on: group)
+    do {
+        let result = try await body(started)
+        await started.shutdown(deadline: .now() + .seconds(1))
+        return result
+    } catch {
+        await started.shutdown(deadline: .now())
+        throw error
+    }
+}
+
+extension Host {
+    func address(_ way: Way) throws -> Multiaddr {
+        try way.choose(self.listenAddresses).appending(.p2p(self.peerID))
+    }
+
+    /// Waits for what the peer says of itself.
+    func identification(of connection: Connection) async throws -> Identification {
+        for _ in 0..<500 {
+            if let known = connection.identification { return known }
+            try await Task.sleep(for: .milliseconds(10))
+        }
+        throw TestPeerError("the peer has not identified itself within five seconds")
+    }
+}
