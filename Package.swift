@@ -270,14 +270,6 @@ let package = Package(
                 "MeshCore", "MeshTesting", nioCore, nioPosix, nioHTTP1, nioEmbedded, logging,
             ]
         ),
-        .testTarget(
-            name: "LibP2PInteropTests",
-            dependencies: [
-                "PeerTesting", "LibP2P", "LibP2PSecurity", "Multiformats", "MeshTesting", nioCore, nioPosix,
-            ],
-            exclude: ["Peers"],
-            swiftSettings: strictSettings
-        ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests(
             "AdminTests",
