@@ -54,6 +54,7 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
+                "LibP2PSecurity", "Yamux", "LibP2P",
                 "LibP2PSecurity", "Yamux",
             ]
         ),
@@ -105,8 +106,8 @@ let package = Package(
         library(
             "LibP2P",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "Yamux", nioCore, nioPosix,
-                nioHTTP1, nioWebSocket, nioSSL, deques, logging,
+                "MeshCore", "Multiformats", "DNSWire", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "Yamux",
+                nioCore, nioPosix, nioHTTP1, nioWebSocket, nioSSL, deques, logging,
             ]
         ),
         // 5: the seams where features meet, and the protocols upon the libp2p host
@@ -180,7 +181,6 @@ let package = Package(
         ),
         // The suites that implementations of the library's seams must pass.
         library("LibP2PTesting", ["MeshCore", "Multiformats", "LibP2P", nioCore]),
-        library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
         library(
             "PeerTesting",
             [
@@ -201,6 +201,14 @@ let package = Package(
             dependencies: ["MeshCore", "Documents", "NetLab"],
             swiftSettings: strictSettings
         ),
+        library(
+            "NetSim",
+            [
+                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2P", "LibP2PRelay", nioCore, deques,
+                heaps, logging,
+            ]
+        ),
+        .executableTarget(name: "natgrid", dependencies: ["NetSim", nioCore, logging], swiftSettings: strictSettings),
         .executableTarget(
             name: "meshbench",
             dependencies: [
@@ -231,8 +239,16 @@ let package = Package(
         tests(
             "LibP2PTests",
             [
-                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams",
-                "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket, nioSSL, logging,
+                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "DNSWire",
+                "ByteStreams", "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket,
+                nioSSL, logging,
+            ]
+        ),
+        tests(
+            "NetSimTests",
+            [
+                "NetSim", "LibP2P", "LibP2PTesting", "PeerIdentity", "Multiformats", "ByteStreams", "MeshCore", nioCore,
+                logging,
             ]
         ),
         tests(

@@ -147,7 +147,8 @@ struct LibP2PBenchmark {
 
     private func measureMemory(_ security: String, into report: inout Report) async throws {
         for (operation, name, count) in [
-            ("hold-connections", "connection, idle", 500), ("hold-streams", "stream, idle, with its echo handler", 4000),
+            ("hold-connections", "connection, idle", 500),
+            ("hold-streams", "stream, idle, with its echo handler", 4000),
         ] {
             let server = try PeerProcess([self.peer, "-security", security])
             let address = try await Self.address(of: server)

@@ -55,7 +55,8 @@ enum Main {
             print(json ? report.document.jsonText(pretty: true) : report.text)
             return
         }
-        guard let program = names.first, names.dropFirst().allSatisfy({ ["dns", "traffic", "scale", "libp2p"].contains($0) })
+        guard let program = names.first,
+            names.dropFirst().allSatisfy({ ["dns", "traffic", "scale", "libp2p"].contains($0) })
         else {
             throw BenchmarkError("say what to measure\n\(self.usage)")
         }

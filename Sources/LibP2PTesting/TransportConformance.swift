@@ -160,8 +160,10 @@ public struct TransportConformance: Sendable {
     }
 
     private func aClosedListenerRefuses() async throws {
-        let (listener, _) = try await self.listen { try $0.pipeline.syncOperations.addHandler(Echo()) }
+        let (listener, accepted) = try await self.listen { try $0.pipeline.syncOperations.addHandler(Echo()) }
         let open = try await self.dial(listener.address, collecting: 5)
+        // What only the kernel has accepted would end with the listener.
+        _ = try await self.waiter.wait(for: accepted.first)
         open.raw.channel.writeAndFlush(ByteBuffer(string: "h"), promise: nil)
         try await self.waiter.wait(for: listener.close())
         do {

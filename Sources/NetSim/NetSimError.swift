@@ -1,15 +1,16 @@
-/// What the simulated internet does not allow.
+/// What goes wrong with a simulation itself. Errors of its sockets are those of the kernel's (`IOError`, `ChannelError`).
 public struct NetSimError: Error, Sendable, CustomStringConvertible {
     public enum Code: Sendable, Hashable {
-        case unknownHost
-        case noRoute
-        case addressInUse
-        case refused
-        case timedOut
+        /// The time that was given to a task is over.
+        case outOfTime
+        /// A task waits and nothing is left that could wake it.
+        case stalled
+        /// Code has left the simulated loop, so that no run is like another.
+        case leftTheLoop
     }
 
     public var code: Code
-    /// What failed, to whom, and what to check.
+    /// What failed and what to check.
     public var message: String
     public var cause: (any Error)?
 

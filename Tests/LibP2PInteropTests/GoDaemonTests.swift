@@ -73,21 +73,24 @@ import Testing
             #expect(echo.received == bulk && echo.sentHash == echo.receivedHash)
             let source = try await run(Transfer(request: "\(bulk)\n", endsOutput: false), .source)
             #expect(source.received == bulk)
-
             // A reset ends the daemon's socket, without a word from us.
             let reset = try? await run(Transfer(endsOutput: false), .reset)
             #expect(reset == nil || reset?.received == 0)
 
             // Many streams at once, each of them a socket of the daemon's.
-            var channels: [any Channel] = []
-            for _ in 0..<200 { channels.append(try await daemon.openStream(to: host.peerID, .echo)) }
-            try await eventually("all streams are open") { connection.streamCount >= 200 }
-            for channel in channels {
-                let outcome = try await channel.eventLoop.flatSubmit {
-                    Transfer(sends: 1024, endsOutput: false, hashes: true, expects: 1024).run(on: channel)
-                }.get()
-                #expect(outcome.received == 1024 && outcome.sentHash == outcome.receivedHash)
+            var transfers: [EventLoopFuture<Transfer.Outcome>] = []
+            for _ in 0..<200 {
+                let channel = try await daemon.openStream(to: host.peerID, .echo)
+                transfers.append(
+                    channel.eventLoop.flatSubmit {
+                        Transfer(sends: 1024, endsOutput: false, hashes: true, expects: 1024).run(on: channel)
+                    }
+                )
             }
+            let outcomes = try await EventLoopFuture.whenAllComplete(transfers, on: self.loop).get()
+            let echoes = outcomes.compactMap { try? $0.get() }
+            #expect(echoes.count == transfers.count, "\(outcomes.prefix(3))")
+            #expect(echoes.allSatisfy { $0.received == 1024 && $0.sentHash == $0.receivedHash })
 
             try await daemon.disconnect(from: host.peerID)
             try await eventually("the connection is gone") { host.connections(to: daemon.peerID).isEmpty }

@@ -30,7 +30,9 @@ private func check(
         guard message.flags.contains(.response) else { fatalError("a query is ignored: \(message)") }
     case .refuse(let id, let flags, let code):
         guard id == message.id, !flags.contains(.response) else { fatalError("another message is refused") }
-        guard code == .formatError, message.questions.count == 1, let name = message.questions.first?.name else { return }
+        guard code == .formatError, message.questions.count == 1, let name = message.questions.first?.name else {
+            return
+        }
         let written = bytes.dropFirst(QueryHead.questionOffset).prefix(name.wire.count)
         guard !written.elementsEqual(name.wire) else { fatalError("a sound query is refused: \(message)") }
     case .query(let head):

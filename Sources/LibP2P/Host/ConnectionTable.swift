@@ -7,7 +7,8 @@ struct ConnectionTable {
     private var byPeer: [PeerID: [Connection]] = [:]
 
     var count: Int { self.byID.count }
-    var all: [Connection] { Array(self.byID.values) }
+    /// In the order of their numbers, so that what is done to all is done in the same order in each simulated run.
+    var all: [Connection] { self.byID.values.sorted { $0.id < $1.id } }
 
     mutating func insert(_ connection: Connection) {
         self.byID[connection.id] = connection

@@ -7,7 +7,8 @@ extension Host {
     /// Tells observers and event streams something that has happened, or that a service upon the host has found out.
     public func emit(_ event: HostEvent) {
         let (observers, streams) = self.state.withLock { ($0.observers, $0.streams) }
-        for observer in observers.values { observer(event) }
+        // In the order in which they came.
+        for (_, observer) in observers.sorted(by: { $0.key < $1.key }) { observer(event) }
         var dropped: UInt64 = 0
         for stream in streams.values {
             if case .dropped = stream.yield(event) { dropped += 1 }
