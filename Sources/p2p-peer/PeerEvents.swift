@@ -39,6 +39,8 @@ enum PeerEvents {
             Self.say("identify-failed", ["peer": .string("\(connection.remotePeer)"), "error": .string("\(error)")])
         case .reachabilityChanged(let reachability):
             Self.say("reachability", ["state": .string("\(reachability)")])
+        case .discovered(let found):
+            Self.say("discovered", ["peer": .string("\(found.peer)"), "source": .string("\(found.source)")])
         }
     }
 
