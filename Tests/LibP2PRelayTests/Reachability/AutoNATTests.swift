@@ -51,7 +51,9 @@ import Testing
             try await eventually("it knows") { client.reachability == .publiclyReachable }
             try await eventually("it is told") { seen.withLock { $0 } == [.publiclyReachable] }
             // The dial came from another identity, and is gone.
-            #expect(subject.connections.map(\.remotePeer).allSatisfy { $0 == host.peerID })
+            try await eventually("no stranger is left") {
+                subject.connections.allSatisfy { $0.remotePeer == host.peerID }
+            }
             observation.cancel()
             client.stop()
         }
