@@ -17,10 +17,19 @@ public final class HolePuncher: Sendable {
     /// How far a relayed connection has been dealt with.
     private enum Progress { case dialled, done }
 
+    /// A peer that is being dealt with.
+    private struct Run {
+        let id: UInt64
+        let isAnswer: Bool
+        let started: NIODeadline
+        /// Completed by whichever direct connection to the peer comes first.
+        var promise: EventLoopPromise<Connection>?
+    }
+
     private struct State {
         var observation: Observation?
-        /// Completed by whichever direct connection to the peer comes first.
-        var running: [PeerID: EventLoopPromise<Connection>?] = [:]
+        var running: [PeerID: Run] = [:]
+        var nextRun: UInt64 = 0
         var progress: [UInt64: Progress] = [:]
         var metrics = HolePunchMetrics()
     }
@@ -71,10 +80,12 @@ public final class HolePuncher: Sendable {
     private func observe(_ event: HostEvent) {
         switch event {
         case .identified(let connection, let identification):
-            guard connection.direction == .inbound, connection.isRelayed, self.begin(connection) else { return }
-            connection.eventLoop.runTask { await self.upgrade(connection, identification) }.whenComplete { _ in }
+            guard connection.direction == .inbound, connection.isRelayed, let run = self.begin(connection) else {
+                return
+            }
+            connection.eventLoop.runTask { await self.upgrade(connection, identification, run) }.whenComplete { _ in }
         case .connected(let connection) where !connection.isRelayed:
-            let promise = self.state.withLock { $0.running[connection.remotePeer] ?? nil }
+            let promise = self.state.withLock { $0.running[connection.remotePeer]?.promise }
             promise?.succeed(connection)
         case .disconnected(let connection, _):
             self.state.withLock { $0.progress[connection.id] = nil }
@@ -82,29 +93,45 @@ public final class HolePuncher: Sendable {
         }
     }
 
-    private func begin(_ connection: Connection) -> Bool {
-        guard self.directConnection(to: connection.remotePeer) == nil, connection.isOpen else { return false }
+    private func begin(_ connection: Connection) -> UInt64? {
+        guard self.directConnection(to: connection.remotePeer) == nil, connection.isOpen else { return nil }
         return self.state.withLock { state in
-            guard state.progress[connection.id] != .done, state.running[connection.remotePeer] == nil else {
-                return false
-            }
-            guard state.running.count < self.configuration.maximumConcurrent else {
-                state.metrics.refused += 1
-                return false
-            }
+            guard state.progress[connection.id] != .done,
+                let run = self.run(connection, isAnswer: false, in: &state)
+            else { return nil }
             if state.progress[connection.id] == nil { state.metrics.started += 1 }
-            state.running[connection.remotePeer] = .some(nil)
-            return true
+            return run
+        }
+    }
+
+    private func run(_ connection: Connection, isAnswer: Bool, in state: inout State) -> UInt64? {
+        let now = connection.eventLoop.now
+        if let run = state.running[connection.remotePeer] {
+            // The peer has given up a try a moment before this host has, and begins the next.
+            let isOver = run.started + .nanoseconds(self.configuration.punchTimeout.nanoseconds / 2) <= now
+            guard isAnswer, run.isAnswer, isOver else { return nil }
+        } else if state.running.count >= self.configuration.maximumConcurrent {
+            state.metrics.refused += 1
+            return nil
+        }
+        state.nextRun += 1
+        state.running[connection.remotePeer] = Run(id: state.nextRun, isAnswer: isAnswer, started: now)
+        return state.nextRun
+    }
+
+    private func end(_ run: UInt64, of peer: PeerID) {
+        self.state.withLock { state in
+            if state.running[peer]?.id == run { state.running[peer] = nil }
         }
     }
 
     // MARK: The side that begins
 
-    private func upgrade(_ relayed: Connection, _ identification: Identification) async {
+    private func upgrade(_ relayed: Connection, _ identification: Identification, _ run: UInt64) async {
         let peer = relayed.remotePeer
-        defer { self.state.withLock { $0.running[peer] = nil } }
+        defer { self.end(run, of: peer) }
         do {
-            let direct = try await self.makeDirect(relayed, identification)
+            let direct = try await self.makeDirect(relayed, identification, run)
             _ = try await direct.ping(timeout: self.configuration.punchTimeout).get()
             self.host.logger.info(
                 "a direct connection replaces a relayed one",
@@ -124,7 +151,11 @@ public final class HolePuncher: Sendable {
         }
     }
 
-    private func makeDirect(_ relayed: Connection, _ identification: Identification) async throws -> Connection {
+    private func makeDirect(
+        _ relayed: Connection,
+        _ identification: Identification,
+        _ run: UInt64
+    ) async throws -> Connection {
         let told = self.choose(identification.listenAddresses)
         if !told.isEmpty, self.markDialled(relayed), let direct = await self.dial(relayed.remotePeer, told) {
             self.state.withLock { state in
@@ -144,7 +175,7 @@ public final class HolePuncher: Sendable {
         var failure: (any Error)?
         for _ in 0..<self.configuration.tries {
             do {
-                let direct = try await self.punch(relayed, identification)
+                let direct = try await self.punch(relayed, identification, run)
                 self.state.withLock { $0.metrics.punched += 1 }
                 return direct
             } catch {
@@ -182,7 +213,11 @@ public final class HolePuncher: Sendable {
     }
 
     /// One try, from the first message to the connection.
-    private func punch(_ relayed: Connection, _ identification: Identification) async throws -> Connection {
+    private func punch(
+        _ relayed: Connection,
+        _ identification: Identification,
+        _ run: UInt64
+    ) async throws -> Connection {
         let options = OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.exchangeTimeout)
         let stream = try await relayed.openStream(protocols: [Self.protocolID], options: options).get()
         var exchange = self.exchange(.initiator)
@@ -200,7 +235,7 @@ public final class HolePuncher: Sendable {
             try await loop.scheduleTask(in: punch.pause) {}.futureResult.get()
             // By the specification, who begins the exchange is the server of the connection.
             let isReversed = self.configuration.hasReversedRoles(identification)
-            return try await self.open(punch, relayed, role: isReversed ? .initiator : .responder)
+            return try await self.open(punch, relayed, run, role: isReversed ? .initiator : .responder)
         } catch {
             messages.fail(error)
             throw error
@@ -219,19 +254,15 @@ public final class HolePuncher: Sendable {
             )
         }
         let peer = relayed.remotePeer
-        let isFree = self.state.withLock { state in
-            guard state.running[peer] == nil, state.running.count < self.configuration.maximumConcurrent else {
-                state.metrics.refused += 1
-                return false
-            }
-            state.running[peer] = .some(nil)
-            state.metrics.answered += 1
-            return true
+        let admitted = self.state.withLock { state in
+            let run = self.run(relayed, isAnswer: true, in: &state)
+            if run != nil { state.metrics.answered += 1 }
+            return run
         }
-        guard isFree else {
+        guard let run = admitted else {
             throw LibP2PRelayError(code: .resourceLimitExceeded, message: "too many holes are being punched")
         }
-        defer { self.state.withLock { $0.running[peer] = nil } }
+        defer { self.end(run, of: peer) }
         let loop = relayed.eventLoop
         var exchange = self.exchange(.responder)
         let messages = try self.messages(on: stream)
@@ -243,7 +274,7 @@ public final class HolePuncher: Sendable {
                 guard let punch = reaction.punch else { continue }
                 messages.finish()
                 let isReversed = relayed.identification.map { self.configuration.hasReversedRoles($0) } ?? false
-                _ = try await self.open(punch, relayed, role: isReversed ? .responder : .initiator)
+                _ = try await self.open(punch, relayed, run, role: isReversed ? .responder : .initiator)
                 return
             }
         } catch {
@@ -284,12 +315,15 @@ public final class HolePuncher: Sendable {
     private func open(
         _ punch: HolePunchExchange.Punch,
         _ relayed: Connection,
+        _ run: UInt64,
         role: ConnectionRole
     ) async throws -> Connection {
         let peer = relayed.remotePeer
         let loop = relayed.eventLoop
         let promise = loop.makePromise(of: Connection.self)
-        self.state.withLock { $0.running[peer] = .some(promise) }
+        self.state.withLock { state in
+            if state.running[peer]?.id == run { state.running[peer]?.promise = promise }
+        }
         if let direct = self.directConnection(to: peer) { promise.succeed(direct) }
         let options = DialOptions(
             reuse: .never,
@@ -302,8 +336,12 @@ public final class HolePuncher: Sendable {
             eventLoop: loop
         )
         let deadline = loop.now + self.configuration.punchTimeout
-        self.dial(peer, punch.addresses, options, until: deadline, redials: 0, promise)
+        self.dial(peer, punch.addresses, options, until: deadline, redials: 0, run, promise)
         return try await promise.futureResult.get()
+    }
+
+    private func isRunning(_ run: UInt64, _ peer: PeerID) -> Bool {
+        self.state.withLock { $0.running[peer]?.id == run }
     }
 
     private func dial(
@@ -312,6 +350,7 @@ public final class HolePuncher: Sendable {
         _ options: DialOptions,
         until deadline: NIODeadline,
         redials: Int,
+        _ run: UInt64,
         _ promise: EventLoopPromise<Connection>
     ) {
         let loop = promise.futureResult.eventLoop
@@ -321,14 +360,14 @@ public final class HolePuncher: Sendable {
             case .success(let connection): promise.succeed(connection)
             case .failure(let error):
                 if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
-                guard redials < self.configuration.maximumRedials,
+                guard redials < self.configuration.maximumRedials, self.isRunning(run, peer),
                     loop.now + self.configuration.redialDelay < deadline
                 else { return promise.fail(error) }
                 loop.scheduleTask(in: self.configuration.redialDelay) {
                     if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
                     var options = options
                     options.timeout = deadline - loop.now
-                    self.dial(peer, addresses, options, until: deadline, redials: redials + 1, promise)
+                    self.dial(peer, addresses, options, until: deadline, redials: redials + 1, run, promise)
                 }
             }
         }
