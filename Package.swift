@@ -180,7 +180,6 @@ let package = Package(
         ),
         // The suites that implementations of the library's seams must pass.
         library("LibP2PTesting", ["MeshCore", "Multiformats", "LibP2P", nioCore]),
-        library("NetSim", ["MeshCore", "Multiformats", "ByteStreams", "LibP2P", nioCore, deques, heaps]),
         library(
             "PeerTesting",
             [
