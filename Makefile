@@ -13,7 +13,7 @@ RELEASE_FLAGS := -c release --static-swift-stdlib -Xswiftc -static-executable \
 # For the shipped program alone.
 RELEASE_LINKING := -Xlinker --no-eh-frame-hdr -Xlinker -T -Xlinker $(CURDIR)/scripts/release.ld
 
-.PHONY: help bootstrap build demo test test-fast bench lint fuzz release clean
+.PHONY: help bootstrap build demo nat-grid test test-fast bench lint fuzz release clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ build: ## debug build of everything
 
 demo: release ## a node with three backends in network namespaces: resolve, call, balance, kill, recover
 	@scripts/demo $(RELEASE_DIR)/edgemesh
+
+nat-grid: build ## which NATs can be crossed: real ones of the kernel, every kind with every other (needs root)
+	@$(BUILD_DIR)/debug/nat-grid
 
 test: ## all tests, those with network namespaces too (needs root)
 	@scripts/run-tests

@@ -54,6 +54,7 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
+                "LibP2PSecurity", "Yamux", "LibP2P",
                 "LibP2PSecurity", "Yamux",
             ]
         ),
@@ -105,8 +106,8 @@ let package = Package(
         library(
             "LibP2P",
             [
-                "MeshCore", "Multiformats", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "Yamux", nioCore, nioPosix,
-                nioHTTP1, nioWebSocket, nioSSL, deques, logging,
+                "MeshCore", "Multiformats", "DNSWire", "PeerIdentity", "ByteStreams", "LibP2PSecurity", "Yamux",
+                nioCore, nioPosix, nioHTTP1, nioWebSocket, nioSSL, deques, logging,
             ]
         ),
         // 5: the seams where features meet, and the protocols upon the libp2p host
@@ -189,7 +190,15 @@ let package = Package(
         ),
         .executableTarget(
             name: "p2p-peer",
-            dependencies: ["CLinux", "PeerTesting", "LibP2P", "Multiformats", nioCore, nioPosix, logging],
+            dependencies: [
+                "CLinux", "Documents", "PeerTesting", "LibP2P", "LibP2PRelay", "Multiformats", nioCore, nioPosix,
+                logging,
+            ],
+            swiftSettings: strictSettings
+        ),
+        .executableTarget(
+            name: "nat-grid",
+            dependencies: ["MeshCore", "Documents", "NetLab"],
             swiftSettings: strictSettings
         ),
         library(
@@ -199,7 +208,11 @@ let package = Package(
                 heaps, logging,
             ]
         ),
-        .executableTarget(name: "natgrid", dependencies: ["NetSim", nioCore, logging], swiftSettings: strictSettings),
+        .executableTarget(
+            name: "nat-grid-sim",
+            dependencies: ["NetSim", nioCore, logging],
+            swiftSettings: strictSettings
+        ),
         .executableTarget(
             name: "meshbench",
             dependencies: [
@@ -230,8 +243,9 @@ let package = Package(
         tests(
             "LibP2PTests",
             [
-                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "ByteStreams",
-                "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket, nioSSL, logging,
+                "LibP2P", "LibP2PTesting", "LibP2PSecurity", "Yamux", "PeerIdentity", "Multiformats", "DNSWire",
+                "ByteStreams", "MeshCore", "MeshTesting", "FakeKube", nioCore, nioPosix, nioEmbedded, nioWebSocket,
+                nioSSL, logging,
             ]
         ),
         .testTarget(
@@ -278,7 +292,7 @@ let package = Package(
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
         tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
-        tests("LabTests", ["edgemesh", "NetLab", "MeshCore", "Documents"]),
+        tests("LabTests", ["edgemesh", "nat-grid", "NetLab", "MeshCore", "Documents"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
         tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
         tests(

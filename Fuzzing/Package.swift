@@ -6,6 +6,7 @@ let package = Package(
     dependencies: [
         .package(name: "edgemesh", path: ".."),
         .package(url: "https://github.com/apple/swift-nio.git", exact: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-log.git", exact: "1.16.2"),
     ],
     targets: [
         .systemLibrary(name: "CLibFuzzer"),
@@ -14,6 +15,7 @@ let package = Package(
             dependencies: [
                 "CLibFuzzer", .product(name: "FuzzedLibraries", package: "edgemesh"),
                 .product(name: "NIOEmbedded", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
             ]
         ),
     ],

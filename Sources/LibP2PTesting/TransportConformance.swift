@@ -162,7 +162,7 @@ public struct TransportConformance: Sendable {
     private func aClosedListenerRefuses() async throws {
         let (listener, accepted) = try await self.listen { try $0.pipeline.syncOperations.addHandler(Echo()) }
         let open = try await self.dial(listener.address, collecting: 5)
-        // A listener's end resets what it has not accepted yet.
+        // What only the kernel has accepted would end with the listener.
         _ = try await self.waiter.wait(for: accepted.first)
         open.raw.channel.writeAndFlush(ByteBuffer(string: "h"), promise: nil)
         try await self.waiter.wait(for: listener.close())

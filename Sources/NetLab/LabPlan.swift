@@ -22,6 +22,8 @@ public struct LabPlan: Sendable, Hashable {
         public var forwardsPackets = false
         /// Interfaces on which traffic that leaves takes the interface's address, as a NAT router does.
         public var masqueradedInterfaces: [String] = []
+        /// Further tables of its packet filter, in the language of `nft -f`.
+        public var nftables = ""
         /// Keys as paths under `/proc/sys/net`, such as `ipv4/conf/all/rp_filter`.
         public var sysctls: [String: String] = [:]
         /// What its processes see as `/etc/resolv.conf`.

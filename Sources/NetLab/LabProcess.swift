@@ -87,6 +87,9 @@ public final class LabProcess: Sendable {
         return status
     }
 
+    /// All that is in its log.
+    public var log: String { (try? Files.readText(self.logFile)) ?? "" }
+
     /// The last lines of its log, for error messages.
     public func logTail(lines count: Int = 12) -> String {
         guard let text = try? Files.readText(self.logFile) else { return "" }

@@ -121,6 +121,7 @@ struct LabScript: Sendable, Hashable {
 
                 """
         }
+        section.nftables += host.nftables
         return section
     }
 

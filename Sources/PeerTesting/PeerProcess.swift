@@ -24,7 +24,7 @@ public final class PeerProcess: Sendable {
             if let value = getenv(name) { variables[name] = String(cString: value) }
         }
         var envp: [UnsafeMutablePointer<CChar>?] = variables.map { strdup("\($0.key)=\($0.value)") } + [nil]
-        defer { for text in argv + envp { free(text) } }
+        defer { for word in argv + envp { free(word) } }
         var child: pid_t = 0
         let error = posix_spawn(&child, arguments[0], &actions, nil, &argv, &envp)
         guard error == 0 else { throw TestPeerError("cannot start \(arguments[0]): errno \(error)") }

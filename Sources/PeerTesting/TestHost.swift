@@ -13,6 +13,8 @@ public struct TestHost: Sendable {
     /// The bytes of a PSK file, as v1.17 of the original reads it.
     public var psk: [UInt8]?
     public var logLevel = Logger.Level.critical
+    /// Told to peers as addresses of this host, beside those of its interfaces.
+    public var announce: [String] = []
 
     public init(
         listen: [String] = ["/ip4/127.0.0.1/tcp/0"],
@@ -35,6 +37,8 @@ public struct TestHost: Sendable {
         configuration.limits.peerConnections = configuration.limits.systemConnections
         configuration.limits.memoryBytes = 1 << 30
         configuration.maximumInboundHandshakes = 1024
+        let announced = try self.announce.map { try Multiaddr($0) }
+        configuration.addressFilter = { $0 + announced }
         var logger = Logger(label: "p2p-peer")
         logger.logLevel = self.logLevel
         let host = try Host(identity: .generate(), configuration: configuration, group: group, logger: logger)

@@ -215,6 +215,9 @@ public final class YamuxHandler: ChannelInboundHandler {
         self.release(stream)
         self.machine.closed(stream.id)
         self.windowGrowth -= stream.machine.receiveWindow.growth
+        self.dropEnded(&self.dirty)
+        self.dropEnded(&self.ring)
+        self.dropEnded(&self.opening)
         self.events.streamClosed(self.machine.isInbound(stream.id))
         if self.machine.isDraining, self.streams.isEmpty, self.phase == .active {
             // The last frames of the stream leave first.
@@ -223,6 +226,13 @@ public final class YamuxHandler: ChannelInboundHandler {
                 self.end(error: nil, goAway: self.drainCode)
             }
         }
+    }
+
+    /// Streams that have ended leave a queue at its turn. That does not come while the connection takes no bytes, and the peer
+    /// may go on to open and reset streams.
+    private func dropEnded(_ queue: inout Deque<YamuxStreamChannel>) {
+        guard queue.count > 2 * self.streams.count + 64 else { return }
+        queue.removeAll { $0.session == nil || self.streams[$0.id] !== $0 }
     }
 
     /// What the stream holds of the session's limits on beginnings.

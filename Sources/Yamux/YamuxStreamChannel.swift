@@ -17,6 +17,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
     static let readBurstBytes = 64 * 1024
     /// Beyond this many waiting reads small ones are joined, so that bookkeeping stays small against the window.
     static let separateReads = 1024
+    /// What one waiting read costs beside its bytes: peers may send them one by one.
+    static let readOverhead = 128
 
     struct PendingWrite {
         var bytes: ByteBuffer
@@ -352,8 +354,9 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
             self.settle(last)
             return
         }
-        self.reads.append(WaitingRead(bytes: payload, retained: payload.readableBytes))
-        self.count(retained: payload.readableBytes)
+        let retained = payload.readableBytes + Self.readOverhead
+        self.reads.append(WaitingRead(bytes: payload, retained: retained))
+        self.count(retained: retained)
         guard !self.flags.contains(.holdsSlices) else { return }
         self.flags.insert(.holdsSlices)
         if !self.flags.contains(.readCompleteOwed) { self.session?.owesReadComplete(self) }
@@ -374,7 +377,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
             copy.writeImmutableBuffer(bytes)
             self.reads[index].bytes = copy
         }
-        let retained = self.reads[index].bytes.storageCapacity
+        let retained = self.reads[index].bytes.storageCapacity + Self.readOverhead
         self.count(retained: retained - self.reads[index].retained)
         self.reads[index].retained = retained
     }

@@ -15,7 +15,10 @@ enum Main {
         p2p-peer [-listen ADDRESS,…] [-security noise,tls] [-psk FILE] [-threads N] [-log LEVEL]
                  [-dial ADDRESS -op ping|identify|echo|sink|discard|source|streams|reset|halfclose [-bytes N] [-streams N]]
                  [-dial ADDRESS -op handshakes|latency|hold-connections|hold-streams -streams N]
+                 [-announce ADDRESS,…] [-relay-service] [-reserve RELAY,…] [-hole-punch] [-keep ADDRESS,…]…
           Prints its addresses, then 'ready PEERID', and serves until it is killed; with -dial, until the operation is done.
+          With an option of the last line it is a peer of a mesh, and prints one line of JSON for whatever happens to it.
+          -keep gives all addresses of one peer, each ending in /p2p/PEER.
 
         """
 
@@ -38,10 +41,20 @@ enum Main {
         var operation = "ping"
         var bytes = 1 << 20
         var streams = 1
+        var mesh = MeshingPeer()
 
         init(_ words: [String]) throws {
             var words = words[...]
             while let name = words.popFirst() {
+                switch name {
+                case "-relay-service":
+                    self.mesh.servesAsRelay = true
+                    continue
+                case "-hole-punch":
+                    self.mesh.punchesHoles = true
+                    continue
+                default: break
+                }
                 guard let value = words.popFirst() else { throw TestPeerError(Main.usage) }
                 switch name {
                 case "-listen": self.host.listen = value.split(separator: ",").map(String.init)
@@ -56,6 +69,9 @@ enum Main {
                 case "-psk": self.host.psk = try readBytes(value)
                 case "-threads": self.threads = try Self.number(value)
                 case "-log": self.host.logLevel = .init(rawValue: value) ?? .debug
+                case "-announce": self.host.announce = value.split(separator: ",").map(String.init)
+                case "-reserve": self.mesh.reserve = try Self.addresses(value)
+                case "-keep": self.mesh.keep.append(try Self.addresses(value))
                 case "-dial": self.dial = try Multiaddr(value)
                 case "-op": self.operation = value
                 case "-bytes": self.bytes = try Self.number(value)
@@ -63,6 +79,10 @@ enum Main {
                 default: throw TestPeerError("\(name)?\n\(Main.usage)")
                 }
             }
+        }
+
+        private static func addresses(_ text: String) throws -> [Multiaddr] {
+            try text.split(separator: ",").map { try Multiaddr(String($0)) }
         }
 
         private static func number(_ text: String) throws -> Int {
@@ -73,6 +93,7 @@ enum Main {
         func run() async throws {
             let group = MultiThreadedEventLoopGroup(numberOfThreads: self.threads)
             let host = try await self.host.start(on: group)
+            guard !self.mesh.isWanted else { return try await self.mesh.run(host) }
             for address in host.listenAddresses { print(address.appending(.p2p(host.peerID))) }
             print("ready \(host.peerID)")
             // Whoever waits for these lines reads a pipe or a file.

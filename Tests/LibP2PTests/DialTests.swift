@@ -3,6 +3,7 @@ import Multiformats
 import NIOCore
 import NIOPosix
 import PeerIdentity
+import Synchronization
 import Testing
 
 @testable import LibP2P
@@ -171,6 +172,34 @@ import Testing
             try await resolver.resolve(try Multiaddr(text), of: Self.peer, on: loop).get()
         }
         #expect(error?.code == .resolutionFailed)
+    }
+
+    /// Answers every name with as many others.
+    final class Labyrinth: NameResolver {
+        let asked = Mutex(0)
+
+        func addresses(of name: String, family: IPFamily?, on loop: any EventLoop) -> EventLoopFuture<[IPAddress]> {
+            self.asked.withLock { $0 += 1 }
+            return loop.makeSucceededFuture((0...255).map { .v4(IPv4Address(192, 0, 2, $0)) })
+        }
+
+        func texts(of name: String, on loop: any EventLoop) -> EventLoopFuture<[String]> {
+            let asked = self.asked.withLock { asked in
+                asked += 1
+                return asked
+            }
+            let next = asked > 10 ? "dns4" : "dnsaddr"
+            return loop.makeSucceededFuture((0..<100).map { "dnsaddr=/\(next)/\(asked)-\($0).example/tcp/1" })
+        }
+    }
+
+    @Test func recordsThatMultiplyAreFollowedAFewTimes() async throws {
+        let labyrinth = Labyrinth()
+        let resolver = AddressResolver(resolver: labyrinth, maximumDepth: 100)
+        let loop = MultiThreadedEventLoopGroup.singleton.next()
+        let found = try await resolver.resolve(try Multiaddr("/dnsaddr/a.example"), of: Self.peer, on: loop).get()
+        #expect(labyrinth.asked.withLock { $0 } == AddressResolver.maximumLookups)
+        #expect(found.count <= AddressResolver.maximumLookups * AddressResolver.maximumHosts)
     }
 
     @Test func theSystemKnowsLocalhost() async throws {

@@ -35,9 +35,17 @@ import Testing
     }
 
     @Test func theSnippetWorks() async throws {
-        let (greeting, hosts) = try await self.snippet()
-        #expect(greeting == "Hello!")
-        for host in hosts { await host.shutdown(deadline: .now() + .seconds(1)) }
+        // It has the deadlines of a product; on a machine that is busy with other things they may pass.
+        for tryNumber in 1... {
+            do {
+                let (greeting, hosts) = try await self.snippet()
+                #expect(greeting == "Hello!")
+                for host in hosts { await host.shutdown(deadline: .now() + .seconds(1)) }
+                return
+            } catch {
+                guard (error as? LibP2PError)?.code == .timedOut, tryNumber < 5 else { throw error }
+            }
+        }
     }
 
     @Test func theArticleHoldsThisSnippet() throws {

@@ -152,7 +152,8 @@ extension SocketTests {
         }
 
         @Test func aPeerThatDoesNotIdentifyStaysConnected() async throws {
-            let server = try await makeHost()
+            // It does not push either.
+            let server = try await makeHost { $0.identifyPushDelay = .hours(1) }
             let client = try await makeHost(listen: [])
             try await withHosts(server, client) {
                 server.handle(.identify) { stream in

@@ -87,16 +87,16 @@ final class EchoHandler: ChannelInboundHandler {
 }
 
 extension NegotiatedStream {
-    /// Writes, ends the output, and returns all that comes back.
+    /// Writes, ends the output, and gives all that comes back. On the stream's loop.
+    func exchanged(_ bytes: ByteBuffer) -> EventLoopFuture<ByteBuffer> {
+        let collected = CollectingHandler.collect(self, maximum: 1 << 30, timeout: .seconds(60))
+        self.channel.writeAndFlush(bytes, promise: nil)
+        self.channel.close(mode: .output, promise: nil)
+        return collected
+    }
+
     func exchange(_ bytes: ByteBuffer) async throws -> ByteBuffer {
-        let channel = self.channel
-        let stream = self
-        return try await channel.eventLoop.flatSubmit {
-            let collected = CollectingHandler.collect(stream, maximum: 1 << 30, timeout: .seconds(30))
-            channel.writeAndFlush(bytes, promise: nil)
-            channel.close(mode: .output, promise: nil)
-            return collected
-        }.get()
+        try await self.channel.eventLoop.flatSubmit { self.exchanged(bytes) }.get()
     }
 
     func exchange(_ text: String) async throws -> String {

@@ -1,3 +1,4 @@
+import MeshCore
 import Multiformats
 import NIOCore
 import PeerIdentity
@@ -10,15 +11,16 @@ import Testing
 @Suite struct LimitTests {
     static let peer = KeyPair.generate().peerID
     static let other = KeyPair.generate().peerID
+    static let address = Multiaddr([.ip4(IPv4Address(192, 0, 2, 1)), .tcp(1)])
 
     @Test func connectionsAreRefusedAtTheLimit() throws {
         var limits = ResourceLimits()
         limits.systemConnections = .init(inbound: 3, outbound: 1)
         limits.peerConnections = .init(inbound: 2, outbound: 1)
         var usage = ResourceUsage(limits: limits)
-        for _ in 0..<3 { try usage.addConnection(.inbound) }
-        #expect(throws: LibP2PError.self) { try usage.addConnection(.inbound) }
-        try usage.addConnection(.outbound)
+        for _ in 0..<3 { try usage.addConnection(.inbound, with: Self.address) }
+        #expect(throws: LibP2PError.self) { try usage.addConnection(.inbound, with: Self.address) }
+        try usage.addConnection(.outbound, with: Self.address)
         try usage.assignConnection(.inbound, to: Self.peer)
         try usage.assignConnection(.inbound, to: Self.peer)
         #expect(throws: LibP2PError.self) { try usage.assignConnection(.inbound, to: Self.peer) }
@@ -65,14 +67,53 @@ import Testing
         limits.bytesPerConnection = 40
         limits.bytesPerStream = 20
         var usage = ResourceUsage(limits: limits)
-        try usage.addConnection(.inbound)
-        try usage.addConnection(.outbound)
+        try usage.addConnection(.inbound, with: Self.address)
+        try usage.addConnection(.outbound, with: Self.address)
         try usage.addStream(.outbound, peer: Self.peer)
         #expect(throws: LibP2PError.self) { try usage.addStream(.outbound, peer: Self.peer) }
-        #expect(throws: LibP2PError.self) { try usage.addConnection(.inbound) }
-        usage.removeConnection(.inbound)
+        #expect(throws: LibP2PError.self) { try usage.addConnection(.inbound, with: Self.address) }
+        usage.removeConnection(.inbound, with: Self.address)
         try usage.addStream(.outbound, peer: Self.peer)
         #expect(usage.memory == 80)
+    }
+
+    @Test func noAddressTakesAllPlaces() throws {
+        var admission = Admission(of: "tests", maximum: 4, perAddress: 2)
+        let one = Self.address
+        let circuit = try Multiaddr("\(Self.address)/p2p/\(Self.other)/p2p-circuit")
+        let v6 = try ["/ip6/2001:db8::1/tcp/1", "/ip6/2001:db8::2/tcp/1", "/ip6/2001:db8:0:1::1/tcp/1"].map {
+            try Multiaddr($0)
+        }
+        for _ in 0..<2 { try admission.admit(one) }
+        var error = #expect(throws: LibP2PError.self) { try admission.admit(one) }
+        #expect(error?.message.contains("192.0.2.1") == true)
+        try admission.admit(circuit)
+        try admission.admit(v6[0])
+        error = #expect(throws: LibP2PError.self) { try admission.admit(v6[2]) }
+        #expect(error?.code == .limitExceeded)
+        admission.leave(circuit)
+        // Two addresses of one network are one.
+        try admission.admit(v6[1])
+        admission.leave(one)
+        #expect(throws: LibP2PError.self) { try admission.admit(v6[1]) }
+        for address in [one, v6[0], v6[1]] { admission.leave(address) }
+        #expect(admission.count == 0)
+        #expect(admission.addressCount == 0)
+    }
+
+    @Test func onePeerLeavesIdentifyToOthers() throws {
+        var usage = ResourceUsage(limits: ResourceLimits())
+        for _ in 0..<16 {
+            try usage.addStream(.inbound, peer: Self.peer)
+            try usage.assignStream(.inbound, peer: Self.peer, to: .identify)
+        }
+        try usage.addStream(.inbound, peer: Self.peer)
+        let error = #expect(throws: LibP2PError.self) {
+            try usage.assignStream(.inbound, peer: Self.peer, to: .identify)
+        }
+        #expect(error?.message.contains("protocolPeerStreams") == true)
+        try usage.addStream(.inbound, peer: Self.other)
+        try usage.assignStream(.inbound, peer: Self.other, to: .identify)
     }
 
     // MARK: Connection manager
@@ -174,6 +215,22 @@ import Testing
         }
         #expect(store.count == 3)
         #expect(store.peers.contains(Self.peer))
+    }
+
+    /// A node whose clock was set back returns with lower numbers.
+    @Test func whatAPeerToldEndsWithItsLastConnection() throws {
+        let clock = Clock()
+        let store = PeerStore(now: { clock.now })
+        store.countConnection(1, of: Self.peer)
+        store.countConnection(1, of: Self.peer)
+        #expect(store.record(Identification(agentVersion: "first"), of: Self.peer, recordSequence: 5))
+        store.add([Self.address], to: Self.peer, lifetime: .identified)
+        store.countConnection(-1, of: Self.peer)
+        #expect(store.identification(of: Self.peer) != nil)
+        store.countConnection(-1, of: Self.peer)
+        #expect(store.identification(of: Self.peer) == nil)
+        #expect(store.addresses(of: Self.peer) == [Self.address])
+        #expect(store.record(Identification(agentVersion: "again"), of: Self.peer, recordSequence: 1))
     }
 
     @Test func anOlderRecordDoesNotReplaceANewerOne() {

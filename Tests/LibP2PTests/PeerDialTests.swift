@@ -331,6 +331,30 @@ import Testing
         #expect(bench.host.connections(to: bench.peer.peerID).count == 2)
     }
 
+    /// Not only when its connect is done: that may take the kernel minutes.
+    @Test func dialsThatLoseAreGivenUpWhileTheyConnect() throws {
+        let bench = try Bench { $0.dial.ranking = .noDelay }
+        let future = try bench.connect((1...3).map { "/ip4/8.8.8.\($0)/tcp/1" })
+        let made = bench.transport.dials.map { dial in
+            let channel = EmbeddedChannel(loop: bench.loop)
+            dial.options.channelMade?(channel)
+            return channel
+        }
+        bench.fail(0)
+        let winner = try bench.succeed(1)
+        bench.loop.run()
+        _ = try future.wait()
+        #expect(winner.isActive)
+        #expect(throws: Never.self) { try made[0].closeFuture.wait() }
+        #expect(throws: Never.self) { try made[2].closeFuture.wait() }
+        // A channel that comes when all is over is closed at once.
+        let late = EmbeddedChannel(loop: bench.loop)
+        bench.transport.dials[2].options.channelMade?(late)
+        bench.loop.run()
+        #expect(throws: Never.self) { try late.closeFuture.wait() }
+        for index in [0, 2] { bench.transport.dials[index].promise.fail(ChannelError.eof) }
+    }
+
     @Test func aSimultaneousOpenIsADialOfItsOwn() throws {
         let bench = try Bench()
         _ = try bench.connect(["/ip4/8.8.8.8/tcp/1"])

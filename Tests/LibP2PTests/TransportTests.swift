@@ -1,6 +1,7 @@
 import ByteStreams
 import FakeKube
 import LibP2PTesting
+import MeshTesting
 import Multiformats
 import NIOCore
 import NIOEmbedded
@@ -127,6 +128,50 @@ extension SocketTests {
                 try await TCPTransport().dial(try Multiaddr("/ip4/127.0.0.1/tcp/1"), on: loop, options: past).get()
             }
             #expect(error?.code == .timedOut)
+        }
+
+        @Test(arguments: [false, true]) func aPortThatAnotherSocketListensOnIsAConflict(_ isV6: Bool) async throws {
+            let host = isV6 ? "/ip6/::1" : "/ip4/127.0.0.1"
+            let group = MultiThreadedEventLoopGroup.singleton
+            // Another process would share its port in the same way.
+            let other = try await TCPTransport().listen(on: try Multiaddr("\(host)/tcp/0"), group: group) { _ in }.get()
+            for (transport, layer) in [(TCPTransport(), ""), (WebSocketTransport(), "/ws")] as [(any Transport, String)]
+            {
+                let address = try Multiaddr("\(host)/tcp/\(try #require(other.address.port))\(layer)")
+                let error = await #expect(throws: LibP2PError.self) {
+                    try await transport.listen(on: address, group: group) { _ in }.get()
+                }
+                #expect(error?.code == .listenFailed)
+            }
+            try await other.close().get()
+        }
+
+        @Test func upgradesAreBounded() async throws {
+            let group = MultiThreadedEventLoopGroup.singleton
+            var configuration = WebSocketTransport.Configuration()
+            configuration.maximumUpgradesPerAddress = 2
+            configuration.upgradeTimeout = .hours(1)
+            let transport = WebSocketTransport(configuration: configuration)
+            let listener = try await transport.listen(on: try Multiaddr("/ip4/127.0.0.1/tcp/0/ws"), group: group) { _ in
+            }
+            .get()
+            let port = Int(try #require(listener.address.port))
+            var held: [any Channel] = []
+            for _ in 0..<2 {
+                held.append(try await ClientBootstrap(group: group).connect(host: "127.0.0.1", port: port).get())
+            }
+            // Those that come while two are silent are closed.
+            let third = try await ClientBootstrap(group: group).connect(host: "127.0.0.1", port: port).get()
+            try await third.closeFuture.get()
+            for channel in held { try await channel.close() }
+            let options = TransportDialOptions(deadline: .now() + .seconds(60))
+            try await eventually("the places are free again") {
+                let raw = try? await WebSocketTransport().dial(listener.address, on: group.next(), options: options)
+                    .get()
+                raw?.channel.close(promise: nil)
+                return raw != nil
+            }
+            try await listener.close().get()
         }
 
         // MARK: Frames

@@ -138,6 +138,28 @@ import Testing
         #expect(peer.side.handler.unreadBytes == 0)
     }
 
+    /// Each costs far more than its one byte.
+    @Test func singleBytesCountWithWhatTheyCost() throws {
+        var configuration = YamuxConfiguration()
+        configuration.maximumUnreadBytes = 64 * 1024
+        let peer = try RawPeer(configuration: configuration, setUp: withoutAutoRead)
+        try peer.send(.update(1, .syn))
+        for _ in 0..<1000 { try peer.send(.data(1, [1])) }
+        #expect(peer.side.inbound.value.first?.errorCode == .limitExceeded)
+        #expect(peer.side.handler.unreadBytes == 0)
+    }
+
+    @Test func endedStreamsLeaveTheQueuesOfAConnectionThatTakesNothing() throws {
+        var configuration = YamuxConfiguration()
+        configuration.resetBurst = 1e9
+        let peer = try RawPeer(configuration: configuration)
+        peer.side.channel.isWritable = false
+        for id in 0..<2000 as Range<UInt32> { try peer.send(.update(2 * id + 1, .syn), .update(2 * id + 1, .rst)) }
+        #expect(peer.side.handler.openStreams == 0)
+        #expect(peer.side.handler.dirty.count < 100)
+        #expect(peer.side.closed.value.isEmpty)
+    }
+
     @Test func windowGrowthIsShared() throws {
         var configuration = YamuxConfiguration()
         configuration.windowGrowthBudget = 300 * 1024

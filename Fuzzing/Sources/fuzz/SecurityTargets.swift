@@ -11,7 +11,7 @@ extension FuzzTarget {
         guard let step = bytes.first, (try? PrivateNetwork.add(to: channel, key: SecurityFixture.key)) != nil else {
             return 0
         }
-        for piece in SecurityFixture.pieces(of: bytes.dropFirst(), Int(step)) {
+        for piece in pieces(of: bytes.dropFirst(), Int(step)) {
             channel.pipeline.fireChannelRead(piece)
             channel.pipeline.fireChannelReadComplete()
         }
@@ -38,7 +38,7 @@ extension FuzzTarget {
         SecurityFixture.noise.secure(victim, role: role, expectedPeer: nil, muxers: ["/a"], received: nil)
             .assumeIsolated().whenComplete { result = $0 }
         if mode & 2 == 0 {
-            for piece in SecurityFixture.pieces(of: input, step) { victim.pipeline.fireChannelRead(piece) }
+            for piece in pieces(of: input, step) { victim.pipeline.fireChannelRead(piece) }
         } else {
             let other: ConnectionRole = role == .initiator ? .responder : .initiator
             _ = SecurityFixture.noise.secure(
@@ -54,7 +54,7 @@ extension FuzzTarget {
                 while let sent = try? honest.readOutbound(as: ByteBuffer.self) {
                     let changed = sent.readableBytesView.map { $0 ^ (changes.next() ?? 0) }
                     changed.withUnsafeBytes { changed in
-                        for piece in SecurityFixture.pieces(of: changed[...], step) {
+                        for piece in pieces(of: changed[...], step) {
                             victim.pipeline.fireChannelRead(piece)
                         }
                     }
@@ -92,12 +92,13 @@ private enum SecurityFixture {
     static let vectorPeers = [
         "12D3KooWM6CgA9iBFZmcYAHA6A2qvbAxqfkmrYiRQuz3XEsk4Ksv", "QmfXbAwNjJLXfesgztEHe8HwgVDCMMpZ9Eax1HYq6hn9uE",
     ]
+}
 
-    static func pieces(of bytes: Slice<UnsafeRawBufferPointer>, _ step: Int) -> [ByteBuffer] {
-        let step = max(1, step)
-        return stride(from: bytes.startIndex, to: bytes.endIndex, by: step).map {
-            ByteBuffer(bytes: bytes[$0..<min(bytes.endIndex, $0 + step)])
-        }
+/// Cuts an input as reads of a socket would.
+func pieces(of bytes: Slice<UnsafeRawBufferPointer>, _ step: Int) -> [ByteBuffer] {
+    let step = max(1, step)
+    return stride(from: bytes.startIndex, to: bytes.endIndex, by: step).map {
+        ByteBuffer(bytes: bytes[$0..<min(bytes.endIndex, $0 + step)])
     }
 }
 

@@ -1,11 +1,31 @@
 import MeshCore
 import Multiformats
 import NIOCore
+import Synchronization
 
 /// Turns the names in multiaddrs into addresses: `/dns`, `/dns4`, `/dns6`, and `/dnsaddr`, whose TXT records hold multiaddrs.
 struct AddressResolver: Sendable {
     /// Records of one `/dnsaddr` name that are followed.
     static let maximumRecords = 32
+    /// Names that are asked for on behalf of one address: records may point at many others, each of them at as many.
+    static let maximumLookups = 32
+    /// Addresses of one name that are taken.
+    static let maximumHosts = 16
+
+    /// What the branches of one resolution share.
+    private final class Budget: Sendable {
+        private let left: Mutex<Int>
+
+        init(_ count: Int) { self.left = Mutex(count) }
+
+        func take() -> Bool {
+            self.left.withLock { left in
+                guard left > 0 else { return false }
+                left -= 1
+                return true
+            }
+        }
+    }
 
     let resolver: any NameResolver
     let maximumDepth: Int
@@ -14,15 +34,25 @@ struct AddressResolver: Sendable {
     /// does not resolve.
     /// - Parameter peer: records of `/dnsaddr` that name another peer are left out.
     func resolve(_ address: Multiaddr, of peer: PeerID, on loop: any EventLoop) -> EventLoopFuture<[Multiaddr]> {
-        self.resolve(address, of: peer, depth: self.maximumDepth, on: loop)
+        self.resolve(address, of: peer, depth: self.maximumDepth, lookups: Budget(Self.maximumLookups), on: loop)
     }
 
     private func resolve(
         _ address: Multiaddr,
         of peer: PeerID,
         depth: Int,
+        lookups: Budget,
         on loop: any EventLoop
     ) -> EventLoopFuture<[Multiaddr]> {
+        guard address.startsWithName else { return loop.makeSucceededFuture([address]) }
+        guard lookups.take() else {
+            return loop.makeFailedFuture(
+                LibP2PError(
+                    code: .resolutionFailed,
+                    message: "\(address): more names point at others than are followed"
+                )
+            )
+        }
         let rest = Array(address.components.dropFirst())
         switch address.components.first {
         case .dns(let name): return self.hosts(name, nil, rest, on: loop)
@@ -40,7 +70,7 @@ struct AddressResolver: Sendable {
             return self.resolver.texts(of: "_dnsaddr.\(name)", on: loop).flatMap { texts in
                 let found = texts.compactMap { Self.record($0, endingIn: rest, of: peer) }.prefix(Self.maximumRecords)
                 return EventLoopFuture.whenAllComplete(
-                    found.map { self.resolve($0, of: peer, depth: depth - 1, on: loop) },
+                    found.map { self.resolve($0, of: peer, depth: depth - 1, lookups: lookups, on: loop) },
                     on: loop
                 ).flatMapThrowing { results in
                     let addresses = results.flatMap { (try? $0.get()) ?? [] }
@@ -76,7 +106,7 @@ struct AddressResolver: Sendable {
         on loop: any EventLoop
     ) -> EventLoopFuture<[Multiaddr]> {
         self.resolver.addresses(of: name, family: family, on: loop).map { addresses in
-            addresses.map { address in
+            addresses.prefix(Self.maximumHosts).map { address in
                 let head: Multiaddr.Component =
                     switch address {
                     case .v4(let v4): .ip4(v4)

@@ -35,6 +35,11 @@ final class PeerDial {
         init(address: Multiaddr) {
             self.address = address
         }
+
+        /// The transport has a channel, which is closed when this is over before it is connected.
+        func made(_ channel: any Channel) {
+            if self.isOver { channel.close(promise: nil) } else { self.channel = channel }
+        }
     }
 
     init(
@@ -177,7 +182,8 @@ final class PeerDial {
         let options = TransportDialOptions(
             deadline: deadline,
             reusePort: self.options.reusePort ?? self.configuration.reusePort,
-            simultaneousOpen: self.options.simultaneousOpen != nil
+            simultaneousOpen: self.options.simultaneousOpen != nil,
+            channelMade: { [attempt = NIOLoopBound(attempt, eventLoop: self.loop)] in attempt.value.made($0) }
         )
         // A relay has to be told whom the circuit is to.
         let whole = address.isCircuit ? address.appending(.p2p(self.peer)) : address
@@ -185,11 +191,8 @@ final class PeerDial {
             switch result {
             case .failure(let error): self.ended(attempt, .failure(error))
             case .success(let raw):
-                guard !attempt.isOver else {
-                    raw.channel.close(promise: nil)
-                    return
-                }
-                attempt.channel = raw.channel
+                attempt.made(raw.channel)
+                guard !attempt.isOver else { return }
                 self.host.establish(
                     raw,
                     direction: .outbound,

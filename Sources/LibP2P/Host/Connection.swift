@@ -1,4 +1,5 @@
 import LibP2PSecurity
+import MeshCore
 public import Multiformats
 public import NIOCore
 public import PeerIdentity
@@ -18,6 +19,8 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
         var streams = 0
         var roundTripTime: TimeAmount?
         var identification: Identification?
+        /// What the peer may still ask or tell by identify.
+        var identifies: TokenBucket
     }
 
     /// Unique among the connections of a host; later ones have higher numbers.
@@ -37,7 +40,7 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
     let channel: any Channel
     let streams: NIOLoopBound<any StreamMultiplexer>
     let host: Host
-    let state = Mutex(State())
+    let state: Mutex<State>
 
     init(
         id: UInt64,
@@ -62,6 +65,15 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
         self.opened = raw.channel.eventLoop.now
         self.streams = NIOLoopBound(multiplexer, eventLoop: raw.channel.eventLoop)
         self.host = host
+        self.state = Mutex(
+            State(
+                identifies: TokenBucket(
+                    rate: host.configuration.identifiesPerSecond,
+                    burst: host.configuration.identifyBurst,
+                    now: MonotonicTime(self.opened)
+                )
+            )
+        )
     }
 
     public var isOpen: Bool { self.state.withLock { !$0.isClosed } }

@@ -78,6 +78,8 @@ extension Host {
                 }
             }
             loop.execute {
+                // A shutdown that came in between did not find the dial yet.
+                guard self.state.withLock({ $0.phase == .running }) else { return promise.fail(LibP2PError.shutDown) }
                 let dial = PeerDial(
                     host: self,
                     id: id,
@@ -168,14 +170,22 @@ extension Host {
     }
 
     func returnDialSlot() {
+        self.state.withLock { $0.addressesInDial -= 1 }
+        self.wakeWaitingDial()
+    }
+
+    private func wakeWaitingDial() {
         let next = self.state.withLock { state -> HostState.RunningDial? in
-            state.addressesInDial -= 1
             while let id = state.dialsWaiting.popFirst() {
                 if let dial = state.allDials[id] { return dial }
             }
             return nil
         }
-        next?.loop.execute { next?.dial.value?.pump() }
+        guard let next else { return }
+        next.loop.execute {
+            // It may have ended on its way: the slot is another's then.
+            if let dial = next.dial.value { dial.pump() } else { self.wakeWaitingDial() }
+        }
     }
 }
 

@@ -10,28 +10,26 @@ extension Host {
     /// announced. On the event loop of its channel, before it reads. What is refused or fails is closed and counted.
     public func accept(_ raw: RawConnection) {
         raw.channel.eventLoop.preconditionInEventLoop()
-        let refusal = self.state.withLock { state -> LibP2PError? in
-            guard state.phase == .running else { return .shutDown }
-            guard state.inboundHandshakes < self.configuration.maximumInboundHandshakes else {
-                state.metrics.connectionsRefused += 1
-                return LibP2PError(
-                    code: .limitExceeded,
-                    message: "\(self.configuration.maximumInboundHandshakes) inbound connections are in their handshake"
-                )
+        do throws(LibP2PError) {
+            try self.state.withLock { state throws(LibP2PError) in
+                guard state.phase == .running else { throw .shutDown }
+                do throws(LibP2PError) {
+                    try state.inboundHandshakes.admit(raw.remoteAddress)
+                } catch {
+                    state.metrics.connectionsRefused += 1
+                    throw error
+                }
             }
-            state.inboundHandshakes += 1
-            return nil
-        }
-        if let refusal {
+        } catch {
             raw.channel.close(promise: nil)
-            self.logRefusal(refusal, of: "a connection from \(raw.remoteAddress)")
+            self.logRefusal(error, of: "a connection from \(raw.remoteAddress)")
             return
         }
         let deadline = raw.channel.eventLoop.now + self.configuration.handshakeTimeout
         self.establish(raw, direction: .inbound, role: .responder, expectedPeer: nil, deadline: deadline)
             .whenComplete { result in
                 self.state.withLock { state in
-                    state.inboundHandshakes -= 1
+                    state.inboundHandshakes.leave(raw.remoteAddress)
                     switch result {
                     case .success: state.metrics.connectionsAccepted += 1
                     case .failure(let error): state.metrics.count(handshakeFailure: error)
@@ -56,7 +54,9 @@ extension Host {
         do {
             try self.state.withLock { state throws(LibP2PError) in
                 guard state.phase == .running else { throw .shutDown }
-                try self.resources.withLock { usage throws(LibP2PError) in try usage.addConnection(direction) }
+                try self.resources.withLock { usage throws(LibP2PError) in
+                    try usage.addConnection(direction, with: raw.remoteAddress)
+                }
                 state.handshakes[ObjectIdentifier(channel)] = channel
             }
         } catch {
@@ -65,7 +65,7 @@ extension Host {
         }
         channel.closeFuture.whenComplete { _ in
             self.state.withLock { _ = $0.handshakes.removeValue(forKey: ObjectIdentifier(channel)) }
-            self.resources.withLock { $0.removeConnection(direction) }
+            self.resources.withLock { $0.removeConnection(direction, with: raw.remoteAddress) }
         }
         // The session exists before the connection does; no stream comes before that.
         let slot = ConnectionSlot()

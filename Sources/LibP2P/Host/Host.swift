@@ -183,7 +183,7 @@ public final class Host: Sendable {
         var metrics = self.state.withLock { state in
             var metrics = state.metrics
             metrics.openDials = state.allDials.count
-            metrics.inboundHandshakes = state.inboundHandshakes
+            metrics.inboundHandshakes = state.inboundHandshakes.count
             return metrics
         }
         self.resources.withLock { usage in

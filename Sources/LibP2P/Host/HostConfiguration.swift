@@ -22,6 +22,8 @@ public struct HostConfiguration: Sendable {
     public var handshakeTimeout: TimeAmount = .seconds(15)
     /// Accepted connections that may be in their handshake at once; more are closed at once.
     public var maximumInboundHandshakes = 128
+    /// Of these, from one IPv4 address or one IPv6 network of 64 bits.
+    public var maximumInboundHandshakesPerAddress = 64
     public var dial = DialConfiguration()
     public var yamux = YamuxConfiguration()
     public var limits = ResourceLimits()
@@ -33,6 +35,9 @@ public struct HostConfiguration: Sendable {
     public var identifyPushDelay: TimeAmount = .milliseconds(500)
     /// What one identify exchange may take.
     public var identifyTimeout: TimeAmount = .seconds(10)
+    /// Identify streams and pushes that one connection may open: a second, and at once. Each costs signing or verifying.
+    public var identifiesPerSecond = 2.0
+    public var identifyBurst = 32.0
 
     /// Which addresses of interfaces a wildcard listener is known by.
     public var interfaceFilter: @Sendable (InterfaceAddress) -> Bool = { _ in true }

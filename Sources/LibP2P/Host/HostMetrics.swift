@@ -24,6 +24,7 @@ public struct HostMetrics: Sendable, Hashable {
     public var streamsRefused: UInt64 = 0
     public var negotiationsFailed: UInt64 = 0
     public var identifiesFailed: UInt64 = 0
+    public var identifiesRefused: UInt64 = 0
     public var pushesSent: UInt64 = 0
     public var eventsDropped: UInt64 = 0
 

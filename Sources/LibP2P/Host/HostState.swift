@@ -39,7 +39,7 @@ struct HostState {
     var nextConnectionID: UInt64 = 1
     /// Channels between their acceptance or dial and the end of their handshake.
     var handshakes: [ObjectIdentifier: any Channel] = [:]
-    var inboundHandshakes = 0
+    var inboundHandshakes: Admission
 
     // Dials. `dials` are those that may be joined; all of them are in `allDials`.
     var dials: [DialKey: UInt64] = [:]
@@ -70,6 +70,11 @@ struct HostState {
     var maintenance: RepeatedTask?
 
     init(configuration: HostConfiguration, now: NIODeadline) {
+        self.inboundHandshakes = Admission(
+            of: "inbound connections in their handshake",
+            maximum: configuration.maximumInboundHandshakes,
+            perAddress: configuration.maximumInboundHandshakesPerAddress
+        )
         self.backoff = DialBackoff(configuration: configuration.dial)
         self.refusalLog = TokenBucket(rate: 0.2, burst: 3, now: MonotonicTime(now))
     }

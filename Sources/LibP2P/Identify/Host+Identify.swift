@@ -1,20 +1,21 @@
 import Logging
+import MeshCore
 import Multiformats
 import NIOCore
 import PeerIdentity
 import Synchronization
 
 extension Host {
-    /// What is read of a peer in one exchange.
-    private static let maximumIdentifyBytes = IdentifyMessage.maximumMessages * (IdentifyMessage.maximumLength + 2)
-
     func handleIdentify() {
         let options = HandlerOptions(allowLimitedConnection: true)
         self.handle(.identify, options: options) { stream in
-            stream.connection.host.sendIdentify(on: stream)
+            let connection = stream.connection
+            if let refusal = connection.takeIdentify() { return stream.channel.eventLoop.makeFailedFuture(refusal) }
+            return connection.host.sendIdentify(on: stream)
         }
         self.handle(.identifyPush, options: options) { stream in
             let connection = stream.connection
+            if let refusal = connection.takeIdentify() { return stream.channel.eventLoop.makeFailedFuture(refusal) }
             return connection.host.receive(stream).map { message in
                 connection.host.apply(message, of: connection, isPush: true)
             }
@@ -49,7 +50,7 @@ extension Host {
     private func receive(_ stream: NegotiatedStream) -> EventLoopFuture<IdentifyMessage> {
         CollectingHandler.collect(
             stream,
-            maximum: Self.maximumIdentifyBytes,
+            maximum: IdentifyMessage.maximumExchange,
             timeout: self.configuration.identifyTimeout
         ).flatMapThrowing { try IdentifyMessage.read($0) }
     }
@@ -124,6 +125,8 @@ extension Host {
 
     private func apply(_ message: IdentifyMessage, of connection: Connection, isPush: Bool) {
         let peer = connection.remotePeer
+        // What comes as the connection ends would outlive it in the store.
+        guard connection.isOpen else { return }
         // What does not belong to the peer's key is a lie or a mistake; the rest is taken all the same.
         let record = message.signedPeerRecord.flatMap { bytes -> PeerRecord? in
             guard
@@ -158,5 +161,15 @@ extension Host {
     private static func isOfUse(_ address: Multiaddr, told connection: Connection, by peer: PeerID) -> Bool {
         if let named = address.peerID, named != peer { return false }
         return !address.isLoopback || connection.remoteAddress.isLoopback
+    }
+}
+
+extension Connection {
+    /// Whether the peer may ask or tell once more; nil if it may.
+    fileprivate func takeIdentify() -> LibP2PError? {
+        let now = MonotonicTime(self.eventLoop.now)
+        guard !self.state.withLock({ $0.identifies.take(now: now) }) else { return nil }
+        self.host.state.withLock { $0.metrics.identifiesRefused += 1 }
+        return LibP2PError(code: .limitExceeded, message: "\(self.remotePeer) uses identify too often")
     }
 }

@@ -10,7 +10,11 @@ struct IdentifyMessage: Equatable {
     static let maximumLength = 8 * 1024
     /// The most messages of one exchange.
     static let maximumMessages = 10
+    /// What is read of a peer in one exchange. Honest messages have a few kilobytes.
+    static let maximumExchange = 32 * 1024
     static let maximumAddresses = 128
+    /// Longer addresses are left out.
+    static let maximumAddressLength = 512
     static let maximumProtocols = 512
     /// Up to this size a message holds the signed record, too; old implementations read no more at once.
     static let singleMessageLength = 2 * 1024
@@ -33,10 +37,15 @@ struct IdentifyMessage: Equatable {
             case 1: self.publicKey = try field.bytes()
             case 2:
                 let bytes = try field.bytes()
+                guard bytes.count <= Self.maximumAddressLength, self.listenAddresses.count < Self.maximumAddresses
+                else { break }
                 if let address = try? Multiaddr(bytes: bytes) { self.listenAddresses.append(address) }
-            case 3: self.protocols.append(try field.text())
+            case 3:
+                let name = try field.text()
+                if self.protocols.count < Self.maximumProtocols { self.protocols.append(name) }
             case 4:
                 let bytes = try field.bytes()
+                guard bytes.count <= Self.maximumAddressLength else { break }
                 self.observedAddress = try? Multiaddr(bytes: bytes)
             case 5: self.protocolVersion = try field.text()
             case 6: self.agentVersion = try field.text()

@@ -25,6 +25,8 @@ public struct ResourceLimits: Sendable, Hashable {
     }
 
     public var systemConnections = Connections(inbound: 512, outbound: 512)
+    /// Inbound connections from one IPv4 address or one IPv6 network of 64 bits; many nodes may be behind one NAT.
+    public var connectionsPerAddress = 256
     public var peerConnections = Connections(inbound: 8, outbound: 8)
     public var systemStreams = Streams(inbound: 8192, outbound: 8192)
     public var peerStreams = Streams(inbound: 4096, outbound: 4096)
@@ -35,8 +37,14 @@ public struct ResourceLimits: Sendable, Hashable {
         .identifyPush: Streams(inbound: 256, outbound: 512),
         .ping: Streams(inbound: 256, outbound: 512),
     ]
-    /// For each protocol and peer.
+    /// For each peer and each protocol that `peerProtocols` does not name.
     public var protocolPeerStreams = Streams(inbound: 4096, outbound: 4096)
+    /// What one peer may take of `protocols`, so that it leaves something to others.
+    public var peerProtocols: [ProtocolID: Streams] = [
+        .identify: Streams(inbound: 16, outbound: 32),
+        .identifyPush: Streams(inbound: 16, outbound: 32),
+        .ping: Streams(inbound: 16, outbound: 32),
+    ]
     /// Inbound streams whose protocol is not agreed upon yet, for each peer.
     public var negotiatingStreams = 512
     /// What all connections and streams may cost by the estimates below.

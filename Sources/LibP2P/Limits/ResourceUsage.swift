@@ -26,6 +26,7 @@ struct ResourceUsage {
 
     let limits: ResourceLimits
     private(set) var connections = Counts()
+    private var inboundConnections: Admission
     private(set) var streams = Counts()
     private(set) var memory = 0
     /// Since the beginning.
@@ -39,27 +40,39 @@ struct ResourceUsage {
 
     init(limits: ResourceLimits) {
         self.limits = limits
+        self.inboundConnections = Admission(
+            of: "inbound connections",
+            maximum: limits.systemConnections.inbound,
+            perAddress: limits.connectionsPerAddress
+        )
     }
 
     /// Scopes that hold something; zero when nothing is open.
     var scopeCount: Int {
         self.peerConnections.count + self.peerStreams.count + self.negotiating.count + self.protocolStreams.count
-            + self.protocolPeerStreams.count
+            + self.protocolPeerStreams.count + self.inboundConnections.addressCount
     }
 
     // MARK: Connections
 
-    /// Takes a connection of the system's scope, whose peer is not known yet.
-    mutating func addConnection(_ direction: Direction) throws(LibP2PError) {
+    /// Takes a connection of the system's scope and, if it is inbound, of its address's. The peer is not known yet.
+    mutating func addConnection(_ direction: Direction, with address: Multiaddr) throws(LibP2PError) {
         let limit = self.limits.systemConnections[direction]
         guard self.connections[direction] < limit else {
             throw Self.exceeded("\(limit) \(direction) connections in all", "systemConnections")
         }
-        try self.takeMemory(self.limits.bytesPerConnection)
+        if direction == .inbound { try self.inboundConnections.admit(address) }
+        do throws(LibP2PError) {
+            try self.takeMemory(self.limits.bytesPerConnection)
+        } catch {
+            if direction == .inbound { self.inboundConnections.leave(address) }
+            throw error
+        }
         self.connections[direction] += 1
     }
 
-    mutating func removeConnection(_ direction: Direction) {
+    mutating func removeConnection(_ direction: Direction, with address: Multiaddr) {
+        if direction == .inbound { self.inboundConnections.leave(address) }
         self.connections[direction] -= 1
         self.memory -= self.limits.bytesPerConnection
     }
@@ -125,7 +138,7 @@ struct ResourceUsage {
             throw Self.exceeded("\(ofProtocol) \(direction) streams of \(protocolID)", "protocolStreams")
         }
         let both = ProtocolPeer(protocolID: protocolID, peer: peer)
-        let ofBoth = self.limits.protocolPeerStreams[direction]
+        let ofBoth = (self.limits.peerProtocols[protocolID] ?? self.limits.protocolPeerStreams)[direction]
         guard self.protocolPeerStreams[both, default: Counts()][direction] < ofBoth else {
             self.streamsRefused += 1
             throw Self.exceeded("\(ofBoth) \(direction) streams of \(protocolID) with \(peer)", "protocolPeerStreams")

@@ -1,3 +1,4 @@
+import ByteStreams
 import NIOCore
 
 /// Agrees on the protocol of a stream and hands its bytes over when they are first asked for. Confined to the stream's loop.
@@ -218,7 +219,8 @@ final class StreamNegotiator: ChannelDuplexHandler, RemovableChannelHandler {
         guard self.phase == .idle || self.phase == .negotiating else { return }
         self.fail(error)
         if self.isLazy { context.fireErrorCaught(error) }
-        context.close(promise: nil)
+        // Who does not answer would not end the stream either.
+        if error.code == .timedOut { context.channel.closeWithReset() } else { context.close(promise: nil) }
     }
 
     private func fail(_ error: any Error) {

@@ -107,7 +107,7 @@ public final class PeerStore: Sendable {
         }
     }
 
-    /// What the peer has told by identify, if it has.
+    /// What the peer has told by identify, as long as it is connected.
     public func identification(of peer: PeerID) -> Identification? {
         self.entries.withLock { $0[peer]?.identification }
     }
@@ -135,16 +135,24 @@ public final class PeerStore: Sendable {
         } ?? false
     }
 
-    /// A connection to the peer has come (1) or gone (-1): connected peers are not forgotten.
+    /// A connection to the peer has come (1) or gone (-1): connected peers are not forgotten. With the last connection goes
+    /// what the peer told of itself but its addresses: it would weigh too much for all who ever came, and a peer that
+    /// returns tells it anew, with a lower sequence number if its clock was set back.
     func countConnection(_ difference: Int, of peer: PeerID) {
-        self.withEntry(of: peer, now: self.now()) { $0.connections = max(0, $0.connections + difference) }
+        self.withEntry(of: peer, now: self.now()) { entry in
+            entry.connections = max(0, entry.connections + difference)
+            guard entry.connections == 0 else { return }
+            entry.identification = nil
+            entry.recordSequence = nil
+        }
     }
 
     @discardableResult
     private func withEntry<Result>(of peer: PeerID, now: NIODeadline, _ body: (inout Entry) -> Result) -> Result? {
         self.entries.withLock { entries in
             if entries[peer] == nil, entries.count >= self.configuration.maximumPeers {
-                let victim = entries.filter { $0.value.connections == 0 }.min { $0.value.touched < $1.value.touched }
+                let victim = entries.lazy.filter { $0.value.connections == 0 }
+                    .min { $0.value.touched < $1.value.touched }
                 guard let victim else { return nil }
                 entries[victim.key] = nil
             }

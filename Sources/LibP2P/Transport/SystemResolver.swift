@@ -2,15 +2,29 @@ import Glibc
 public import MeshCore
 public import NIOCore
 import NIOPosix
+import Synchronization
 
-/// The C library's resolver, on threads of its own.
+/// Names as this machine resolves them: host names by the C library, TXT records, of which it knows nothing, by the servers of
+/// `/etc/resolv.conf`.
 public final class SystemResolver: NameResolver {
     public static let shared = SystemResolver()
+
+    /// Lookups that run or wait; more fail. Each may hold a thread for as long as the servers are silent.
+    static let maximumLookups = 64
+
+    /// Threads of their own: names of hostile peers may be slow, and others wait for NIO's.
+    private static let threads: NIOThreadPool = {
+        let threads = NIOThreadPool(numberOfThreads: 4)
+        threads.start()
+        return threads
+    }()
+
+    private let lookups = Mutex(0)
 
     public init() {}
 
     public func addresses(of name: String, family: IPFamily?, on loop: any EventLoop) -> EventLoopFuture<[IPAddress]> {
-        NIOThreadPool.singleton.runIfActive(eventLoop: loop) {
+        self.run(on: loop) {
             var hints = addrinfo()
             hints.ai_family =
                 switch family {
@@ -40,9 +54,38 @@ public final class SystemResolver: NameResolver {
     }
 
     public func texts(of name: String, on loop: any EventLoop) -> EventLoopFuture<[String]> {
-        loop.makeFailedFuture(
-            LibP2PError(code: .resolutionFailed, message: "the system's resolver has no TXT records for \(name)")
-        )
+        self.run(on: loop) {
+            TextRecordClient(servers: TextRecordClient.servers(resolvConf: Self.text(of: "/etc/resolv.conf")))
+        }.flatMap { $0.texts(of: name, on: loop) }
+    }
+
+    private func run<Value: Sendable>(
+        on loop: any EventLoop,
+        _ body: @escaping @Sendable () throws -> Value
+    ) -> EventLoopFuture<Value> {
+        let isAdmitted = self.lookups.withLock { lookups in
+            guard lookups < Self.maximumLookups else { return false }
+            lookups += 1
+            return true
+        }
+        guard isAdmitted else {
+            return loop.makeFailedFuture(
+                LibP2PError(code: .limitExceeded, message: "\(Self.maximumLookups) names are being resolved")
+            )
+        }
+        let result = Self.threads.runIfActive(eventLoop: loop, body)
+        result.whenComplete { _ in self.lookups.withLock { $0 -= 1 } }
+        return result
+    }
+
+    /// Empty if the file cannot be read; cut after what such a file may sensibly hold.
+    private static func text(of path: String) -> String {
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { return "" }
+        defer { close(descriptor) }
+        var bytes = [UInt8](repeating: 0, count: 16 * 1024)
+        let count = read(descriptor, &bytes, bytes.count)
+        return String(decoding: bytes.prefix(max(0, count)), as: UTF8.self)
     }
 }
 

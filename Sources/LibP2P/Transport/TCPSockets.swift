@@ -39,7 +39,10 @@ final class TCPSockets: Sendable {
                 .channelOption(SocketOption.keepAlive, value: 1)
                 .channelOption(.recvAllocator, value: GlueReceiveAllocator())
                 .channelOption(.writeBufferWaterMark, value: Self.waterMark)
-                .channelInitializer(initializer)
+                .channelInitializer { channel in
+                    options.channelMade?(channel)
+                    return initializer(channel)
+                }
             if let port {
                 let any: IPAddress = address.address.family == .v4 ? .v4(.any) : .v6(.any)
                 bootstrap =
@@ -62,12 +65,18 @@ final class TCPSockets: Sendable {
         }
     }
 
-    /// Listens; `initializer` runs for each accepted channel, on its loop, before it is active.
+    /// Listens; `initializer` runs for each accepted channel, on its loop, before it is active. Fails if another socket listens
+    /// on the port.
     func listen(
         on address: TransportAddress,
         group: any EventLoopGroup,
         initializer: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
     ) -> EventLoopFuture<TCPListener> {
+        do {
+            try Self.checkFree(address)
+        } catch {
+            return group.any().makeFailedFuture(error)
+        }
         var bootstrap = ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: Self.backlog)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
@@ -99,6 +108,28 @@ final class TCPSockets: Sendable {
             }
             return TCPListener(channel: channel, bound: bound)
         }
+    }
+
+    /// Binds without SO_REUSEPORT: with it, which dials from the port need, the kernel would let another process that listens
+    /// there share its connections with us, and say nothing.
+    private static func checkFree(_ address: TransportAddress) throws(LibP2PError) {
+        guard address.port != 0 else { return }
+        let family = address.address.family == .v4 ? AF_INET : AF_INET6
+        let descriptor = socket(family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        // Whatever else is wrong, the listener's own socket tells.
+        guard descriptor >= 0 else { return }
+        defer { close(descriptor) }
+        var yes: Int32 = 1
+        let size = socklen_t(MemoryLayout<Int32>.size)
+        // Connections of a listener before us, in TIME_WAIT or open, are no conflict.
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, size)
+        if family == AF_INET6 { setsockopt(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, &yes, size) }
+        let result = SocketAddress(address).withSockAddr { bind(descriptor, $0, socklen_t($1)) }
+        guard result != 0, errno == EADDRINUSE else { return }
+        throw LibP2PError(
+            code: .listenFailed,
+            message: "another socket listens on \(address): stop its process, or configure another port (ss -ltnp)"
+        )
     }
 
     /// The port of a listener that packets to `address` could come from.

@@ -39,17 +39,22 @@ public struct TransportDialOptions: Sendable {
     public var localPort: UInt16?
     /// The remote side dials at the same time (DCUtR): a refused or crossed connection is to be expected.
     public var simultaneousOpen: Bool
+    /// Told of the channel, on its loop, as soon as there is one; a transport that tries again tells of each. Whoever closes
+    /// it before it is connected gives the dial up.
+    public var channelMade: (@Sendable (any Channel) -> Void)?
 
     public init(
         deadline: NIODeadline,
         reusePort: Bool = false,
         localPort: UInt16? = nil,
-        simultaneousOpen: Bool = false
+        simultaneousOpen: Bool = false,
+        channelMade: (@Sendable (any Channel) -> Void)? = nil
     ) {
         self.deadline = deadline
         self.reusePort = reusePort
         self.localPort = localPort
         self.simultaneousOpen = simultaneousOpen
+        self.channelMade = channelMade
     }
 }
 

@@ -23,6 +23,10 @@ public final class WebSocketTransport: Transport {
         public var maximumFrameBytes = 256 * 1024
         /// From TCP's connection to the end of the upgrade, for accepted connections.
         public var upgradeTimeout: TimeAmount = .seconds(10)
+        /// Accepted connections that are on their way to the end of the upgrade; more are closed at once. Those of one IPv4
+        /// address or one IPv6 network of 64 bits have a bound of their own.
+        public var maximumUpgrades = 128
+        public var maximumUpgradesPerAddress = 64
 
         public init(serverTLS: NIOSSLContext? = nil, clientTLS: TLSConfiguration = .makeClientConfiguration()) {
             self.serverTLS = serverTLS
@@ -34,9 +38,17 @@ public final class WebSocketTransport: Transport {
     /// Made when first needed: it holds the system's trust roots.
     private let clientContext = Mutex<NIOSSLContext?>(nil)
     private let sockets = TCPSockets()
+    private let upgrading: Mutex<Admission>
 
     public init(configuration: Configuration = Configuration()) {
         self.configuration = configuration
+        self.upgrading = Mutex(
+            Admission(
+                of: "WebSocket upgrades at once",
+                maximum: configuration.maximumUpgrades,
+                perAddress: configuration.maximumUpgradesPerAddress
+            )
+        )
     }
 
     public func canDial(_ address: Multiaddr) -> Bool {
@@ -116,6 +128,16 @@ public final class WebSocketTransport: Transport {
         let configuration = self.configuration
         return self.sockets.listen(on: endpoint.address, group: group) { channel in
             channel.eventLoop.makeCompletedFuture {
+                let remote = try RawConnection(tcp: channel, layers: []).remoteAddress
+                try self.upgrading.withLock { upgrading throws(LibP2PError) in try upgrading.admit(remote) }
+                // An upgrade that is refused, failed or late ends with its channel.
+                let isUpgrading = NIOLoopBoundBox(true, eventLoop: channel.eventLoop)
+                let leave = { @Sendable in
+                    guard isUpgrading.value else { return }
+                    isUpgrading.value = false
+                    self.upgrading.withLock { $0.leave(remote) }
+                }
+                channel.closeFuture.whenComplete { _ in leave() }
                 if let tls { try channel.pipeline.syncOperations.addHandler(NIOSSLServerHandler(context: tls)) }
                 let upgraded = try WebSocketUpgrade.addServer(
                     to: channel,
@@ -127,6 +149,7 @@ public final class WebSocketTransport: Transport {
                 }
                 upgraded.whenComplete { result in
                     deadline.cancel()
+                    leave()
                     switch result {
                     case .success(let connection): accept(connection)
                     case .failure: channel.close(promise: nil)

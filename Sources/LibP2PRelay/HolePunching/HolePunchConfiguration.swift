@@ -24,6 +24,8 @@ public struct HolePunchConfiguration: Sendable {
     /// The relayed connection takes no new streams once there is a direct one; what still runs on it may take this long.
     /// Nil leaves it alone.
     public var drainTimeout: TimeAmount? = .hours(1)
+    /// Before it takes none: streams that the peer opened before it knew the direct connection are still on their way.
+    public var drainDelay: TimeAmount = .seconds(2)
     /// Whether the peer takes the roles of client and server the other way round than the specification has them.
     public var hasReversedRoles: @Sendable (Identification) -> Bool = Self.isGo
 

@@ -112,7 +112,9 @@ public final class HolePuncher: Sendable {
             )
             guard let drain = self.configuration.drainTimeout else { return }
             for connection in self.host.connections(to: peer) where connection.isRelayed {
-                connection.close(drainUntil: connection.eventLoop.now + drain)
+                connection.eventLoop.scheduleTask(in: self.configuration.drainDelay) {
+                    connection.close(drainUntil: connection.eventLoop.now + drain)
+                }
             }
         } catch {
             self.host.logger.debug(

@@ -12,6 +12,7 @@ import Testing
 @Suite struct AutoNATTests {
     func server(
         _ listen: String,
+        version: Int = 2,
         _ configure: (inout HostConfiguration) -> Void = { _ in }
     ) async throws -> (
         Host, AutoNATServer

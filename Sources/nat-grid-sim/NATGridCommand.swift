@@ -3,8 +3,8 @@ import Logging
 import NIOCore
 import NetSim
 
-/// Which way hosts talk behind every pair of NATs, as a table: `swift run natgrid [SEED]`. Exits with 1 if it is not as theory
-/// has it. `swift run natgrid SEED DIALLER LISTENER` shows one pair with all its packets and what the hosts log.
+/// Which way hosts talk behind every pair of NATs, as a table: `swift run nat-grid-sim [SEED]`. Exits with 1 if it is not as theory
+/// has it. `swift run nat-grid-sim SEED DIALLER LISTENER` shows one pair with all its packets and what the hosts log.
 @main
 struct NATGridCommand {
     static func main() throws {
@@ -12,7 +12,9 @@ struct NATGridCommand {
         var grid = NATGrid(seed: arguments.first.flatMap { UInt64($0) } ?? 1)
         let named = arguments.dropFirst().map { name in NATKind.all.filter { $0.name == name } }
         guard named.isEmpty || (named.count == 2 && named.allSatisfy { $0.count == 1 }) else {
-            print("usage: natgrid [SEED [DIALLER LISTENER]], of \(NATKind.all.map(\.name).joined(separator: ", "))")
+            print(
+                "usage: nat-grid-sim [SEED [DIALLER LISTENER]], of \(NATKind.all.map(\.name).joined(separator: ", "))"
+            )
             exit(2)
         }
         if !named.isEmpty {
