@@ -62,7 +62,7 @@ public final class Daemon: Sendable {
 
     public func disconnect(from peer: PeerID) async throws {
         try await self.call(.disconnect) { writer in
-            writer.write(messageTo: 8) { $0.write(bytes: peer.bytes, to: 1) }
+            writer.write(messageTo: 7) { $0.write(bytes: peer.bytes, to: 1) }
         }
     }
 
