@@ -111,7 +111,7 @@ extension YamuxHandler {
             return
         }
         stream.receive(payload)
-        if self.unreadBytes > self.configuration.maximumUnreadBytes { self.resetGreatestHolder() }
+        self.boundUnreadBytes()
         if isLast, endsInput { self.endInput(of: stream) }
     }
 
@@ -125,8 +125,10 @@ extension YamuxHandler {
         }
     }
 
-    private func resetGreatestHolder() {
-        guard let stream = self.streams.values.max(by: { $0.retainedBytes < $1.retainedBytes }) else { return }
+    private func boundUnreadBytes() {
+        guard self.unreadBytes > self.configuration.maximumUnreadBytes,
+            let stream = self.streams.values.max(by: { $0.retainedBytes < $1.retainedBytes })
+        else { return }
         let message =
             "\(self.unreadBytes) bytes wait unread in the session, \(stream.retainedBytes) of them for this stream"
         stream.reset(code: 0, error: YamuxError.limit(message))
@@ -142,7 +144,11 @@ extension YamuxHandler {
         guard !self.isParsing, !self.readCompletesOwed.isEmpty else { return }
         let streams = self.readCompletesOwed
         self.readCompletesOwed.removeAll(keepingCapacity: false)
-        for stream in streams { stream.completeRead() }
+        for stream in streams {
+            stream.completeRead()
+            // What waits is counted with all of its buffer from now on.
+            self.boundUnreadBytes()
+        }
     }
 
     /// Only bytes that were read open the peer's window.

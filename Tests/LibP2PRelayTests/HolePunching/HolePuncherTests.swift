@@ -135,7 +135,8 @@ import Testing
             let stream = try await relayed.openStream(protocols: [HolePuncher.protocolID]).get()
             var message = ByteBuffer()
             message.writeVarintPrefixed(HolePunchMessage(kind: .connect, addresses: []).encoded)
-            try await stream.channel.writeAndFlush(message).get()
+            // The reset may come before the bytes have left.
+            try? await stream.channel.writeAndFlush(message).get()
             let isRead = stream.channel.eventLoop.submit { stream.channel.read() }
             try await isRead.get()
             try await eventually("the stream is reset") { !stream.channel.isActive }
