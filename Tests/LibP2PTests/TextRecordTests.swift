@@ -33,11 +33,16 @@ extension SocketTests {
                     }
                 }.bind(host: "127.0.0.1", port: 0).get()
                 let bound = try #require(datagrams.localAddress)
-                let streams = try await ServerBootstrap(group: group).childChannelInitializer { channel in
+                let bootstrap = ServerBootstrap(group: group).childChannelInitializer { channel in
                     channel.eventLoop.makeCompletedFuture {
                         try channel.pipeline.syncOperations.addHandler(Stream(counter: counter, answer: tcp))
                     }
-                }.bind(to: bound).get()
+                }
+                guard let streams = try? await bootstrap.bind(to: bound).get() else {
+                    // The port is someone else's over TCP: another.
+                    try await datagrams.close()
+                    return try await Self.start(udp: udp, tcp: tcp)
+                }
                 return Server(
                     address: try #require(TransportAddress("\(bound.ipAddress ?? ""):\(bound.port ?? 0)")),
                     channels: [datagrams, streams],
