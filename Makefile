@@ -13,7 +13,7 @@ RELEASE_FLAGS := -c release --static-swift-stdlib -Xswiftc -static-executable \
 # For the shipped program alone.
 RELEASE_LINKING := -Xlinker --no-eh-frame-hdr -Xlinker -T -Xlinker $(CURDIR)/scripts/release.ld
 
-.PHONY: help bootstrap build demo nat-grid test test-fast bench lint fuzz release clean
+.PHONY: help bootstrap build demo nat-grid test test-fast interop bench lint fuzz release clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: ## all tests, those with network namespaces too (needs root)
 
 test-fast: ## unit tests only: no root, no network namespaces
 	@scripts/run-tests fast
+
+interop: ## libp2p with peers in Go and Python, which it installs
+	@scripts/run-tests interop
 
 lint: ## format, file sizes, imports, shell scripts
 	@scripts/lint
