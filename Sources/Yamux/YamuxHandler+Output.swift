@@ -127,7 +127,7 @@ extension YamuxHandler {
         self.watchForStall(context)
     }
 
-    /// Lets the event loop read before it goes on; a task for now would run before.
+    /// Goes on after the event loop has read: a task without a delay would run before it reads.
     private func continueLater(_ context: ChannelHandlerContext) {
         guard !self.isTickScheduled else { return }
         self.isTickScheduled = true

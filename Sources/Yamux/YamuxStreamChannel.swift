@@ -12,8 +12,7 @@ import Synchronization
 /// - Closing: `close()` ends the stream as a socket does: flushed bytes are sent, then FIN. The channel is inactive at once; what
 ///   is left lingers in the session, and data that comes for a closed stream, or was not read, is answered by RST. With the
 ///   socket option SO_LINGER set to zero, or by the outbound event ``YamuxStreamReset``, it sends RST instead.
-final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {
-    // Sendable is not checked as NIO wants channels to be sendable: see the isolation above.
+final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // NIO's channels are; confined to its loop
     static let readBurstBytes = 64 * 1024
     /// Beyond this many waiting reads small ones are joined, so that bookkeeping stays small against the window.
     static let separateReads = 1024

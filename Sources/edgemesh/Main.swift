@@ -6,8 +6,7 @@ import MeshApp
 @main
 enum Main {
     static func main() {
-        // Detached: this thread never serves the main actor, which `main` belongs to.
-        Task.detached { await Self.run() }
+        Task.detached { await Self.run() }  // this thread never serves the main actor, which `main` belongs to
         // An asynchronous main would do the same, but end the main thread by unwinding it, and the release build has no
         // unwind tables (scripts/release.ld).
         var none = sigset_t()

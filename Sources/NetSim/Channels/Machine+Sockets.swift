@@ -73,9 +73,7 @@ extension Machine {
 }
 
 /// A listening TCP socket.
-public final class SimulatedListener: @unchecked Sendable {
-    // Unchecked: see `Simulation`.
-
+public final class SimulatedListener: @unchecked Sendable {  // confined to the simulation's loop
     private let listener: TCPListener
     private let loop: SimulatedLoop
     /// With the port that was chosen.

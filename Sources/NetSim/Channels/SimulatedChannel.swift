@@ -5,9 +5,7 @@ import Synchronization
 
 /// What channels of streams and of datagrams have in common. Confined to the simulation's loop; other threads read only
 /// `status` and what does not change once the channel is active.
-public class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {
-    // Unchecked: see `Simulation`.
-
+public class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {  // confined to the simulation's loop
     private static let activeBit: UInt8 = 1
     private static let writableBit: UInt8 = 2
 

@@ -4,9 +4,7 @@ import MeshCore
 public import NIOCore
 
 /// A TCP connection as a channel of byte buffers. Confined to the simulation's loop.
-public final class SimulatedStreamChannel: SimulatedChannel, TCPSocketUser, @unchecked Sendable {
-    // Unchecked: see `Simulation`.
-
+public final class SimulatedStreamChannel: SimulatedChannel, TCPSocketUser, @unchecked Sendable {  // loop-confined
     private struct PendingWrite {
         var bytes: ByteBuffer
         let promise: EventLoopPromise<Void>?

@@ -10,7 +10,7 @@ import Synchronization
 ///
 /// All of it is confined to the loop, which runs on the thread that calls `run`; between runs that thread may use it, too. The
 /// compiler cannot see this, so the classes of this target promise to be `Sendable` unchecked.
-public final class Simulation: @unchecked Sendable {
+public final class Simulation: @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
     public let seed: UInt64
     public let loop = SimulatedLoop()
     /// Where every public address is reached directly. What has no owner vanishes.

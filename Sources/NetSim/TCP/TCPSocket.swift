@@ -7,9 +7,7 @@ protocol TCPSocketUser: AnyObject {
 }
 
 /// A connection of a machine: its state machine, its timer, its user. Confined to the simulation's loop.
-final class TCPSocket: @unchecked Sendable {
-    // Unchecked: see `Simulation`.
-
+final class TCPSocket: @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
     let local: TransportAddress
     let remote: TransportAddress
     let binding: PortTable.Binding?

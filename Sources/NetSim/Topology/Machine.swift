@@ -3,9 +3,7 @@ public import MeshCore
 public import NIOCore
 
 /// A computer in the simulated internet, with sockets. Confined to the simulation's loop.
-public final class Machine: Node, @unchecked Sendable {
-    // Unchecked: see `Simulation`.
-
+public final class Machine: Node, @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
     public let name: String
     public unowned let simulation: Simulation
     /// Closed ports answer, by RST and ICMP. If not, packets to them vanish as at many a firewall.

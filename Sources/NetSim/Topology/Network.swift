@@ -8,9 +8,7 @@ public protocol Node: AnyObject, Sendable {
 }
 
 /// The end of a link at a node, with its addresses. Confined to the simulation's loop.
-public final class Interface: @unchecked Sendable {
-    // Unchecked: see `Simulation`.
-
+public final class Interface: @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
     public unowned let node: any Node
     public let network: Network
     public fileprivate(set) var addresses: [IPAddress] = []
@@ -44,9 +42,7 @@ public final class Interface: @unchecked Sendable {
 /// A network in which all interfaces reach each other: a LAN, a provider's network, or the internet's core.
 ///
 /// Each interface hangs on a link of its own; a packet takes the sender's, then the receiver's.
-public final class Network: @unchecked Sendable {
-    // Unchecked: see `Simulation`.
-
+public final class Network: @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
     public let name: String
     /// The addresses that are sent to directly; others go to the gateway.
     public let prefixes: [CIDR]

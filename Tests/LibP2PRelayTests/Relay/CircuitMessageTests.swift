@@ -98,7 +98,7 @@ import Testing
         #expect(read.reservation?.addresses.count == CircuitProtocol.maximumAddresses)
     }
 
-    @Test func everyStatusSaysWhatToDo() {
+    @Test func everyStatusIsExplained() {
         for status: CircuitStatus in [
             .reservationRefused, .resourceLimitExceeded, .permissionDenied, .connectionFailed, .noReservation,
             .malformedMessage, .unexpectedMessage, CircuitStatus(rawValue: 7),
