@@ -111,7 +111,7 @@ let package = Package(
             ]
         ),
         // 5: the seams where features meet, and the protocols upon the libp2p host
-        library("MeshInterfaces", ["MeshCore", "Documents", "KubeModel", "ServiceCatalog", nioCore]),
+        library("MeshInterfaces", ["MeshCore", "Documents", "ServiceCatalog", nioCore]),
         library(
             "LibP2PRelay",
             [

@@ -1,4 +1,3 @@
-public import KubeModel
 public import MeshCore
 public import NIOCore
 
