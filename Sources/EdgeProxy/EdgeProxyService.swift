@@ -47,6 +47,8 @@ public struct EdgeProxyService: Service, Sendable {
     private let loops: [any EventLoop]
     private let logger: Logger
     private let programmer: KernelProgrammer
+    private let dialer: EndpointDialer
+    private let tunnel: (any NodeTunneling)?
     private let shared: Shared
 
     private struct Workers: Sendable {
@@ -64,7 +66,8 @@ public struct EdgeProxyService: Service, Sendable {
     }
 
     /// - Parameters:
-    ///   - loops: the data loops; each gets its own listeners.
+    ///   - loops: the data loops; each gets its own listeners. The tunnel's streams live on them, too.
+    ///   - tunnel: the way to endpoints on other nodes; nil if they are dialled from here.
     ///   - tcpOriginalDestination: nil to ask the kernel, as only tests do not.
     ///   - udpOriginalDestination: the conntrack lookup.
     ///   - clearStaleFlows: deletes conntrack entries of UDP flows whose endpoint is gone.
@@ -73,13 +76,16 @@ public struct EdgeProxyService: Service, Sendable {
         catalog: any CatalogReading,
         programming: any ServiceProgramming,
         loops: [any EventLoop],
-        dialer: any EndpointDialing = SocketDialer(),
+        tunnel: (any NodeTunneling)? = nil,
         tcpOriginalDestination: TCPOriginalDestination? = nil,
         udpOriginalDestination: @escaping UDPOriginalDestination,
         clearStaleFlows: @escaping @Sendable ([StaleUDPFlows]) async -> Void = { _ in },
         logger: Logger
     ) {
         let limits = Self.possible(configuration.limits)
+        let dialer = EndpointDialer(reach: configuration.planner.reach, tunnel: tunnel)
+        self.dialer = dialer
+        self.tunnel = tunnel
         self.configuration = configuration
         self.catalog = catalog
         self.programming = programming
@@ -91,6 +97,7 @@ public struct EdgeProxyService: Service, Sendable {
             tcpOriginalDestination: tcpOriginalDestination ?? { OriginalDestination.read($0) },
             udpOriginalDestination: udpOriginalDestination,
             gauges: ProxyWorker.Gauges(),
+            workers: WorkerDirectory(),
             logger: logger
         )
         let shared = Shared(limits)
@@ -118,6 +125,7 @@ public struct EdgeProxyService: Service, Sendable {
             workers.limits = limits
             for handle in workers.handles { handle.post(limits) }
         }
+        self.dialer.update(configuration.planner.reach)
         self.programmer.replacePlanner(configuration.planner)
     }
 
@@ -144,6 +152,8 @@ public struct EdgeProxyService: Service, Sendable {
         let programming = Task { [programmer, catalog] in
             await programmer.run(catalog: catalog, listeners: listeners)
         }
+        let observation = self.tunnel?.observeUnreachableNodes { [programmer] in programmer.replaceUnreachableNodes($0) }
+        defer { observation?.cancel() }
         let isGraceful: Bool
         do {
             try await gracefulShutdown()
@@ -172,6 +182,7 @@ public struct EdgeProxyService: Service, Sendable {
         }
         var handles: [WorkerHandle] = []
         for loop in self.loops { handles.append(try await WorkerHandle.make(on: loop, self.environment).get()) }
+        for handle in handles { self.environment.workers.add(handle) }
         let made = handles
         self.shared.workers.withLock { workers in
             workers.handles = made

@@ -35,6 +35,8 @@ struct ProxyCounters: Sendable {
     /// Not redirected, or to a frontend that is not proxied (any more).
     var connectionsWithoutRoute: UInt64 = 0
     var connectionsOverLimit: UInt64 = 0
+    /// To the loop of the tunnel's stream that serves them.
+    var connectionsMoved: UInt64 = 0
     var dialsFailed: UInt64 = 0
     /// Every endpoint that was tried failed.
     var connectionsUnserved: UInt64 = 0
@@ -66,6 +68,7 @@ struct ProxyCounters: Sendable {
             \.connectionsWithoutRoute
         ),
         ("connectionsOverLimit", "TCP connections reset: maxConnections were open.", \.connectionsOverLimit),
+        ("connectionsMoved", "TCP connections moved to the event loop of their tunnel.", \.connectionsMoved),
         ("connectionsUnserved", "TCP connections reset: no endpoint answered.", \.connectionsUnserved),
         (
             "connectionsLingered",

@@ -21,6 +21,8 @@ final class ProxyWorker {
         var udpOriginalDestination: UDPOriginalDestination
         /// Open connections and sessions of all loops together.
         var gauges: Gauges
+        /// Those of all loops, where connections move to.
+        var workers: WorkerDirectory
         var logger: Logger
     }
 
@@ -129,6 +131,17 @@ final class ProxyWorker {
         }
     }
 
+    /// Takes over a connection from another worker.
+    func adopt(_ channel: any Channel, _ move: ProxyConnection.Move) -> EventLoopFuture<Void> {
+        self.environment.gauges.connections.wrappingAdd(1, ordering: .relaxed)
+        self.counters.connectionsOpen += 1
+        return channel.eventLoop.makeCompletedFuture {
+            try channel.pipeline.syncOperations.addHandler(ProxyConnection(worker: self, moved: move))
+            move.isTaken.store(true, ordering: .relaxed)
+            try StreamOptions.apply(to: channel)
+        }
+    }
+
     func connectionEnded(_ channel: any Channel) {
         self.counters.connectionsOpen -= 1
         self.environment.gauges.connections.wrappingSubtract(1, ordering: .relaxed)
@@ -213,7 +226,30 @@ struct WorkerHandle: Sendable {
         self.loop.flatSubmit { self.worker.value.drain(until: deadline) }
     }
 
+    /// Moves a connection from another worker here. On that worker's loop.
+    func adopt(_ channel: any Channel, _ move: ProxyConnection.Move) {
+        SocketMove.move(channel, to: self.loop) { [worker] channel in worker.value.adopt(channel, move) }
+            .whenFailure { _ in
+                guard !move.isTaken.load(ordering: .relaxed) else { return }
+                move.server.close(promise: nil)
+                move.balancer.end(move.pick)
+            }
+    }
+
     func report() -> EventLoopFuture<ProxyCounters> {
         self.loop.submit { self.worker.value.report() }
+    }
+}
+
+/// The workers of one proxy by their loops. Any thread.
+final class WorkerDirectory: Sendable {
+    private let handles = Mutex<[ObjectIdentifier: WorkerHandle]>([:])
+
+    func add(_ handle: WorkerHandle) {
+        self.handles.withLock { $0[ObjectIdentifier(handle.loop)] = handle }
+    }
+
+    func handle(on loop: any EventLoop) -> WorkerHandle? {
+        self.handles.withLock { $0[ObjectIdentifier(loop)] }
     }
 }
