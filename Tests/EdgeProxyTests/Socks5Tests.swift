@@ -1,4 +1,5 @@
 import ByteStreams
+import Documents
 import KubeModel
 import Logging
 import MeshCore
