@@ -49,10 +49,11 @@ struct TrafficBenchmark {
             ),
             bench
         )
-        for (name, path, other, reference, budget) in [
-            ("kernel", kernel, "direct", direct, Figure.Budget.ratioAtLeast(0.95)),
+        let comparisons: [(String, Result, String, Result, Figure.Budget?)] = [
+            ("kernel", kernel, "direct", direct, .ratioAtLeast(0.95)),
             ("user", user, "haproxy", peer, nil),
-        ] {
+        ]
+        for (name, path, other, reference, budget) in comparisons {
             func add(_ what: String, _ unit: String, _ figure: KeyPath<Result, Double>, _ budget: Figure.Budget? = nil) {
                 report.add(
                     "\(name) path: \(what)",

@@ -1,4 +1,5 @@
 import ByteStreams
+import LinuxNetwork
 import MeshCore
 import NIOCore
 import NIOPosix
