@@ -11,12 +11,37 @@ public protocol HostReading: Sendable {
     func run(_ program: String, _ arguments: [String], input: String) async -> CommandResult?
     /// Why an address and port cannot be bound: the errno; nil if they can.
     func bindError(_ address: TransportAddress, _ transport: TransportProtocol) -> Int32?
+    /// The program that holds an address and port, or all addresses with that port; nil if it cannot be found out.
+    func holder(_ address: TransportAddress, _ transport: TransportProtocol) async -> SocketHolder?
     /// An HTTP GET to a local port: the body; nil if nothing answers.
     func localHTTP(port: UInt16, path: String) -> String?
     /// What the kernel and the tools of packet filtering can do, tried out where it disturbs nobody.
     func kernelCapabilities() async -> KernelCapabilities
     /// The soft limit of open files.
     var fileLimit: UInt64 { get }
+}
+
+/// The process behind a socket.
+public struct SocketHolder: Hashable, Sendable, CustomStringConvertible {
+    public var name: String
+    public var processID: Int32
+
+    public init(name: String, processID: Int32) {
+        self.name = name
+        self.processID = processID
+    }
+
+    /// From a line of `ss -Hlnp`: `… users:(("dnsmasq",pid=71,fd=4),…)`.
+    init?(line: Substring) {
+        guard let users = line.firstRange(of: "users:((\"") else { return nil }
+        let parts = line[users.upperBound...].split(separator: "\"", maxSplits: 1)
+        guard parts.count == 2, let mark = parts[1].firstRange(of: "pid="),
+            let processID = Int32(parts[1][mark.upperBound...].prefix { $0.isNumber })
+        else { return nil }
+        self.init(name: String(parts[0]), processID: processID)
+    }
+
+    public var description: String { "\(self.name) (process \(self.processID))" }
 }
 
 public struct CommandResult: Hashable, Sendable {
@@ -66,6 +91,22 @@ public struct LiveHost: HostReading {
         setsockopt(descriptor, Int32(IPPROTO_IP), IP_FREEBIND, &one, socklen_t(MemoryLayout<Int32>.size))
         let result = Self.withSocketAddress(address) { bind(descriptor, $0, $1) }
         return result == 0 ? nil : errno
+    }
+
+    public func holder(_ address: TransportAddress, _ transport: TransportProtocol) async -> SocketHolder? {
+        let kind = transport == .udp ? "-u" : "-t"
+        let listing = await self.run("ss", ["-Hlnp", kind, "'sport = :\(address.port)'"], input: "")?.output ?? ""
+        let holders = listing.split(separator: "\n").compactMap { line in
+            SocketHolder(line: line).map { (local: line.split(separator: " ").dropFirst(3).first ?? "", holder: $0) }
+        }
+        // Interfaces stand behind addresses as `%lo`.
+        func hosts(_ texts: Set<String>) -> SocketHolder? {
+            holders.first { local, _ in
+                guard let colon = local.lastIndex(of: ":") else { return false }
+                return texts.contains(String(local[..<colon].prefix { $0 != "%" }))
+            }?.holder
+        }
+        return hosts(["\(address.address)", "[\(address.address)]"]) ?? hosts(["0.0.0.0", "*", "[::]"])
     }
 
     public func localHTTP(port: UInt16, path: String) -> String? {

@@ -160,6 +160,12 @@ extension AgentConfiguration {
                 .live
             ),
             Key(
+                "modules.edgeProxy.maxSplicedConnections",
+                \.modules.edgeProxy.maxSplicedConnections,
+                .integer(0...100_000),
+                .live
+            ),
+            Key(
                 "modules.edgeProxy.maxUDPSessions",
                 \.modules.edgeProxy.maxUDPSessions,
                 .integer(1...10_000_000),

@@ -118,6 +118,7 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var lingerTimeout = Duration.seconds(120)
         public var udpIdleTimeout = Duration.seconds(180)
         public var maxConnections = 20_000
+        public var maxSplicedConnections = 256
         public var maxUDPSessions = 16_384
     }
 

@@ -14,7 +14,7 @@ import Synchronization
 ///
 /// It sits behind the glue in the client's pipeline, so once the bytes flow it sees none of them. Confined to its worker's
 /// loop; nothing here waits for another connection.
-final class ProxyConnection: ChannelInboundHandler {
+final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
     typealias InboundIn = ByteBuffer
 
     /// What goes along with the socket to the loop of its server.
@@ -227,7 +227,8 @@ final class ProxyConnection: ChannelInboundHandler {
         let pair = GlueHandler.matchedPair(
             counters: self.worker.glueCounters,
             idleTimeout: self.worker.environment.limits.idleTimeout,
-            lingerTimeout: self.worker.environment.limits.lingerTimeout
+            lingerTimeout: self.worker.environment.limits.lingerTimeout,
+            carrier: self
         )
         do {
             try server.pipeline.syncOperations.addHandler(pair.server)
@@ -263,6 +264,17 @@ final class ProxyConnection: ChannelInboundHandler {
         self.state = .ended
         self.worker.counters.connectionsMoved += 1
         worker.adopt(client, move)
+    }
+
+    /// Much flows: from here on the kernel carries it, and the connection outlives its channels.
+    func carry(client: NIOBSDSocket.Handle, server: NIOBSDSocket.Handle, release: () -> Void) -> Bool {
+        guard let balancer = self.balancer, let pick = self.pick,
+            let pair = self.worker.prepareSplice(client: client, server: server)
+        else { return false }
+        self.pick = nil
+        release()
+        SplicedConnection(worker: self.worker, balancer: balancer, pick: pick).begin(pair)
+        return true
     }
 
     /// Gives back what is held. Runs once, however the connection ends.

@@ -19,7 +19,7 @@ final class ProxyWorker {
         var dialer: any EndpointDialing
         var tcpOriginalDestination: TCPOriginalDestination
         var udpOriginalDestination: UDPOriginalDestination
-        /// Open connections and sessions of all loops together.
+        /// Open connections and sessions, and connections that the kernel carries, of all loops together.
         var gauges: Gauges
         /// Those of all loops, where connections move to.
         var workers: WorkerDirectory
@@ -29,12 +29,14 @@ final class ProxyWorker {
     final class Gauges: Sendable {
         let connections = Atomic<Int>(0)
         let sessions = Atomic<Int>(0)
+        let splices = Atomic<Int>(0)
     }
 
     let loop: any EventLoop
     private(set) var environment: Environment
     let glueCounters = GlueCounters()
     let connections: ConnectionTracker
+    let splicer = SocketSplicer()
     var counters = ProxyCounters()
     private(set) var routes = RouteTable()
     private(set) var isStopping = false
@@ -148,6 +150,45 @@ final class ProxyWorker {
         self.connections.remove(channel)
     }
 
+    // MARK: Connections that the kernel carries
+
+    /// Counts one more and gets it ready, within the bound.
+    func prepareSplice(client: NIOBSDSocket.Handle, server: NIOBSDSocket.Handle) -> SplicedPair? {
+        let gauges = self.environment.gauges
+        let limits = self.environment.limits
+        if gauges.splices.wrappingAdd(1, ordering: .relaxed).newValue <= limits.maximumSplices,
+            let pair = self.splicer.prepare(
+                client: client,
+                server: server,
+                idleTimeout: limits.idleTimeout,
+                lingerTimeout: limits.lingerTimeout
+            )
+        {
+            return pair
+        }
+        gauges.splices.wrappingSubtract(1, ordering: .relaxed)
+        self.counters.splicesRefused += 1
+        return nil
+    }
+
+    /// The connection goes on without its channels: it is counted in before they are counted out.
+    func spliceBegan(_ connection: SplicedConnection) {
+        self.counters.connectionsSpliced += 1
+        self.counters.splicesOpen += 1
+        self.counters.connectionsOpen += 1
+        self.environment.gauges.connections.wrappingAdd(1, ordering: .relaxed)
+        self.connections.add(connection)
+    }
+
+    func spliceEnded(_ connection: SplicedConnection, _ ending: SocketSplicer.Ending) {
+        if ending == .lingered { self.glueCounters.lingered += 1 }
+        self.counters.splicesOpen -= 1
+        self.environment.gauges.splices.wrappingSubtract(1, ordering: .relaxed)
+        self.counters.connectionsOpen -= 1
+        self.environment.gauges.connections.wrappingSubtract(1, ordering: .relaxed)
+        self.connections.remove(connection)
+    }
+
     // MARK: From other threads, by way of the loop
 
     func replaceRoutes(_ table: RouteTable, changed: Set<KernelFrontend>) {
@@ -173,17 +214,19 @@ final class ProxyWorker {
     func drain(until deadline: NIODeadline) -> EventLoopFuture<Int> {
         self.stopListening()
         let worker = NIOLoopBound(self, eventLoop: self.loop)
-        return self.connections.drain(until: deadline).map { cut in
+        return self.connections.drain(until: deadline).flatMap { cut in
             for proxy in worker.value.datagramProxies { proxy.close() }
             for listener in worker.value.listeners { listener.close(promise: nil) }
-            return cut
+            let stopped = worker.value.loop.makePromise(of: Int.self)
+            worker.value.splicer.stop { stopped.succeed(cut) }
+            return stopped.futureResult
         }
     }
 
     func report() -> ProxyCounters {
         var counters = self.counters
-        counters.clientToServerBytes = self.glueCounters.clientToServerBytes
-        counters.serverToClientBytes = self.glueCounters.serverToClientBytes
+        counters.clientToServerBytes = self.glueCounters.clientToServerBytes + self.splicer.clientToServerBytes
+        counters.serverToClientBytes = self.glueCounters.serverToClientBytes + self.splicer.serverToClientBytes
         counters.connectionsLingered = self.glueCounters.lingered
         return counters
     }

@@ -52,6 +52,7 @@ extension AgentConfiguration {
         limits.lingerTimeout = TimeAmount(proxy.lingerTimeout)
         limits.assuredTimeout = TimeAmount(proxy.udpIdleTimeout)
         limits.maximumConnections = proxy.maxConnections
+        limits.maximumSplices = proxy.maxSplicedConnections
         limits.maximumSessions = proxy.maxUDPSessions
         let v4 = TransportAddress(.v4(self.commonConfig.bridgeDeviceIP), 0)
         let v6 = self.commonConfig.bridgeDeviceIPv6.map { TransportAddress(.v6($0), 0) }

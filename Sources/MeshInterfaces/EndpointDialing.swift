@@ -8,6 +8,8 @@ public import ServiceCatalog
 /// connection to its node does. It has `autoRead` off and `allowRemoteHalfClosure` on.
 public protocol EndpointDialing: Sendable {
     /// Opens a byte stream. The future fails when `deadline` passes.
+    ///
+    /// A socket that it yields has no handlers of the dialler's: its bytes are the stream's, and may flow past its pipeline.
     func dial(
         _ endpoint: ResolvedEndpoint,
         for origin: FlowOrigin,

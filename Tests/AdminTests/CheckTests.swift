@@ -1,3 +1,4 @@
+import Glibc
 import LinuxNetwork
 import MeshCore
 import Testing
@@ -9,6 +10,7 @@ struct FakeHost: HostReading {
     var files: [String: String] = [:]
     var programs: [String: CommandResult] = [:]
     var bindErrors: [TransportProtocol: Int32] = [:]
+    var holders: [TransportProtocol: SocketHolder] = [:]
     var http: [UInt16: String] = [:]
     var fileLimit: UInt64 = 65_536
     var capabilities = KernelCapabilities()
@@ -17,6 +19,9 @@ struct FakeHost: HostReading {
     func kernelCapabilities() async -> KernelCapabilities { self.capabilities }
     func run(_ program: String, _ arguments: [String], input: String) async -> CommandResult? { self.programs[program] }
     func bindError(_ address: TransportAddress, _ transport: TransportProtocol) -> Int32? { self.bindErrors[transport] }
+    func holder(_ address: TransportAddress, _ transport: TransportProtocol) async -> SocketHolder? {
+        self.holders[transport]
+    }
     func localHTTP(port: UInt16, path: String) -> String? { self.http[port] }
 }
 
@@ -172,11 +177,62 @@ struct FakeHost: HostReading {
         #expect(await Self.checks(host).kubeProxy().found.contains("mode ipvs"))
     }
 
+    static func checksBesideAgent(_ host: FakeHost) -> SystemChecks<FakeHost> {
+        var expectation = Self.checks(host, running: true).expectation
+        expectation.agentProcess = 7
+        return SystemChecks(host: host, expectation: expectation)
+    }
+
     @Test func aRunningAgentHoldsThePort() async {
         var host = Self.soundHost
-        host.bindErrors[.udp] = 98
-        #expect(Self.checks(host, running: true).dnsPort().outcome == .pass)
-        #expect(Self.checks(Self.soundHost, running: true).dnsPort().outcome == .fail)
+        #expect(await Self.checksBesideAgent(host).dnsPort().outcome == .fail, "its DNS is not up")
+        host.bindErrors = [.udp: 98]
+        let half = await Self.checksBesideAgent(host).dnsPort()
+        #expect(half.outcome == .fail && half.found.contains("tcp"), "\(half)")
+        host.bindErrors = [.udp: 98, .tcp: 98]
+        #expect(await Self.checksBesideAgent(host).dnsPort().outcome == .pass)
+        host.holders = [.udp: SocketHolder(name: "edgemesh", processID: 7)]
+        #expect(await Self.checksBesideAgent(host).dnsPort().outcome == .pass)
+    }
+
+    @Test("a port that another program holds is not taken for the agent's, and the program is named")
+    func anotherProgramHoldsThePort() async {
+        var host = Self.soundHost
+        host.bindErrors = [.udp: 98, .tcp: 98]
+        host.holders = [
+            .udp: SocketHolder(name: "edgemesh", processID: 7), .tcp: SocketHolder(name: "dnsmasq", processID: 8),
+        ]
+        let result = await Self.checksBesideAgent(host).dnsPort()
+        #expect(result.outcome == .fail)
+        #expect(result.found.contains("dnsmasq (process 8)"), "\(result)")
+    }
+
+    @Test(arguments: [
+        (#"UNCONN 0 0 127.0.0.1:53 0.0.0.0:* users:(("dnsmasq",pid=71,fd=4),("x",pid=9,fd=1))"#, "dnsmasq (process 71)"),
+        (#"LISTEN 0 4096 *:53 *:* users:(("systemd-resolve",pid=512,fd=13))"#, "systemd-resolve (process 512)"),
+        ("UNCONN 0 0 127.0.0.1:53 0.0.0.0:*", nil), (#"users:(("x"#, nil), (#"users:(("x",pid=x))"#, nil),
+    ])
+    func holderOfLine(line: String, holder: String?) {
+        #expect(SocketHolder(line: line[...])?.description == holder)
+    }
+
+    @Test("the holder of a port of this process is found by the tool")
+    func liveHolder() async throws {
+        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
+        defer { close(descriptor) }
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let isBound = withUnsafeMutablePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
+            }
+        }
+        try #require(isBound)
+        let port = UInt16(bigEndian: address.sin_port)
+        let holder = await LiveHost().holder(TransportAddress(.v4(.loopback), port), .udp)
+        #expect(holder?.processID == getpid())
     }
 
     @Test(arguments: [
