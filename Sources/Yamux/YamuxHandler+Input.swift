@@ -5,6 +5,7 @@ extension YamuxHandler {
     public func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         guard self.phase != .closed else { return }
         self.heardSincePing = true
+        self.events.received()
         self.nestedReads.append(self.unwrapInboundIn(data))
         // What a stream's handler does may make the connection read again.
         guard !self.isParsing else { return }

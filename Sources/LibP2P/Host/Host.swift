@@ -174,6 +174,16 @@ public final class Host: Sendable {
         self.state.withLock { $0.connections.all }
     }
 
+    /// The connection that a new stream to the peer takes; nil if there is none.
+    public func bestConnection(to peer: PeerID) -> Connection? {
+        self.state.withLock { $0.connections.best(to: peer, allowLimited: true, directOnly: false) }
+    }
+
+    /// Open streams of a protocol with a peer, of both directions.
+    public func streamCount(of protocolID: ProtocolID, with peer: PeerID) -> Int {
+        self.resources.withLock { $0.streamCount(of: protocolID, with: peer) }
+    }
+
     /// Closes all connections to the peer, and the streams on them.
     public func disconnect(from peer: PeerID) {
         for connection in self.connections(to: peer) { connection.close() }
