@@ -93,7 +93,7 @@ extension YamuxHandler {
             stream.end(error: YamuxError(code: .streamReset, message: "the peer reset the stream\(code)"))
             return
         }
-        if received.windowOpened { self.wantsToSend(stream) }
+        if received.windowOpened || stream.flags.contains(.keepsMessages) { self.wantsToSend(stream) }
         let isLast = header.flags.contains(.fin)
         if isData {
             self.target = (stream, isLast)
