@@ -179,11 +179,6 @@ public final class Host: Sendable {
         self.state.withLock { $0.connections.best(to: peer, allowLimited: true, directOnly: false) }
     }
 
-    /// Open streams of a protocol with a peer, of both directions.
-    public func streamCount(of protocolID: ProtocolID, with peer: PeerID) -> Int {
-        self.resources.withLock { $0.streamCount(of: protocolID, with: peer) }
-    }
-
     /// Closes all connections to the peer, and the streams on them.
     public func disconnect(from peer: PeerID) {
         for connection in self.connections(to: peer) { connection.close() }

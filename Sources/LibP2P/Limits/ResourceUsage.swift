@@ -160,10 +160,6 @@ struct ResourceUsage {
         }
     }
 
-    func streamCount(of protocolID: ProtocolID, with peer: PeerID) -> Int {
-        self.protocolPeerStreams[ProtocolPeer(protocolID: protocolID, peer: peer)].map { $0.inbound + $0.outbound } ?? 0
-    }
-
     // MARK: Parts
 
     private mutating func endNegotiation(_ peer: PeerID) {
