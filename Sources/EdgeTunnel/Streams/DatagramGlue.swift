@@ -45,7 +45,11 @@ final class DatagramGlue {
         }
     }
 
-    private func forward(_ datagram: ByteBuffer, to channel: any Channel, counter: WritableKeyPath<DatagramCounters, UInt64>) {
+    private func forward(
+        _ datagram: ByteBuffer,
+        to channel: any Channel,
+        counter: WritableKeyPath<DatagramCounters, UInt64>
+    ) {
         guard !self.isOver else { return }
         self.lastUsed = channel.eventLoop.now
         guard channel.isWritable else {

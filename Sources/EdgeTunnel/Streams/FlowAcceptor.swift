@@ -161,7 +161,8 @@ final class FlowAcceptor: Sendable {
     private func acceptPackets(_ stream: InboundStream) -> EventLoopFuture<Void> {
         let (channel, peer) = (stream.channel, stream.connection.remotePeer)
         return channel.eventLoop.makeCompletedFuture {
-            try PreambleHandler.read(on: channel, deadline: channel.eventLoop.now + self.limits.requestTimeout) { result in
+            try PreambleHandler.read(on: channel, deadline: channel.eventLoop.now + self.limits.requestTimeout) {
+                result in
                 // Its protocol has no word for a refusal.
                 guard let handler = self.packetHandler.withLock({ $0 }), let offer = try? ProxyMessage(result.get()),
                     offer.kind == .connect, let number = offer.packetProtocol

@@ -50,7 +50,9 @@ final class FlowOpener: Sendable {
         guard remaining > .zero else { return loop.makeFailedFuture(self.failed(.late(target))) }
         if let limit = self.tally.enter(peer) {
             return loop.makeFailedFuture(
-                self.failed(TunnelError(code: .overloaded, message: "\(limit) by this node: none to \(target.node) now"))
+                self.failed(
+                    TunnelError(code: .overloaded, message: "\(limit) by this node: none to \(target.node) now")
+                )
             )
         }
         let connected: EventLoopFuture<Connection> = self.host.connect(

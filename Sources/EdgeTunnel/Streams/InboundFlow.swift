@@ -1,4 +1,5 @@
 import ByteStreams
+import Logging
 import MeshCore
 import Multiformats
 import NIOCore
@@ -78,6 +79,14 @@ final class InboundFlow {
             counters.opened += 1
             if self.dialect == .original { counters.openedForOriginals += 1 }
         }
+        self.acceptor.logger.debug(
+            "a flow of another node is open",
+            metadata: [
+                "peer-id": "\(self.peer)", "target": "\(request.target)", "transport": "\(request.transport)",
+                "client": "\(request.client.map { "\($0)" } ?? "unknown")",
+                "service": "\(request.service.map { "\($0)" } ?? "unknown")",
+            ]
+        )
     }
 
     private func joinStreams(_ socket: any Channel) throws {
