@@ -127,6 +127,10 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var listenPort: UInt16 = 10800
         /// Settled by `load`: from `NAMESPACE`, else from here, else `kubeedge`.
         public var namespace = ""
+        /// Empty: everyone on the node may use the proxy.
+        public var username = ""
+        /// Its first line is the password.
+        public var passwordFile = ""
     }
 
     public struct LoadBalancer: Sendable, Hashable {

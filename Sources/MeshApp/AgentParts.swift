@@ -21,6 +21,8 @@ final class AgentParts: Sendable {
     let store: OfflineStore
     let dns: EdgeDNSService?
     let proxy: ProxyModule?
+    /// Nil if it is off.
+    let socks5: SOCKS5Module?
 
     private let configuration: AgentConfiguration
     private let platform: NodePlatform
@@ -54,9 +56,18 @@ final class AgentParts: Sendable {
                 configuration: configuration,
                 platform: platform,
                 catalog: catalog,
+                tunnel: nil,
                 group: group,
                 logger: logger
             ) : nil
+        self.socks5 = SOCKS5Module(
+            configuration: configuration,
+            platform: platform,
+            catalog: catalog,
+            tunnel: nil,
+            group: group,
+            logger: logger
+        )
         for (name, isEnabled) in [
             (Agent.dnsModule, modules.edgeDNS.enable), (Agent.proxyModule, modules.edgeProxy.enable),
         ] where !isEnabled {
@@ -66,7 +77,7 @@ final class AgentParts: Sendable {
 
     /// Those that report to status and metrics.
     var reporters: [any StatusReporting] {
-        (self.dns.map { [$0] } ?? []) + (self.proxy.map { [$0] } ?? [])
+        (self.dns.map { [$0] } ?? []) + (self.proxy.map { [$0] } ?? []) + (self.socks5.map { [$0] } ?? [])
     }
 
     /// Takes over what can change live; all else stays as the process was started.
@@ -100,6 +111,9 @@ final class AgentParts: Sendable {
         if let proxy = self.proxy {
             let module = self.supervised(Agent.proxyModule) { isUp in try await proxy.run(isUp: isUp) }
             services.append(ProxyLifecycle(module: module, proxy: proxy))
+        }
+        if let socks5 = self.socks5 {
+            services.append(self.supervised(SOCKS5Module.name) { isUp in try await socks5.run(isUp: isUp) })
         }
         services.append(MemoryTrimService(catalog: self.catalog))
         return services

@@ -70,6 +70,26 @@ extension AgentConfiguration {
         )
     }
 
+    /// The SOCKS5 proxy on the bridge address. Throws if its password cannot be read.
+    func socks5Settings() throws -> Socks5Server.Settings {
+        let proxy = self.modules.edgeProxy
+        let user = proxy.socks5Proxy.username
+        return Socks5Server.Settings(
+            address: TransportAddress(.v4(self.commonConfig.bridgeDeviceIP), proxy.socks5Proxy.listenPort),
+            reach: self.proxyConfiguration.planner.reach,
+            clusterDomain: self.catalogSettings.clusterDomain,
+            user: user.isEmpty ? nil : user,
+            password: user.isEmpty ? "" : try Self.secret(proxy.socks5Proxy.passwordFile)
+        )
+    }
+
+    /// The first line of a file that holds a secret.
+    private static func secret(_ path: String) throws -> String {
+        let bytes = try ConfigSource.readFile(path, advice: "set modules.edgeProxy.socks5Proxy.passwordFile")
+        let text = String(decoding: bytes, as: UTF8.self)
+        return text.split(whereSeparator: \.isNewline).first.map(String.init) ?? ""
+    }
+
     /// Whether a Kubernetes API is followed. A folder of manifests stands alone unless an API is named or the agent runs
     /// in a cluster.
     var followsAPI: Bool {
