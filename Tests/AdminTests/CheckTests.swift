@@ -1,6 +1,8 @@
 import Glibc
 import LinuxNetwork
 import MeshCore
+import NIOCore
+import NIOPosix
 import Testing
 
 @testable import Admin
@@ -218,20 +220,11 @@ struct FakeHost: HostReading {
 
     @Test("the holder of a port of this process is found by the tool")
     func liveHolder() async throws {
-        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let isBound = withUnsafeMutablePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
-            }
-        }
-        try #require(isBound)
-        let port = UInt16(bigEndian: address.sin_port)
+        let channel = try await DatagramBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+            .bind(host: "127.0.0.1", port: 0).get()
+        let port = UInt16(try #require(channel.localAddress?.port))
         let holder = await LiveHost().holder(TransportAddress(.v4(.loopback), port), .udp)
+        try await channel.close()
         #expect(holder?.processID == getpid())
     }
 
