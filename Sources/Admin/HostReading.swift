@@ -11,8 +11,8 @@ public protocol HostReading: Sendable {
     func run(_ program: String, _ arguments: [String], input: String) async -> CommandResult?
     /// Why an address and port cannot be bound: the errno; nil if they can.
     func bindError(_ address: TransportAddress, _ transport: TransportProtocol) -> Int32?
-    /// The program that holds an address and port, or all addresses with that port; nil if it cannot be found out.
-    func holder(_ address: TransportAddress, _ transport: TransportProtocol) async -> SocketHolder?
+    /// The processes that hold an address and port, or all addresses with that port; none if that cannot be found out.
+    func holders(_ address: TransportAddress, _ transport: TransportProtocol) async -> [SocketHolder]
     /// An HTTP GET to a local port: the body; nil if nothing answers.
     func localHTTP(port: UInt16, path: String) -> String?
     /// What the kernel and the tools of packet filtering can do, tried out where it disturbs nobody.
@@ -31,14 +31,13 @@ public struct SocketHolder: Hashable, Sendable, CustomStringConvertible {
         self.processID = processID
     }
 
-    /// From a line of `ss -Hlnp`: `… users:(("dnsmasq",pid=71,fd=4),…)`.
-    init?(line: Substring) {
-        guard let users = line.firstRange(of: "users:((\"") else { return nil }
-        let parts = line[users.upperBound...].split(separator: "\"", maxSplits: 1)
-        guard parts.count == 2, let mark = parts[1].firstRange(of: "pid="),
-            let processID = Int32(parts[1][mark.upperBound...].prefix { $0.isNumber })
-        else { return nil }
-        self.init(name: String(parts[0]), processID: processID)
+    /// Those of a line of `ss -Hlnp`: `… users:(("dnsmasq",pid=71,fd=4),…)`.
+    static func all(inLine line: some StringProtocol) -> [SocketHolder] {
+        line.split(separator: "(\"").dropFirst().compactMap { text in
+            let parts = text.split(separator: "\",pid=", maxSplits: 1)
+            guard parts.count == 2, let processID = Int32(parts[1].prefix { $0.isNumber }) else { return nil }
+            return SocketHolder(name: String(parts[0]), processID: processID)
+        }
     }
 
     public var description: String { "\(self.name) (process \(self.processID))" }
@@ -93,20 +92,21 @@ public struct LiveHost: HostReading {
         return result == 0 ? nil : errno
     }
 
-    public func holder(_ address: TransportAddress, _ transport: TransportProtocol) async -> SocketHolder? {
+    public func holders(_ address: TransportAddress, _ transport: TransportProtocol) async -> [SocketHolder] {
         let kind = transport == .udp ? "-u" : "-t"
         let listing = await self.run("ss", ["-Hlnp", kind, "'sport = :\(address.port)'"], input: "")?.output ?? ""
-        let holders = listing.split(separator: "\n").compactMap { line in
-            SocketHolder(line: line).map { (local: line.split(separator: " ").dropFirst(3).first ?? "", holder: $0) }
+        func holders(of hosts: Set<String>) -> [SocketHolder] {
+            listing.split(separator: "\n").flatMap { line -> [SocketHolder] in
+                guard let local = line.split(separator: " ").dropFirst(3).first,
+                    let colon = local.lastIndex(of: ":"),
+                    // Interfaces stand behind addresses as `%lo`.
+                    hosts.contains(String(local[..<colon].prefix { $0 != "%" }))
+                else { return [] }
+                return SocketHolder.all(inLine: line)
+            }
         }
-        // Interfaces stand behind addresses as `%lo`.
-        func hosts(_ texts: Set<String>) -> SocketHolder? {
-            holders.first { local, _ in
-                guard let colon = local.lastIndex(of: ":") else { return false }
-                return texts.contains(String(local[..<colon].prefix { $0 != "%" }))
-            }?.holder
-        }
-        return hosts(["\(address.address)", "[\(address.address)]"]) ?? hosts(["0.0.0.0", "*", "[::]"])
+        let own = holders(of: ["\(address.address)", "[\(address.address)]"])
+        return own.isEmpty ? holders(of: ["0.0.0.0", "*", "[::]"]) : own
     }
 
     public func localHTTP(port: UInt16, path: String) -> String? {

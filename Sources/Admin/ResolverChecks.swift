@@ -13,14 +13,14 @@ extension SystemChecks {
             }
             switch reason {
             case 98:  // EADDRINUSE
-                let holder = await self.host.holder(address, transport)
+                let holders = await self.host.holders(address, transport)
                 // Who cannot look into other processes has to take the running agent for the holder.
-                let isAgent = holder.map { $0.processID == self.expectation.agentProcess } ?? true
+                let isAgent = holders.isEmpty || holders.contains { $0.processID == self.expectation.agentProcess }
                 if self.expectation.isAgentRunning && isAgent { continue }
                 return CheckResult(
                     name,
                     .fail,
-                    "\(address)/\(transport) is in use by \(holder.map { "\($0)" } ?? "another program")",
+                    "\(address)/\(transport) is in use by \(holders.first?.description ?? "another program")",
                     mend:
                         "see it with `ss -lnp 'sport = :\(address.port)'`; a resolver that listens on all addresses must "
                         + "be told to leave \(address.address) alone"

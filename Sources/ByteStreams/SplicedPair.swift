@@ -10,7 +10,7 @@ public final class SplicedPair: @unchecked Sendable {  // The caller's until it 
     static let pipeBytes = 512 << 10
     /// What one direction may move before other pairs have their turn.
     private static let turnBytes = 2 << 20
-    /// More than one urgent byte is never skipped at once, and it fits an empty pipe of any size.
+    /// Fits an empty pipe of any size.
     private static let urgentReadBytes = 4096
 
     enum Progress {
@@ -146,18 +146,14 @@ public final class SplicedPair: @unchecked Sendable {  // The caller's until it 
                 let count = clinux_splice(source.descriptor, direction.pipe.1, Self.pipeBytes)
                 if count > 0 {
                     direction.held = count
-                } else if count == 0 {
-                    source.hasEnded = true
-                    source.isReadToEnd = true
+                } else if count < 0, errno == EINTR {
                     continue
-                } else if errno == EINTR {
-                    continue
-                } else if errno == EAGAIN {
-                    guard source.hasUrgentByte else {
-                        source.isReadable = false
-                        return .waits
-                    }
-                    guard Self.readPastUrgentByte(&source, into: &direction) else { return .failed }
+                } else if count < 0, errno == EAGAIN, !source.hasUrgentByte {
+                    source.isReadable = false
+                    return .waits
+                } else if count == 0 || errno == EAGAIN {
+                    // The end, or an urgent byte.
+                    guard Self.readOn(&source, into: &direction) else { return .failed }
                     continue
                 } else {
                     return .failed
@@ -181,8 +177,9 @@ public final class SplicedPair: @unchecked Sendable {  // The caller's until it 
         return .goesOn
     }
 
-    /// splice(2) stops before an urgent byte for ever. recv(2) leaves it out and goes on, as it does where bytes are copied.
-    private static func readPastUrgentByte(_ source: inout Side, into direction: inout Direction) -> Bool {
+    /// splice(2) never goes past an urgent byte, and takes it for the end where the end has come behind it. recv(2) leaves it
+    /// out and goes on, as where bytes are copied, and tells the end for certain.
+    private static func readOn(_ source: inout Side, into direction: inout Direction) -> Bool {
         withUnsafeTemporaryAllocation(byteCount: Self.urgentReadBytes, alignment: 1) { buffer in
             let count = recv(source.descriptor, buffer.baseAddress, buffer.count, CInt(MSG_DONTWAIT))
             if count > 0 {
@@ -190,7 +187,10 @@ public final class SplicedPair: @unchecked Sendable {  // The caller's until it 
                 return write(direction.pipe.1, buffer.baseAddress, count) == count
             }
             source.hasUrgentByte = false
-            source.isReadToEnd = count == 0
+            if count == 0 {
+                source.hasEnded = true
+                source.isReadToEnd = true
+            }
             return count == 0 || errno == EAGAIN
         }
     }

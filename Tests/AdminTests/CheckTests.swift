@@ -1,6 +1,8 @@
 import Glibc
 import LinuxNetwork
 import MeshCore
+import NIOCore
+import NIOPosix
 import Testing
 
 @testable import Admin
@@ -19,8 +21,8 @@ struct FakeHost: HostReading {
     func kernelCapabilities() async -> KernelCapabilities { self.capabilities }
     func run(_ program: String, _ arguments: [String], input: String) async -> CommandResult? { self.programs[program] }
     func bindError(_ address: TransportAddress, _ transport: TransportProtocol) -> Int32? { self.bindErrors[transport] }
-    func holder(_ address: TransportAddress, _ transport: TransportProtocol) async -> SocketHolder? {
-        self.holders[transport]
+    func holders(_ address: TransportAddress, _ transport: TransportProtocol) async -> [SocketHolder] {
+        self.holders[transport].map { [$0] } ?? []
     }
     func localHTTP(port: UInt16, path: String) -> String? { self.http[port] }
 }
@@ -208,31 +210,25 @@ struct FakeHost: HostReading {
     }
 
     @Test(arguments: [
-        (#"UNCONN 0 0 127.0.0.1:53 0.0.0.0:* users:(("dnsmasq",pid=71,fd=4),("x",pid=9,fd=1))"#, "dnsmasq (process 71)"),
-        (#"LISTEN 0 4096 *:53 *:* users:(("systemd-resolve",pid=512,fd=13))"#, "systemd-resolve (process 512)"),
-        ("UNCONN 0 0 127.0.0.1:53 0.0.0.0:*", nil), (#"users:(("x"#, nil), (#"users:(("x",pid=x))"#, nil),
+        (
+            #"UNCONN 0 0 127.0.0.1:53 0.0.0.0:* users:(("dnsmasq",pid=71,fd=4),("x",pid=9,fd=1))"#,
+            ["dnsmasq (process 71)", "x (process 9)"]
+        ),
+        (#"LISTEN 0 4096 *:53 *:* users:(("systemd-resolve",pid=512,fd=13))"#, ["systemd-resolve (process 512)"]),
+        ("UNCONN 0 0 127.0.0.1:53 0.0.0.0:*", []), (#"users:(("x"#, []), (#"users:(("x",pid=x))"#, []),
     ])
-    func holderOfLine(line: String, holder: String?) {
-        #expect(SocketHolder(line: line[...])?.description == holder)
+    func holdersOfLine(line: String, holders: [String]) {
+        #expect(SocketHolder.all(inLine: line).map(\.description) == holders)
     }
 
     @Test("the holder of a port of this process is found by the tool")
     func liveHolder() async throws {
-        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let isBound = withUnsafeMutablePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
-            }
-        }
-        try #require(isBound)
-        let port = UInt16(bigEndian: address.sin_port)
-        let holder = await LiveHost().holder(TransportAddress(.v4(.loopback), port), .udp)
-        #expect(holder?.processID == getpid())
+        let channel = try await DatagramBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+            .bind(host: "127.0.0.1", port: 0).get()
+        let port = UInt16(try #require(channel.localAddress?.port))
+        let holders = await LiveHost().holders(TransportAddress(.v4(.loopback), port), .udp)
+        try await channel.close()
+        #expect(holders.contains { $0.processID == getpid() })
     }
 
     @Test(arguments: [
