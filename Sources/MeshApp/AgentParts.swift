@@ -2,6 +2,7 @@ import CLinux
 import Configuration
 import EdgeDNS
 import EdgeProxy
+import EdgeTunnel
 import HashTreeCollections
 import KubeClient
 import KubeModel
@@ -23,6 +24,7 @@ final class AgentParts: Sendable {
     let proxy: ProxyModule?
     /// Nil if it is off.
     let socks5: SOCKS5Module?
+    let tunnel: EdgeTunnelService?
 
     private let configuration: AgentConfiguration
     private let platform: NodePlatform
@@ -50,13 +52,17 @@ final class AgentParts: Sendable {
         self.dns =
             modules.edgeDNS.enable
             ? EdgeDNSService(settings: configuration.dnsSettings, catalog: catalog, group: group, logger: logger) : nil
+        let tunnel =
+            modules.edgeTunnel.enable
+            ? TunnelModule.make(configuration, catalog: catalog, group: group, logger: logger) : nil
+        self.tunnel = tunnel
         self.proxy =
             modules.edgeProxy.enable
             ? ProxyModule(
                 configuration: configuration,
                 platform: platform,
                 catalog: catalog,
-                tunnel: nil,
+                tunnel: tunnel,
                 group: group,
                 logger: logger
             ) : nil
@@ -64,12 +70,13 @@ final class AgentParts: Sendable {
             configuration: configuration,
             platform: platform,
             catalog: catalog,
-            tunnel: nil,
+            tunnel: tunnel,
             group: group,
             logger: logger
         )
         for (name, isEnabled) in [
             (Agent.dnsModule, modules.edgeDNS.enable), (Agent.proxyModule, modules.edgeProxy.enable),
+            (TunnelModule.name, modules.edgeTunnel.enable),
         ] where !isEnabled {
             self.board.set(name, .disabled)
         }
@@ -77,7 +84,8 @@ final class AgentParts: Sendable {
 
     /// Those that report to status and metrics.
     var reporters: [any StatusReporting] {
-        (self.dns.map { [$0] } ?? []) + (self.proxy.map { [$0] } ?? []) + (self.socks5.map { [$0] } ?? [])
+        let parts: [(any StatusReporting)?] = [self.dns, self.proxy, self.socks5, self.tunnel]
+        return parts.compactMap { $0 }
     }
 
     /// Takes over what can change live; all else stays as the process was started.
@@ -86,6 +94,7 @@ final class AgentParts: Sendable {
         self.catalog.update(settings: new.catalogSettings)
         self.dns?.update(new.dnsSettings)
         self.proxy?.update(new)
+        self.tunnel?.update(new.tunnelSettings)
     }
 
     /// In the order of starting; they are stopped in reverse, so that new flows end before names, and names before state.
@@ -107,6 +116,10 @@ final class AgentParts: Sendable {
                     try await dns.run()
                 }
             )
+        }
+        // Before the proxy, so that it goes on while the flows through it are drained.
+        if let tunnel = self.tunnel {
+            services.append(self.supervised(TunnelModule.name) { isUp in try await tunnel.run(isUp: isUp) })
         }
         if let proxy = self.proxy {
             let module = self.supervised(Agent.proxyModule) { isUp in try await proxy.run(isUp: isUp) }

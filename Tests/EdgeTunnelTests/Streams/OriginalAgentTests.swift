@@ -23,8 +23,8 @@ extension FlowSocketTests {
     /// the network namespace is made for the run, as the agent writes rules into it:
     ///
     ///     unshare -n sh -c 'ip link set lo up; ip address add 10.88.0.1/32 dev lo
-    ///         ip link add dummy0 type dummy; ip address add 10.99.0.2/24 dev dummy0; ip link set dummy0 up
-    ///         ip route add default dev dummy0; exec swift test --skip-build --filter OriginalAgentTests'
+    ///         ip link add up0 type veth peer name up1; ip link set up1 up; ip address add 10.99.0.2/24 dev up0
+    ///         ip link set up0 up; ip route add default dev up0; exec swift test --skip-build --filter OriginalAgentTests'
     @Suite(.serialized, .enabled(if: getenv("EDGEMESH_ORIGINAL_AGENT") != nil))
     struct OriginalAgentTests {
         private static let own = "ke-ours"
@@ -210,9 +210,9 @@ extension FlowSocketTests {
                 """,
                 to: "\(folder)/agent.yaml"
             )
-            let trace = ["/usr/bin/strace", "-f", "-o", "/dev/null", "-e", "trace=prlimit64"]
+            let trace = ["/usr/bin/strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=prlimit64,setrlimit"]
             return try PeerProcess(
-                trace + ["-e", "inject=prlimit64:retval=0", program, "--config-file", "\(folder)/agent.yaml"],
+                trace + ["-e", "inject=prlimit64,setrlimit:retval=0", program, "--config-file", "\(folder)/agent.yaml"],
                 environment: ["NODE_NAME": Self.theirs, "NAMESPACE": "kubeedge"]
             )
         }
