@@ -54,7 +54,8 @@ struct TrafficBenchmark {
             ("user", user, "haproxy", peer, nil),
         ]
         for (name, path, other, reference, budget) in comparisons {
-            func add(_ what: String, _ unit: String, _ figure: KeyPath<Result, Double>, _ budget: Figure.Budget? = nil) {
+            func add(_ what: String, _ unit: String, _ figure: KeyPath<Result, Double>, _ budget: Figure.Budget? = nil)
+            {
                 report.add(
                     "\(name) path: \(what)",
                     path[keyPath: figure],

@@ -240,7 +240,8 @@ public final class GlueHandler: ChannelInboundHandler {
 
     /// Gives both sockets to the carrier, if neither has ended and no byte is between them.
     private func handOver() {
-        guard let carrier = self.carrier, let partner = self.partner, self.isWholeAndEmpty, partner.isWholeAndEmpty else {
+        guard let carrier = self.carrier, let partner = self.partner, self.isWholeAndEmpty, partner.isWholeAndEmpty
+        else {
             return
         }
         let (client, server) = self.side == .client ? (self, partner) : (partner, self)

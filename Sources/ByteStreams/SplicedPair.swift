@@ -6,7 +6,7 @@ import NIOCore
 ///
 /// A pipe is filled only when it is empty, so what a direction holds is known, and a reader that is slow stops the reading of
 /// the other side after at most `pipeBytes`.
-public final class SplicedPair: @unchecked Sendable {  // The caller's until it is carried, then the splicer's thread's alone.
+public final class SplicedPair: @unchecked Sendable {  // One thread at a time: its maker, then the splicer.
     static let pipeBytes = 512 << 10
     /// What one direction may move before other pairs have their turn.
     private static let turnBytes = 2 << 20

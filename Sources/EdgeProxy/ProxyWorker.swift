@@ -68,10 +68,13 @@ final class ProxyWorker {
     }
 
     /// Listens for redirected UDP datagrams.
+    ///
+    /// A port that the kernel chooses must be nobody's: for a UDP socket that shares its port it may choose one that other
+    /// sockets of this user share, who would get a part of the datagrams. So such a socket begins to share when it has its port.
     func listenUDP(_ address: TransportAddress) -> EventLoopFuture<TransportAddress> {
         let worker = NIOLoopBound(self, eventLoop: self.loop)
         return DatagramBootstrap(group: self.loop)
-            .channelOption(SocketOption.reusePort, value: 1)
+            .channelOption(SocketOption.reusePort, value: address.port == 0 ? 0 : 1)
             .channelOption(SocketOption.receiveBufferBytes, value: 4 << 20)
             .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 65_536))
             .channelOption(
@@ -86,6 +89,7 @@ final class ProxyWorker {
                 }
             }
             .bind(to: SocketAddress(address))
+            .flatMap { channel in channel.setOption(SocketOption.reusePort, value: 1).map { channel } }
             .flatMapThrowing { channel in try worker.value.adopt(channel, for: address, isDatagram: true) }
     }
 

@@ -43,7 +43,9 @@ private struct Connection {
     func send(_ bytes: [UInt8]) -> Bool {
         var sent = 0
         while sent < bytes.count {
-            let count = bytes[sent...].withUnsafeBytes { Glibc.send(self.far, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL)) }
+            let count = bytes[sent...].withUnsafeBytes {
+                Glibc.send(self.far, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL))
+            }
             guard count > 0 else { return false }
             sent += count
         }
@@ -264,7 +266,10 @@ struct SocketSplicerTests {
         await bench.stop()
     }
 
-    @Test("reset and stop end a pair so that both peers see it; nothing is taken over after a stop", arguments: [false, true])
+    @Test(
+        "reset and stop end a pair so that both peers see it; nothing is taken over after a stop",
+        arguments: [false, true]
+    )
     func cut(byStop: Bool) async throws {
         let bench = try Bench()
         if byStop { await bench.stop() } else { bench.splicer.reset(bench.id) }

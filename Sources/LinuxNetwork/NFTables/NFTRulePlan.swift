@@ -264,7 +264,8 @@ struct NFTRulePlan {
             }
         } else {
             let shard = policy == .roundRobin ? frontend.endpointShard : nil
-            self.elements[.endpoints(frontend.transport, nodePort: nodePort, shard: shard)] = zip(indices, backends).map {
+            self.elements[.endpoints(frontend.transport, nodePort: nodePort, shard: shard)] = zip(indices, backends).map
+            {
                 NFTElement(key: address + port + $0, value: .data($1.paddedBytes))
             }
         }
