@@ -39,8 +39,8 @@ public struct HolePunchConfiguration: Sendable {
         [.public] + (self.allowsPrivateAddresses ? [.private] : []) + (self.allowsLoopback ? [.loopback] : [])
     }
 
-    /// go-libp2p takes its roles in reverse to this day (its pull request 3044 made it optional). Its agents call themselves
-    /// by the import path of the program's module, unless they are told otherwise.
+    /// go-libp2p before 0.41, and so every agent of EdgeMesh v1.17, takes its roles in reverse. Its programs call themselves by the
+    /// import path of their module, unless they are told otherwise, and nothing tells the version of the library.
     public static func isGo(_ peer: Identification) -> Bool {
         let agent = peer.agentVersion
         if ["go-libp2p", "go-ipfs/", "kubo/"].contains(where: { agent.hasPrefix($0) }) { return true }

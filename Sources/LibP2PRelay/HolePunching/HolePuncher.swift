@@ -173,9 +173,10 @@ public final class HolePuncher: Sendable {
         }
         self.state.withLock { $0.progress[relayed.id] = relayed.isOpen ? .done : nil }
         var failure: (any Error)?
-        for _ in 0..<self.configuration.tries {
+        for number in 0..<self.configuration.tries {
             do {
-                let direct = try await self.punch(relayed, identification, run)
+                let role = self.role(for: identification, try: number)
+                let direct = try await self.punch(relayed, run, role: role)
                 self.state.withLock { $0.metrics.punched += 1 }
                 return direct
             } catch {
@@ -189,6 +190,13 @@ public final class HolePuncher: Sendable {
             message: "no hole to \(relayed.remotePeer) in \(self.configuration.tries) tries",
             cause: failure
         )
+    }
+
+    /// By the specification, who begins the exchange is the server of the connection, and this side comes to terms with a peer that
+    /// takes itself for the server, too, if slowly (`SimultaneousOpenConfiguration`). So it is the client only towards peers
+    /// that likely have the roles reversed, and not in every try, as only their names tell.
+    private func role(for peer: Identification, try number: Int) -> ConnectionRole {
+        number.isMultiple(of: 2) && self.configuration.hasReversedRoles(peer) ? .initiator : .responder
     }
 
     /// False if the peer's own addresses were dialled before, for this relayed connection.
@@ -213,11 +221,7 @@ public final class HolePuncher: Sendable {
     }
 
     /// One try, from the first message to the connection.
-    private func punch(
-        _ relayed: Connection,
-        _ identification: Identification,
-        _ run: UInt64
-    ) async throws -> Connection {
+    private func punch(_ relayed: Connection, _ run: UInt64, role: ConnectionRole) async throws -> Connection {
         let options = OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.exchangeTimeout)
         let stream = try await relayed.openStream(protocols: [Self.protocolID], options: options).get()
         var exchange = self.exchange(.initiator)
@@ -232,10 +236,9 @@ public final class HolePuncher: Sendable {
             guard let punch = reaction.punch else {
                 throw LibP2PRelayError(code: .unexpected, message: "the exchange ended without addresses")
             }
+            self.expect(punch.addresses, from: loop.now + punch.pause)
             try await loop.scheduleTask(in: punch.pause) {}.futureResult.get()
-            // By the specification, who begins the exchange is the server of the connection.
-            let isReversed = self.configuration.hasReversedRoles(identification)
-            return try await self.open(punch, relayed, run, role: isReversed ? .initiator : .responder)
+            return try await self.open(punch, relayed, run, role: role)
         } catch {
             messages.fail(error)
             throw error
@@ -271,6 +274,7 @@ public final class HolePuncher: Sendable {
                 let message = try HolePunchMessage(try await messages.receive().get())
                 let reaction = try exchange.receive(message, now: loop.now)
                 if let reply = reaction.reply { messages.send(reply.encoded) }
+                self.expect(exchange.remoteAddresses, from: loop.now)
                 guard let punch = reaction.punch else { continue }
                 messages.finish()
                 let isReversed = relayed.identification.map { self.configuration.hasReversedRoles($0) } ?? false
@@ -309,6 +313,12 @@ public final class HolePuncher: Sendable {
 
     private func directConnection(to peer: PeerID) -> Connection? {
         self.host.connections(to: peer).first { !$0.isRelayed && $0.isOpen && !$0.isDraining }
+    }
+
+    /// The peer's SYN may come as soon as it knows this host's addresses, and at any time until it gives up.
+    private func expect(_ addresses: [Multiaddr], from time: NIODeadline) {
+        let deadline = time + self.configuration.punchTimeout + self.configuration.punchTimeout
+        self.host.expectConnections(from: addresses, until: deadline)
     }
 
     /// Dials at once, and takes whichever direct connection comes first, be it the peer's.
