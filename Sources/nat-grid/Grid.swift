@@ -53,6 +53,7 @@ struct Grid {
         let pairSites = try ["c", "d"].map { try internet.addSite(.fullyRandom, $0) }
         let lab = try await Lab.create(internet.finished())
         defer { try? lab.remove() }
+        try await self.delayPackets(internet, in: lab)
 
         let relays = try relaySites.map { try self.start($0, in: lab, ["-relay-service"]) }
         for relay in relays { _ = try await self.ready(relay, in: lab) }
@@ -76,6 +77,16 @@ struct Grid {
         async let takeover = self.takeOver(from: keeper, to: kept, relays: pair, in: lab)
         let cells = try await self.settle(diallers, dialled, in: lab)
         return Report(cells: cells, takeover: try await takeover, duration: MonotonicTime.now() - begin)
+    }
+
+    /// As on the way through any internet. Without it two SYNs would never cross, and routers refuse what comes too early.
+    private func delayPackets(_ internet: Internet, in lab: Lab) async throws {
+        for site in internet.sites {
+            try await lab.output(
+                on: Internet.core,
+                ["tc", "qdisc", "add", "dev", Internet.wan(site.number), "root", "netem", "delay", "10ms"]
+            )
+        }
     }
 
     // MARK: Peers

@@ -12,7 +12,7 @@ public struct HolePunchConfiguration: Sendable {
     public var punchTimeout: TimeAmount = .seconds(5)
     /// For the messages of one try, over the relay.
     public var exchangeTimeout: TimeAmount = .seconds(20)
-    /// A dial that is refused, as the other side's hole is not open yet, is tried again this much later.
+    /// A dial that is refused, as the other side's hole is not open yet, is tried again about this much later.
     public var redialDelay: TimeAmount = .milliseconds(100)
     public var maximumRedials = 10
     /// Addresses that are offered to a peer, and of its own that are dialled for it.
@@ -28,6 +28,9 @@ public struct HolePunchConfiguration: Sendable {
     public var drainDelay: TimeAmount = .seconds(2)
     /// Whether the peer takes the roles of client and server the other way round than the specification has them.
     public var hasReversedRoles: @Sendable (Identification) -> Bool = Self.isGo
+
+    /// Told of connections for which a hole was punched, by whichever side; on their loops.
+    public var punched: (@Sendable (Connection) -> Void)?
 
     /// For tests on one machine.
     var allowsLoopback = false

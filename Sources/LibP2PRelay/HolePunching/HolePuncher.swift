@@ -178,6 +178,7 @@ public final class HolePuncher: Sendable {
                 let role = self.role(for: identification, try: number)
                 let direct = try await self.punch(relayed, run, role: role)
                 self.state.withLock { $0.metrics.punched += 1 }
+                self.configuration.punched?(direct)
                 return direct
             } catch {
                 failure = error
@@ -278,7 +279,8 @@ public final class HolePuncher: Sendable {
                 guard let punch = reaction.punch else { continue }
                 messages.finish()
                 let isReversed = relayed.identification.map { self.configuration.hasReversedRoles($0) } ?? false
-                _ = try await self.open(punch, relayed, run, role: isReversed ? .responder : .initiator)
+                let direct = try await self.open(punch, relayed, run, role: isReversed ? .responder : .initiator)
+                self.configuration.punched?(direct)
                 return
             }
         } catch {
@@ -354,6 +356,12 @@ public final class HolePuncher: Sendable {
         self.state.withLock { $0.running[peer]?.id == run }
     }
 
+    /// Half of it by chance: two hosts whose SYNs did not cross, so that their routers have refused them, must not go on in step.
+    private func redialDelay() -> TimeAmount {
+        let half = max(1, self.configuration.redialDelay.nanoseconds / 2)
+        return .nanoseconds(half + Int64(self.host.configuration.randomNumber() % UInt64(2 * half)))
+    }
+
     private func dial(
         _ peer: PeerID,
         _ addresses: [Multiaddr],
@@ -370,10 +378,11 @@ public final class HolePuncher: Sendable {
             case .success(let connection): promise.succeed(connection)
             case .failure(let error):
                 if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
+                let delay = self.redialDelay()
                 guard redials < self.configuration.maximumRedials, self.isRunning(run, peer),
-                    loop.now + self.configuration.redialDelay < deadline
+                    loop.now + delay < deadline
                 else { return promise.fail(error) }
-                loop.scheduleTask(in: self.configuration.redialDelay) {
+                loop.scheduleTask(in: delay) {
                     if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
                     var options = options
                     options.timeout = deadline - loop.now
