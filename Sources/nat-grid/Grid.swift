@@ -12,9 +12,9 @@ struct Grid {
         let history: PeerHistory
 
         var outcome: String { self.history.steps.last?.path ?? "none" }
-        var expected: NATKind.Outcome { NATKind.outcome(self.dialler, self.dialled) }
+        var expected: Set<NATKind.Outcome> { NATKind.outcomes(self.dialler, self.dialled) }
         var isAsExpected: Bool {
-            self.outcome == self.expected.rawValue && self.history.isProven && self.history.failures.isEmpty
+            self.expected.contains { $0.rawValue == self.outcome } && self.history.isProven && self.history.failures.isEmpty
         }
 
         var milliseconds: String {
@@ -53,7 +53,6 @@ struct Grid {
         let pairSites = try ["c", "d"].map { try internet.addSite(.fullyRandom, $0) }
         let lab = try await Lab.create(internet.finished())
         defer { try? lab.remove() }
-        try await self.delayPackets(internet, in: lab)
 
         let relays = try relaySites.map { try self.start($0, in: lab, ["-relay-service"]) }
         for relay in relays { _ = try await self.ready(relay, in: lab) }
@@ -77,16 +76,6 @@ struct Grid {
         async let takeover = self.takeOver(from: keeper, to: kept, relays: pair, in: lab)
         let cells = try await self.settle(diallers, dialled, in: lab)
         return Report(cells: cells, takeover: try await takeover, duration: MonotonicTime.now() - begin)
-    }
-
-    /// As on the way through any internet. Without it two SYNs would never cross, and routers refuse what comes too early.
-    private func delayPackets(_ internet: Internet, in lab: Lab) async throws {
-        for site in internet.sites {
-            try await lab.output(
-                on: Internet.core,
-                ["tc", "qdisc", "add", "dev", Internet.wan(site.number), "root", "netem", "delay", "10ms"]
-            )
-        }
     }
 
     // MARK: Peers

@@ -6,12 +6,9 @@ import NetLab
 struct Internet {
     private(set) var plan: LabPlan
     private(set) var sites: [Site] = []
-    private var router = LabPlan.Host(name: core)
+    private var core = LabPlan.Host(name: "internet")
 
     static let port = 4001
-    /// The router in the middle, and its interface to a site.
-    static let core = "internet"
-    static func wan(_ number: Int) -> String { "wan\(number)" }
 
     struct Site: Sendable {
         let number: Int
@@ -40,23 +37,23 @@ struct Internet {
 
     init(name: String) {
         self.plan = LabPlan(name: name)
-        self.router.forwardsPackets = true
+        self.core.forwardsPackets = true
     }
 
     /// The whole plan.
     func finished() -> LabPlan {
         var plan = self.plan
-        plan.add(self.router)
+        plan.add(self.core)
         return plan
     }
 
     /// Adds a site with the next number.
     mutating func addSite(_ kind: NATKind, _ name: String) throws -> Site {
         let number = self.sites.count + 1
-        let wan = Self.wan(number)
+        let wan = "wan\(number)"
         let lan = "lan\(number)"
         self.plan.addLAN(wan)
-        self.router.interfaces.append(
+        self.core.interfaces.append(
             .init(
                 name: wan,
                 attachment: .lan(wan),
@@ -71,7 +68,7 @@ struct Internet {
             outside.gateways.append("1.1.\(number).1")
             if kind == .firewall {
                 inside.append(("1.2.\(number).10/24", "1.2.\(number).1"))
-                self.router.routes.append(try Self.route("1.2.\(number).0/24", "1.1.\(number).2"))
+                self.core.routes.append(try Self.route("1.2.\(number).0/24", "1.1.\(number).2"))
             } else {
                 inside.append(("10.0.\(number).10/24", "10.0.\(number).1"))
             }
@@ -80,7 +77,7 @@ struct Internet {
             outside.addresses.append("2a01:1:\(number)::2/64")
             outside.gateways.append("2a01:1:\(number)::1")
             inside.append(("2a01:2:\(number)::10/64", "2a01:2:\(number)::1"))
-            self.router.routes.append(try Self.route("2a01:2:\(number)::/64", "2a01:1:\(number)::2"))
+            self.core.routes.append(try Self.route("2a01:2:\(number)::/64", "2a01:1:\(number)::2"))
         }
         if kind == .open {
             host.interfaces = [

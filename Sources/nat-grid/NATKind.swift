@@ -47,12 +47,15 @@ enum NATKind: String, CaseIterable {
     /// - In IPv6 no address is translated, so each knows where the other's SYN comes from, and its own opens the firewall.
     /// - A SYN gets in where anyone's does, wherever it comes from.
     /// - Filters that depend on address and port are opened by the own SYN, if the other's port is known.
-    /// - A router that refuses a SYN which comes before the own one has left only makes both try again, until two of them cross.
-    static func outcome(_ first: NATKind, _ second: NATKind) -> Outcome {
+    /// - A router that refuses a SYN which comes before the own one has left makes the other try again. Two of them are crossed only
+    ///   by SYNs that are on their way at the same time: between namespaces of one machine, where the way takes no time, that
+    ///   is chance, and either outcome is right.
+    static func outcomes(_ first: NATKind, _ second: NATKind) -> Set<Outcome> {
         let families = first.families.intersection(second.families)
-        if families.isEmpty { return .relayed }
-        if first.isReachable || second.isReachable { return .direct }
-        if families.contains(.v6) || first.letsAnyoneIn || second.letsAnyoneIn { return .punched }
-        return first.isSymmetric || second.isSymmetric ? .relayed : .punched
+        if families.isEmpty { return [.relayed] }
+        if first.isReachable || second.isReachable { return [.direct] }
+        if families.contains(.v6) || first.letsAnyoneIn || second.letsAnyoneIn { return [.punched] }
+        if first.isSymmetric || second.isSymmetric { return [.relayed] }
+        return first == .refusing && second == .refusing ? [.punched, .relayed] : [.punched]
     }
 }
