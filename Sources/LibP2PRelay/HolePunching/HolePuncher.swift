@@ -241,7 +241,7 @@ public final class HolePuncher: Sendable {
             try await loop.scheduleTask(in: punch.pause) {}.futureResult.get()
             return try await self.open(punch, relayed, run, role: role)
         } catch {
-            messages.fail(error)
+            messages.reset()
             throw error
         }
     }
@@ -284,7 +284,7 @@ public final class HolePuncher: Sendable {
                 return
             }
         } catch {
-            messages.fail(error)
+            messages.reset()
             throw error
         }
     }

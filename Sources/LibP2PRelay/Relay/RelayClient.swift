@@ -154,8 +154,8 @@ public final class RelayClient: Sendable {
             switch action {
             case .probe(let peer, let request): self.probe(peer, request)
             case .reserve(let peer, let request): self.reserve(peer, request)
-            case .lost(let peer): self.lost(peer, counter: \.reservationsLost)
-            case .replaced(let peer): self.lost(peer, counter: \.reservationsReplaced)
+            case .lost(let peer): self.lost(peer) { $0.reservationsLost += 1 }
+            case .replaced(let peer): self.lost(peer) { $0.reservationsReplaced += 1 }
             }
         }
         self.keeper.value.timer?.cancel()
@@ -265,9 +265,9 @@ public final class RelayClient: Sendable {
         return Array(addresses.prefix(CircuitProtocol.maximumAddresses))
     }
 
-    private func lost(_ peer: PeerID, counter: WritableKeyPath<RelayClientMetrics, UInt64> & Sendable) {
+    private func lost(_ peer: PeerID, count: (inout RelayClientMetrics) -> Void) {
         guard self.keeper.value.held.removeValue(forKey: peer) != nil else { return }
-        self.status.withLock { $0.metrics[keyPath: counter] += 1 }
+        self.status.withLock { count(&$0.metrics) }
         self.host.connectionManager.unprotect(peer, Self.source)
         self.publish()
         self.host.emit(.reservation(ReservationEvent(relay: peer, state: .lost)))
