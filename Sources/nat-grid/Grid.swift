@@ -14,7 +14,8 @@ struct Grid {
         var outcome: String { self.history.steps.last?.path ?? "none" }
         var expected: Set<NATKind.Outcome> { NATKind.outcomes(self.dialler, self.dialled) }
         var isAsExpected: Bool {
-            self.expected.contains { $0.rawValue == self.outcome } && self.history.isProven && self.history.failures.isEmpty
+            self.expected.contains { $0.rawValue == self.outcome } && self.history.isProven
+                && self.history.failures.isEmpty
         }
 
         var milliseconds: String {

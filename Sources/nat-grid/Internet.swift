@@ -93,7 +93,14 @@ struct Internet {
                 let middle = "carrier\(number)"
                 self.plan.addLAN(middle)
                 self.plan.add(
-                    try Self.router("\(name)-carrier", kind, wan, outside, (["100.64.\(number).1/24"], middle), host: "")
+                    try Self.router(
+                        "\(name)-carrier",
+                        kind,
+                        wan,
+                        outside,
+                        (["100.64.\(number).1/24"], middle),
+                        host: ""
+                    )
                 )
                 let line = (addresses: ["100.64.\(number).2/24"], gateways: ["100.64.\(number).1"])
                 self.plan.add(try Self.router("\(name)-router", kind, middle, line, home, host: ""))

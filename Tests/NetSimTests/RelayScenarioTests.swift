@@ -86,6 +86,7 @@ import Testing
                 try await simulation.wait(atMost: .seconds(90)) {
                     peers[0].directConnection(to: peers[1]) != nil || peers[1].puncher.metrics.failed > 0
                 }
+                try await simulation.sleep(.seconds(10))
                 #expect((peers[0].directConnection(to: peers[1]) != nil) == hairpinning)
                 #expect(peers[1].puncher.metrics.punched == (hairpinning ? 1 : 0))
                 #expect(hairpinning || relayed.isOpen)

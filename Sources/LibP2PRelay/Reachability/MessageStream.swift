@@ -23,7 +23,9 @@ final class MessageStream {
     func receive() -> EventLoopFuture<ByteBuffer> {
         let loop = self.stream.channel.eventLoop
         let promise = loop.makePromise(of: ByteBuffer.self)
-        self.exchange.read(within: self.deadline - loop.now) { promise.completeWith($0) }
+        self.exchange.read(within: self.deadline - loop.now) { result in
+            promise.completeWith(result.mapError { $0 as any Error })
+        }
         return promise.futureResult
     }
 
