@@ -69,20 +69,24 @@ extension Host {
     ) -> EventLoopFuture<Connection> {
         let channel = raw.channel
         let loop = channel.eventLoop
+        let handshake: UInt64
         do {
-            try self.state.withLock { state throws(LibP2PError) in
+            handshake = try self.state.withLock { state throws(LibP2PError) in
                 guard state.phase == .running else { throw .shutDown }
                 try self.resources.withLock { usage throws(LibP2PError) in
                     try usage.addConnection(direction, with: raw.remoteAddress)
                 }
-                state.handshakes[ObjectIdentifier(channel)] = channel
+                let id = state.nextHandshakeID
+                state.nextHandshakeID += 1
+                state.handshakes[id] = channel
+                return id
             }
         } catch {
             channel.close(promise: nil)
             return loop.makeFailedFuture(error)
         }
         channel.closeFuture.whenComplete { _ in
-            self.state.withLock { _ = $0.handshakes.removeValue(forKey: ObjectIdentifier(channel)) }
+            self.state.withLock { _ = $0.handshakes.removeValue(forKey: handshake) }
             self.resources.withLock { $0.removeConnection(direction, with: raw.remoteAddress) }
         }
         // The session exists before the connection does; no stream comes before that.
@@ -104,7 +108,7 @@ extension Host {
             }
         ).flatMapThrowing { result in
             do {
-                let connection = try self.register(result, raw: raw, direction: direction)
+                let connection = try self.register(result, raw: raw, direction: direction, handshake: handshake)
                 slot.connection = connection
                 self.registered(connection)
                 return connection
@@ -118,7 +122,8 @@ extension Host {
     private func register(
         _ upgraded: ConnectionUpgrade.Result,
         raw: RawConnection,
-        direction: Direction
+        direction: Direction,
+        handshake: UInt64
     ) throws -> Connection {
         let peer = upgraded.peer.remotePeer
         guard peer != self.peerID else {
@@ -143,7 +148,7 @@ extension Host {
         )
         let isRunning = self.state.withLock { state in
             guard state.phase == .running, raw.channel.isActive else { return false }
-            state.handshakes[ObjectIdentifier(raw.channel)] = nil
+            state.handshakes[handshake] = nil
             state.connections.insert(connection)
             return true
         }

@@ -38,7 +38,8 @@ struct HostState {
     var connections = ConnectionTable()
     var nextConnectionID: UInt64 = 1
     /// Channels between their acceptance or dial and the end of their handshake.
-    var handshakes: [ObjectIdentifier: any Channel] = [:]
+    var handshakes: [UInt64: any Channel] = [:]
+    var nextHandshakeID: UInt64 = 1
     var inboundHandshakes: Admission
     var expected: ExpectedSources
 

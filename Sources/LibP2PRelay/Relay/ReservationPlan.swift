@@ -181,7 +181,7 @@ struct ReservationPlan {
 
     /// What is to be done now.
     mutating func next(now: NIODeadline) -> [Action] {
-        for (peer, candidate) in self.candidates {
+        for (peer, candidate) in self.candidates.sorted(by: { $0.value.order < $1.value.order }) {
             switch candidate.state {
             case .waiting(let until) where until <= now:
                 self.candidates[peer]?.state = .idle
