@@ -61,23 +61,23 @@ struct Internet {
             )
         )
         var host = LabPlan.Host(name: name)
-        let outside: (addresses: [String], gateways: [String])
-        let inside: (address: String, gateway: String)
-        switch kind {
-        case .open:
-            outside = (["1.1.\(number).2/24", "2a01:1:\(number)::2/64"], ["1.1.\(number).1", "2a01:1:\(number)::1"])
-            inside = ("", "")
-        case .firewall:
-            outside = (["1.1.\(number).2/24"], ["1.1.\(number).1"])
-            inside = ("1.2.\(number).10/24", "1.2.\(number).1")
-            self.core.routes.append(try Self.route("1.2.\(number).0/24", "1.1.\(number).2"))
-        case .firewall6:
-            outside = (["2a01:1:\(number)::2/64"], ["2a01:1:\(number)::1"])
-            inside = ("2a01:2:\(number)::10/64", "2a01:2:\(number)::1")
+        var outside: (addresses: [String], gateways: [String]) = ([], [])
+        var inside: [(address: String, gateway: String)] = []
+        if kind.families.contains(.v4) {
+            outside.addresses.append("1.1.\(number).2/24")
+            outside.gateways.append("1.1.\(number).1")
+            if kind == .firewall {
+                inside.append(("1.2.\(number).10/24", "1.2.\(number).1"))
+                self.core.routes.append(try Self.route("1.2.\(number).0/24", "1.1.\(number).2"))
+            } else {
+                inside.append(("10.0.\(number).10/24", "10.0.\(number).1"))
+            }
+        }
+        if kind.families.contains(.v6) {
+            outside.addresses.append("2a01:1:\(number)::2/64")
+            outside.gateways.append("2a01:1:\(number)::1")
+            inside.append(("2a01:2:\(number)::10/64", "2a01:2:\(number)::1"))
             self.core.routes.append(try Self.route("2a01:2:\(number)::/64", "2a01:1:\(number)::2"))
-        case .fullCone, .masquerade, .random, .fullyRandom, .carrier:
-            outside = (["1.1.\(number).2/24"], ["1.1.\(number).1"])
-            inside = ("10.0.\(number).10/24", "10.0.\(number).1")
         }
         if kind == .open {
             host.interfaces = [
@@ -86,23 +86,36 @@ struct Internet {
             host.routes = try outside.gateways.map(Self.defaultRoute)
         } else {
             self.plan.addLAN(lan)
-            let home = (address: "\(inside.gateway)/\(inside.address.split(separator: "/")[1])", lan: lan)
+            let home = (
+                addresses: inside.map { "\($0.gateway)/\($0.address.split(separator: "/")[1])" }, lan: lan
+            )
             if kind == .carrier {
                 let middle = "carrier\(number)"
                 self.plan.addLAN(middle)
                 self.plan.add(
-                    try Self.router("\(name)-carrier", kind, wan, outside, ("100.64.\(number).1/24", middle), host: "")
+                    try Self.router(
+                        "\(name)-carrier",
+                        kind,
+                        wan,
+                        outside,
+                        (["100.64.\(number).1/24"], middle),
+                        host: ""
+                    )
                 )
                 let line = (addresses: ["100.64.\(number).2/24"], gateways: ["100.64.\(number).1"])
                 self.plan.add(try Self.router("\(name)-router", kind, middle, line, home, host: ""))
             } else {
-                let address = String(inside.address.prefix { $0 != "/" })
-                self.plan.add(try Self.router("\(name)-router", kind, wan, outside, home, host: address))
+                let address = inside.first?.address.prefix { $0 != "/" } ?? ""
+                self.plan.add(try Self.router("\(name)-router", kind, wan, outside, home, host: String(address)))
             }
             host.interfaces = [
-                .init(name: "eth0", attachment: .lan(lan), addresses: [try Self.network(inside.address)])
+                .init(
+                    name: "eth0",
+                    attachment: .lan(lan),
+                    addresses: try inside.map { try Self.network($0.address) }
+                )
             ]
-            host.routes = [try Self.defaultRoute(inside.gateway)]
+            host.routes = try inside.map { try Self.defaultRoute($0.gateway) }
         }
         self.plan.add(host)
         let site = Site(
@@ -122,13 +135,17 @@ struct Internet {
         _ kind: NATKind,
         _ wan: String,
         _ outside: (addresses: [String], gateways: [String]),
-        _ inside: (address: String, lan: String),
+        _ inside: (addresses: [String], lan: String),
         host: String
     ) throws -> LabPlan.Host {
         var router = LabPlan.Host(name: name)
         router.interfaces = [
             .init(name: "outside", attachment: .lan(wan), addresses: try outside.addresses.map(Self.network)),
-            .init(name: "inside", attachment: .lan(inside.lan), addresses: [try Self.network(inside.address)]),
+            .init(
+                name: "inside",
+                attachment: .lan(inside.lan),
+                addresses: try inside.addresses.map(Self.network)
+            ),
         ]
         router.routes = try outside.gateways.map(Self.defaultRoute)
         router.forwardsPackets = true
@@ -136,17 +153,18 @@ struct Internet {
         return router
     }
 
-    /// No connection comes in that was not begun inside, and none is refused, as routers at home do.
+    /// No connection comes in that was not begun inside; most routers at home do not answer it.
     private static func rules(_ kind: NATKind, host: String) -> String {
         let masquerade =
             switch kind {
             case .open, .firewall, .firewall6: ""
-            case .fullCone, .masquerade, .carrier: "oifname \"outside\" masquerade"
+            case .fullCone, .cone, .masquerade, .refusing, .carrier: "oifname \"outside\" masquerade"
             case .random: "oifname \"outside\" masquerade random"
-            case .fullyRandom: "oifname \"outside\" masquerade fully-random"
+            case .fullyRandom, .dualStack: "oifname \"outside\" meta nfproto ipv4 masquerade fully-random"
             }
         let forwarded =
-            kind == .fullCone ? "iifname \"outside\" meta l4proto tcp dnat ip to \(host)" : ""
+            kind.letsAnyoneIn ? "iifname \"outside\" meta l4proto tcp dnat ip to \(host)" : ""
+        let verdict = kind == .refusing ? "reject with tcp reset" : "drop"
         return """
             table inet site {
                 chain prerouting {
@@ -159,11 +177,11 @@ struct Internet {
                 }
                 chain forward {
                     type filter hook forward priority filter; policy accept;
-                    iifname "outside" meta l4proto tcp ct state new ct status & dnat == 0 drop
+                    iifname "outside" meta l4proto tcp ct state new ct status & dnat == 0 \(verdict)
                 }
                 chain input {
                     type filter hook input priority filter; policy accept;
-                    iifname "outside" meta l4proto tcp ct state new drop
+                    iifname "outside" meta l4proto tcp ct state new \(verdict)
                 }
             }
 
