@@ -54,8 +54,7 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
-                "LibP2PSecurity", "Yamux", "LibP2P",
-                "LibP2PSecurity", "Yamux",
+                "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery",
             ]
         ),
     ],

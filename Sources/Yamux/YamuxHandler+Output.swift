@@ -177,6 +177,7 @@ extension YamuxHandler {
             roundTripTime: self.roundTrip.time,
             maximum: self.configuration.maximumWindowBytes
         ) { wanted in
+            guard self.configuration.unreadBudget?.mayGrow() ?? true else { return 0 }
             let granted = min(wanted, max(0, self.configuration.windowGrowthBudget - self.windowGrowth))
             self.windowGrowth += granted
             return granted

@@ -38,6 +38,7 @@ public final class YamuxHandler: ChannelInboundHandler {
     /// Memory that streams hold unread.
     var unreadBytes = 0
     var windowGrowth = 0
+    var account: YamuxUnreadBudget.Account?
 
     // What goes.
     var unsentBytes = 0
@@ -146,6 +147,7 @@ public final class YamuxHandler: ChannelInboundHandler {
     public func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
         self.loop = context.eventLoop
+        self.account = self.configuration.unreadBudget?.open(for: self, on: context.eventLoop)
         if context.channel.isActive { self.activate() }
     }
 
@@ -266,6 +268,8 @@ public final class YamuxHandler: ChannelInboundHandler {
             context.writeAndFlush(self.wrapOutboundOut(frame), promise: nil)
         }
         for stream in self.streams.values { stream.end(error: cause) }
+        if let account = self.account { self.configuration.unreadBudget?.close(account) }
+        self.account = nil
         self.target = nil
         self.nestedReads = []
         self.readCompletesOwed = []

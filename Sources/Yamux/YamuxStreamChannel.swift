@@ -396,7 +396,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
 
     private func count(retained: Int) {
         self.retainedBytes += retained
-        self.session?.unreadBytes += retained
+        self.session?.countUnread(retained)
     }
 
     // MARK: Writing

@@ -16,6 +16,8 @@ public struct KademliaConfiguration: Sendable {
         case client
         /// Also answers, and is known to others by it.
         case server
+        /// A server while peers of the internet can dial this host, as far as it is known, and a client otherwise.
+        case automatic
     }
 
     /// Which peers and addresses belong to the DHT.
@@ -54,6 +56,11 @@ public struct KademliaConfiguration: Sendable {
     public var maximumProvidedKeys = 1024
     /// A stream that is silent for so long is reset.
     public var streamTimeout: TimeAmount = .seconds(60)
+    /// Streams on which peers ask, in all and of one peer. Others send one request after the other on one.
+    public var maximumStreams = 1024
+    public var maximumStreamsPerPeer = 32
+    /// The longest request that is taken: a stream holds it until it is whole. Answers may be longer.
+    public var maximumRequestBytes = 16 * 1024
     /// None: values are neither stored nor found.
     public var records: (any KademliaRecordStore)?
 
@@ -64,7 +71,7 @@ public struct KademliaConfiguration: Sendable {
     }
 
     /// - Parameter prefix: of the protocol ID.
-    public static func wan(mode: Mode = .server, prefix: String = "/ipfs") -> KademliaConfiguration {
+    public static func wan(mode: Mode = .automatic, prefix: String = "/ipfs") -> KademliaConfiguration {
         var configuration = Self(protocolID: ProtocolID("\(prefix)/kad/1.0.0"), mode: mode, scope: .wan)
         configuration.maximumPerNetwork = (perBucket: 2, total: 3)
         return configuration
@@ -92,6 +99,7 @@ public struct KademliaConfiguration: Sendable {
 
 /// What a DHT has done and knows.
 public struct KademliaMetrics: Sendable, Hashable {
+    public var isServer = false
     public var tablePeers = 0
     public var providerKeys = 0
     public var runningLookups = 0
