@@ -272,8 +272,8 @@ let package = Package(
         tests(
             "LibP2PDiscoveryTests",
             [
-                "LibP2PDiscovery", "LibP2P", "PeerIdentity", "Multiformats", "DNSWire", "ByteStreams", "LinuxNetwork",
-                "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+                "LibP2PDiscovery", "LibP2PRelay", "LibP2P", "Yamux", "PeerIdentity", "Multiformats", "DNSWire",
+                "ByteStreams", "LinuxNetwork", "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),

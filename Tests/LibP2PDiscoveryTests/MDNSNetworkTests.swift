@@ -40,6 +40,36 @@ import Testing
         }
     }
 
+    /// A cable between two machines, and nobody who gives out addresses.
+    @Test func nodesWithoutAnyOtherAddressesUseTheirLinkLocalOnes() async throws {
+        try #require(geteuid() == 0, "network namespaces need root")
+        let (a, b) = ("mdnsc\(getpid())", "mdnsd\(getpid())")
+        defer { _ = try? shell("ip netns del \(a); ip netns del \(b)", allowFailure: true) }
+        try shell(
+            """
+            set -e; ip netns add \(a); ip netns add \(b)
+            ip link add eth0 netns \(a) type veth peer name eth7 netns \(b)
+            ip -n \(a) link set eth0 up; ip -n \(b) link set eth7 up; ip -n \(a) link set lo up; ip -n \(b) link set lo up
+            """
+        )
+        let first = try await self.node(a, listen: ["/ip6/::/tcp/0"])
+        let second = try await self.node(b, listen: ["/ip6/::/tcp/0"])
+        do {
+            try await eventually("the second has found the first", within: .seconds(60)) {
+                !second.host.peers.addresses(of: first.host.peerID).isEmpty
+            }
+            let addresses = second.host.peers.addresses(of: first.host.peerID)
+            #expect(addresses.allSatisfy { $0.zone == "eth7" && $0.isLinkLocal }, "\(addresses)")
+            let connection: Connection = try await second.host.connect(to: first.host.peerID)
+            #expect(connection.remotePeer == first.host.peerID)
+            #expect(connection.remoteAddress.isLinkLocal)
+        } catch {
+            try await self.stop([first, second])
+            throw error
+        }
+        try await self.stop([first, second])
+    }
+
     @Test func nodesFindEachOtherAndFollowTheirInterfaces() async throws {
         try #require(geteuid() == 0, "network namespaces need root")
         let (a, b) = ("mdnsa\(getpid())", "mdnsb\(getpid())")

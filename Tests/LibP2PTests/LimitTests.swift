@@ -217,6 +217,21 @@ import Testing
         #expect(store.peers.contains(Self.peer))
     }
 
+    /// A relay's address is not driven out by peers that nobody has asked for.
+    @Test func permanentAddressesStay() throws {
+        let clock = Clock()
+        var configuration = PeerStore.Configuration()
+        configuration.maximumPeers = 3
+        let store = PeerStore(configuration: configuration, now: { clock.now })
+        store.add([Self.address], to: Self.peer, lifetime: .permanent)
+        for _ in 0..<10 {
+            clock.advance(.seconds(1))
+            store.add([Self.address], to: KeyPair.generate().peerID, lifetime: .found)
+        }
+        #expect(store.count == 3)
+        #expect(store.addresses(of: Self.peer) == [Self.address])
+    }
+
     /// A node whose clock was set back returns with lower numbers.
     @Test func whatAPeerToldEndsWithItsLastConnection() throws {
         let clock = Clock()

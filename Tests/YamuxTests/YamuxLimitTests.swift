@@ -57,9 +57,26 @@ import Testing
 
     @Test func openingAndResettingEndsTheSession() throws {
         let peer = try RawPeer()
-        for id in 0..<6000 as Range<UInt32> { try peer.send(.update(2 * id + 1, .syn), .update(2 * id + 1, .rst)) }
+        for id in 0..<100_000 as Range<UInt32> where peer.failure == nil {
+            try peer.send(.update(2 * id + 1, .syn), .update(2 * id + 1, .rst))
+        }
         #expect(peer.failure == .limitExceeded)
+        #expect(peer.side.inbound.value.count == 5001, "what it has cost until then")
         #expect(peer.side.isEmpty)
+    }
+
+    /// A program with many streams that ends is no attack.
+    @Test func allStreamsMayBeResetAtOnce() throws {
+        var configuration = YamuxConfiguration()
+        configuration.resetBurst = 10
+        configuration.maximumInboundStreams = 100
+        let peer = try RawPeer(configuration: configuration)
+        for id in 0..<100 as Range<UInt32> { try peer.send(.update(2 * id + 1, .syn)) }
+        for id in 0..<100 as Range<UInt32> { try peer.send(.update(2 * id + 1, .rst)) }
+        #expect(peer.failure == nil)
+        #expect(peer.side.handler.openStreams == 0)
+        try peer.send(.update(201, .syn), .update(201, .rst))
+        #expect(peer.failure == .limitExceeded)
     }
 
     @Test func refusalsThatAreNotReadEndTheSession() throws {

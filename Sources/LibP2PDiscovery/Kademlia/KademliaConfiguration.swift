@@ -51,6 +51,7 @@ public struct KademliaConfiguration: Sendable {
     /// Between attempts to announce that reached nobody.
     public var republishRetry: TimeAmount = .minutes(2)
     public var maximumProviderKeys = 4096
+    public var maximumProviderKeysPerPeer = 64
     public var maximumProvidersPerKey = 256
     /// Keys that this host provides.
     public var maximumProvidedKeys = 1024
@@ -81,9 +82,10 @@ public struct KademliaConfiguration: Sendable {
         Self(protocolID: ProtocolID("\(prefix)/lan/kad/1.0.0"), mode: mode, scope: .lan)
     }
 
-    /// The addresses of a peer that this DHT tells and believes. Circuits lead through others, and are not kept.
+    /// The addresses of a peer that this DHT tells and believes. Circuits lead through others, and are not kept; a zone means
+    /// something to one machine only.
     func filter(_ addresses: [Multiaddr]) -> [Multiaddr] {
-        self.scope == .wan ? addresses.filter { !$0.isCircuit && $0.isPublic } : addresses
+        addresses.filter { $0.zone == nil && (self.scope != .wan || !$0.isCircuit && $0.isPublic) }
     }
 
     /// Whether a peer with such a connection belongs into the table.

@@ -37,6 +37,7 @@ final class KademliaCore {
         )
         self.providers = ProviderStore(
             maximumKeys: configuration.maximumProviderKeys,
+            maximumKeysPerPeer: configuration.maximumProviderKeysPerPeer,
             maximumPerKey: configuration.maximumProvidersPerKey,
             lifetime: configuration.providerLifetime
         )

@@ -98,7 +98,7 @@ final class KademliaResponder: ChannelInboundHandler {
     private func restartTimer(_ context: ChannelHandlerContext) {
         self.timer?.cancel()
         let channel = context.channel
-        self.timer = context.eventLoop.assumeIsolated().scheduleTask(in: self.timeout) { channel.close(promise: nil) }
+        self.timer = context.eventLoop.assumeIsolated().scheduleTask(in: self.timeout) { channel.closeWithReset() }
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
