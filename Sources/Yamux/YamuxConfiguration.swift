@@ -13,7 +13,7 @@ public struct YamuxConfiguration: Sendable {
     public var maximumUnreadBytes = 64 * 1024 * 1024
     /// Shared with other sessions, for what may wait in all of them together; nil for this session's bound alone.
     public var unreadBudget: YamuxUnreadBudget?
-    /// What may wait in memory to be sent, over all streams. A write beyond it fails.
+    /// What may wait in memory to be sent, over all streams. At half of it no stream is writable; a write beyond it fails.
     public var maximumUnsentBytes = 64 * 1024 * 1024
 
     /// The largest payload that is sent in one frame.

@@ -42,6 +42,8 @@ public final class YamuxHandler: ChannelInboundHandler {
 
     // What goes.
     var unsentBytes = 0
+    /// Streams that are not writable because too much waits in all of them.
+    var heldBack: [YamuxStreamChannel] = []
     /// Streams that can send data, in the order of their turns.
     var ring = Deque<YamuxStreamChannel>()
     /// Streams that owe a window update, SYN or ACK.
@@ -220,6 +222,8 @@ public final class YamuxHandler: ChannelInboundHandler {
         self.dropEnded(&self.dirty)
         self.dropEnded(&self.ring)
         self.dropEnded(&self.opening)
+        // What it had to send gives room to others.
+        if !self.heldBack.isEmpty { self.scheduleTick() }
         self.events.streamClosed(self.machine.isInbound(stream.id))
         if self.machine.isDraining, self.streams.isEmpty, self.phase == .active {
             // The last frames of the stream leave first.
@@ -275,6 +279,7 @@ public final class YamuxHandler: ChannelInboundHandler {
         self.readCompletesOwed = []
         self.lingering = []
         (self.ring, self.dirty, self.opening, self.pongs, self.resets) = ([], [], [], [], [])
+        self.heldBack = []
         self.events.sessionClosed(error)
         self.context?.close(promise: nil)
     }

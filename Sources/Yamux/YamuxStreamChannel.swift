@@ -32,7 +32,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     }
 
     struct Flags: OptionSet {
-        let rawValue: UInt16
+        let rawValue: UInt32
         static let autoRead = Flags(rawValue: 1)
         static let allowsRemoteHalfClosure = Flags(rawValue: 2)
         /// A `read()` has not been answered.
@@ -59,6 +59,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
         static let awaitsAccept = Flags(rawValue: 16384)
         /// Some reads are slices of what one read of the connection brought.
         static let holdsSlices = Flags(rawValue: 32768)
+        /// Not writable until the session has sent what waits in all streams.
+        static let heldBack = Flags(rawValue: 65536)
     }
 
     private static let activeBit: UInt8 = 1
@@ -421,7 +423,9 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
         self.writes.append(PendingWrite(bytes: bytes, promise: promise))
         self.unsentBytes += bytes.readableBytes
         session.unsentBytes += bytes.readableBytes
-        if self.unsentBytes > self.waterMark.high, self.isWritable {
+        let isFull = self.unsentBytes > self.waterMark.high || session.isCongested
+        if isFull, self.isWritable {
+            session.holdBack(self)
             self.set(Self.writableBit, false)
             self.pipeline.fireChannelWritabilityChanged()
         }
@@ -441,7 +445,9 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
 
     /// The session has sent some of the writes.
     func didSend() {
-        guard self.unsentBytes < self.waterMark.low, !self.isWritable, !self.flags.contains(.isClosed) else { return }
+        guard self.unsentBytes < self.waterMark.low, !self.isWritable, !self.flags.contains(.isClosed),
+            !(self.session?.holdBack(self) ?? false)
+        else { return }
         self.set(Self.writableBit, true)
         self.pipeline.fireChannelWritabilityChanged()
     }

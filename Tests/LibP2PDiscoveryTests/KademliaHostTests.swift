@@ -189,7 +189,7 @@ import Testing
             }
             let long = try await open()
             var bytes = ByteBuffer()
-            bytes.writeUnsignedVarint(1001)
+            bytes.writeUnsignedVarint(UInt64(1001))
             bytes.writeRepeatingByte(0, count: 1000)
             try await long.channel.writeAndFlush(bytes)
             try await long.channel.eventLoop.submit { long.channel.read() }.get()

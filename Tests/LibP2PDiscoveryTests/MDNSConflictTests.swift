@@ -64,7 +64,7 @@ import Testing
         _ = lesser.received(second, from: self.other, now: now)
         #expect(lesser.responder?.phase == .probing(0))
         #expect(lesser.responder?.records.instance == name, "the name may be free yet")
-        #expect(self.run(&lesser, until: seconds(1.3)).allSatisfy(\.authorities.isEmpty), "it waits for a second")
+        #expect(self.run(&lesser, until: seconds(1.3)).allSatisfy { $0.authorities.isEmpty }, "it waits for a second")
         // By then the other has announced itself.
         let announced = try #require(self.run(&greater, until: seconds(1.3)).first { $0.flags.contains(.response) })
         _ = lesser.received(announced, from: self.other, now: seconds(1.3))

@@ -3,7 +3,9 @@ import MeshTesting
 import Multiformats
 import NIOCore
 import PeerIdentity
+import Synchronization
 import Testing
+import Yamux
 
 @testable import LibP2P
 

@@ -134,6 +134,52 @@ import Testing
         #expect(peer.side.handler.unsentBytes == 1000)
     }
 
+    /// A hundred streams that each wait to be told to stop would hold twelve times the bound.
+    @Test func manyWritersAreHeldBackTogether() throws {
+        var configuration = YamuxConfiguration()
+        configuration.maximumUnsentBytes = 1 << 20
+        let peer = try RawPeer(.client, configuration: configuration)
+        let streams = try (0..<100).map { _ in try peer.side.open() }
+        _ = try peer.send()
+        peer.side.channel.isWritable = false
+        // Each writes as long as it may.
+        var written = 0
+        var rounds = 0
+        while streams.contains(where: { $0.channel?.isWritable == true }), rounds < 100 {
+            rounds += 1
+            for stream in streams where stream.channel?.isWritable == true {
+                stream.write([UInt8](repeating: 1, count: 4096))
+                written += 4096
+            }
+        }
+        #expect(peer.side.handler.unsentBytes == written)
+        #expect(written <= 1 << 19 + 100 * 4096)
+        #expect(streams.allSatisfy { $0.errors.isEmpty })
+        #expect(streams.allSatisfy { $0.writabilityChanges == 1 })
+        // The connection takes it, and all may write again.
+        peer.side.channel.isWritable = true
+        peer.side.channel.pipeline.fireChannelWritabilityChanged()
+        _ = try peer.send()
+        #expect(peer.side.handler.unsentBytes == 0)
+        #expect(streams.allSatisfy { $0.channel?.isWritable == true })
+        #expect(peer.side.handler.heldBack.isEmpty)
+    }
+
+    @Test func writersAreReleasedWhenOneThatHeldThemBackEnds() throws {
+        var configuration = YamuxConfiguration()
+        configuration.maximumUnsentBytes = 1 << 20
+        let peer = try RawPeer(.client, configuration: configuration)
+        let (greedy, modest) = (try peer.side.open(), try peer.side.open())
+        _ = try peer.send()
+        peer.side.channel.isWritable = false
+        greedy.write([UInt8](repeating: 1, count: 600_000))
+        modest.write([1])
+        #expect(modest.channel?.isWritable == false)
+        try peer.send(.update(1, .rst))
+        #expect(modest.channel?.isWritable == true)
+        #expect(peer.side.handler.unsentBytes == 1)
+    }
+
     /// Every stream stalls with a full window: the session holds no more than its bound, and drops who holds the most.
     @Test func unreadBytesAreBounded() throws {
         var configuration = YamuxConfiguration()

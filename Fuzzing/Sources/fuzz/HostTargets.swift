@@ -1,6 +1,5 @@
 import LibP2P
 import LibP2PDiscovery
-import LibP2PRelay
 import LibP2PSecurity
 import Logging
 import MeshCore
@@ -10,6 +9,8 @@ import NIOEmbedded
 import PeerIdentity
 import Synchronization
 import Yamux
+
+@testable import LibP2PRelay
 
 extension FuzzTarget {
     /// The handshakes of a whole host, dialled or dialling, in a private network or none: garbage in place of a peer, or an
