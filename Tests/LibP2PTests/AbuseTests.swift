@@ -172,6 +172,21 @@ extension SocketTests {
 
         // MARK: Memory
 
+        /// A protocol whose handler does not read yet, as it waits for something else: what comes with the proposal waits in the
+        /// session, where it counts.
+        @Test func littleIsHeldForHandlersThatDoNotReadYet() async throws {
+            try await Self.connected { server, _, connection in
+                server.handle("/stalled") { $0.channel.eventLoop.makeSucceededVoidFuture() }
+                let stream = try await connection.openStream(protocols: ["/stalled"]).get()
+                stream.channel.writeAndFlush(ByteBuffer(repeating: 1, count: 200 * 1024), promise: nil)
+                try await eventually("all has come") {
+                    server.metrics.unreadBytes >= 200 * 1024 - StreamNegotiator.maximumRead
+                }
+                stream.reset()
+                try await eventually("nothing is held") { server.metrics.unreadBytes == 0 }
+            }
+        }
+
         /// A host whose handlers read nothing, and a peer that sends all it may, on all the streams that it may open.
         @Test func unreadBytesAreBoundedForTheHost() async throws {
             let budget = 2 << 20

@@ -134,6 +134,41 @@ import Testing
         #expect(peer.side.handler.unsentBytes == 1000)
     }
 
+    @Test(arguments: [1, 10, 300, 5000]) func readsMayBeLimited(_ payload: Int) throws {
+        let peer = try RawPeer(setUp: withoutAutoRead)
+        try peer.send(.update(1, .syn))
+        let stream = try #require(peer.side.inbound.value.first)
+        let channel = try #require(stream.channel)
+        YamuxStream.limitReads(of: channel, to: 100)
+        var sent: [UInt8] = []
+        func send() throws {
+            var bytes = ByteBuffer()
+            while bytes.readableBytes < 2000 {
+                let part = (0..<payload).map { UInt8(truncatingIfNeeded: sent.count + $0) }
+                sent += part
+                bytes.writeImmutableBuffer(Frame.data(1, part).bytes)
+            }
+            try peer.send(bytes)
+        }
+        // A read that waits for bytes, and reads of bytes that wait.
+        channel.read()
+        try send()
+        for round in 1...5 {
+            #expect(stream.readCompletes == round)
+            #expect(stream.received.count == 100 * round)
+            channel.read()
+            peer.loop.run()
+        }
+        #expect(stream.received.elementsEqual(sent.prefix(600)))
+        #expect(peer.side.handler.unreadBytes > 0)
+        YamuxStream.limitReads(of: channel, to: nil)
+        try send()
+        channel.read()
+        peer.loop.run()
+        #expect(stream.received == sent)
+        #expect(peer.side.handler.unreadBytes == 0)
+    }
+
     /// A hundred streams that each wait to be told to stop would hold twelve times the bound.
     @Test func manyWritersAreHeldBackTogether() throws {
         var configuration = YamuxConfiguration()
