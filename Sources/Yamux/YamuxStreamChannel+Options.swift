@@ -1,5 +1,5 @@
 import Glibc
-import NIOCore
+public import NIOCore
 
 /// Triggered as an outbound event on a stream's channel, resets the stream.
 public struct YamuxStreamReset: Sendable, Hashable {
