@@ -37,7 +37,12 @@ extension YamuxHandler {
     private func receive(_ header: YamuxFrameHeader) throws(YamuxError) {
         guard let context = self.context else { return }
         let stream = header.streamID == 0 ? nil : self.streams[header.streamID]
-        switch try self.machine.receive(header, isOpen: stream != nil, now: context.eventLoop.now, isFull: self.isOverShare)
+        switch try self.machine.receive(
+            header,
+            isOpen: stream != nil,
+            now: context.eventLoop.now,
+            isFull: self.isOverShare
+        )
         {
         case .deliver:
             if let stream { try self.deliver(header, to: stream) }

@@ -23,6 +23,26 @@ import Testing
         return all
     }
 
+    /// A server, and a connection of a peer to it.
+    private func server(
+        _ configure: (inout KademliaConfiguration) -> Void,
+        _ body: (_ host: Host, _ dht: KademliaDHT, _ connection: Connection) async throws -> Void
+    ) async throws {
+        let hosts = try await self.hosts(2)
+        var configuration = KademliaConfiguration.lan(mode: .server)
+        configure(&configuration)
+        try await withHosts(hosts) {
+            let dht = KademliaDHT(host: hosts[0], configuration: configuration)
+            try await dht.start()
+            let connection: Connection = try await hosts[1].connect(
+                to: hosts[0].peerID,
+                addresses: hosts[0].listenAddresses
+            )
+            try await body(hosts[0], dht, connection)
+            await dht.stop()
+        }
+    }
+
     private func hosts(_ count: Int) async throws -> [Host] {
         var hosts: [Host] = []
         for _ in 0..<count { hosts.append(try await makeHost()) }
@@ -140,20 +160,13 @@ import Testing
         }
     }
 
-    /// Requests, whose answers the peer never reads: they end, and with them the requests that are taken.
+    /// Requests whose answers the peer never reads: no more are taken, and then the stream ends.
     @Test func whoDoesNotReadItsAnswersIsCutOff() async throws {
-        let hosts = try await self.hosts(2)
-        try await withHosts(hosts) {
-            var configuration = KademliaConfiguration.lan(mode: .server)
-            configuration.streamTimeout = .milliseconds(500)
-            let dht = KademliaDHT(host: hosts[0], configuration: configuration)
-            try await dht.start()
-            let connection: Connection = try await hosts[1].connect(
-                to: hosts[0].peerID,
-                addresses: hosts[0].listenAddresses
-            )
-            let stream = try await connection.openStream(protocols: [configuration.protocolID]).get()
-            // Each answer is as long as its request, more or less: 16 MiB of them are owed.
+        try await self.server {
+            $0.streamTimeout = .milliseconds(500)
+        } _: { host, dht, connection in
+            let stream = try await connection.openStream(protocols: [dht.configuration.protocolID]).get()
+            // Each answer is about as long as its request.
             let request = KademliaMessage(.getProviders, key: [UInt8](repeating: 1, count: 80))
             var bytes = ByteBuffer()
             for _ in 0..<10_000 { bytes.writeVarintPrefixed(request.encoded()) }
@@ -162,28 +175,20 @@ import Testing
             // A window of answers, what waits to be sent, and the requests of one read.
             let answered = await dht.metrics().requestsAnswered
             #expect(answered < 10_000, "\(answered) were answered")
-            #expect(hosts[0].metrics.unreadBytes == 0)
+            #expect(host.metrics.unreadBytes == 0)
             #expect(connection.isOpen)
-            await dht.stop()
         }
     }
 
     /// A request is held until it is whole.
     @Test func longRequestsAndManyStreamsAreRefused() async throws {
-        let hosts = try await self.hosts(2)
-        try await withHosts(hosts) {
-            var configuration = KademliaConfiguration.lan(mode: .server)
-            configuration.maximumRequestBytes = 1000
-            configuration.maximumStreamsPerPeer = 3
-            let dht = KademliaDHT(host: hosts[0], configuration: configuration)
-            try await dht.start()
-            let connection: Connection = try await hosts[1].connect(
-                to: hosts[0].peerID,
-                addresses: hosts[0].listenAddresses
-            )
+        try await self.server {
+            $0.maximumRequestBytes = 1000
+            $0.maximumStreamsPerPeer = 3
+        } _: { host, dht, connection in
             func open() async throws -> NegotiatedStream {
                 try await connection.openStream(
-                    protocols: [configuration.protocolID],
+                    protocols: [dht.configuration.protocolID],
                     options: OpenStreamOptions(waitForAnswer: true)
                 ).get()
             }
@@ -194,13 +199,12 @@ import Testing
             try await long.channel.writeAndFlush(bytes)
             try await long.channel.eventLoop.submit { long.channel.read() }.get()
             try await long.channel.closeFuture.get()
-            try await eventually("the stream is forgotten") { hosts[0].metrics.openStreamsInbound == 0 }
+            try await eventually("the stream is forgotten") { host.metrics.openStreamsInbound == 0 }
             for _ in 0..<3 { _ = try await open() }
             let refused = try await open()
             try await refused.channel.eventLoop.submit { refused.channel.read() }.get()
             try await refused.channel.closeFuture.get()
-            #expect(hosts[0].metrics.streamsRefused == 1)
-            await dht.stop()
+            #expect(host.metrics.streamsRefused == 1)
         }
     }
 

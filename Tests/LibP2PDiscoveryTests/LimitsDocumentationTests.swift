@@ -47,7 +47,9 @@ import Yamux
         Self.list(KademliaConfiguration.wan(), "KademliaConfiguration", in: &settings)
         Self.list(MDNSConfiguration(), "MDNSConfiguration", in: &settings)
         Self.list(HostCapacity(), "HostCapacity", in: &settings)
-        try Self.compare(settings) { !$0.contains(" fixed") && $0.contains("Configuration") || $0.hasPrefix("HostCapacity") }
+        try Self.compare(settings) {
+            !$0.contains(" fixed") && $0.contains("Configuration") || $0.hasPrefix("HostCapacity")
+        }
     }
 
     /// Bounds that no configuration changes, by the type that has them.

@@ -29,11 +29,24 @@ extension SocketTests {
         }
 
         /// Frames of yamux as the peer likes them, below its own session.
-        private static func frame(_ type: UInt8, _ flags: UInt16, _ stream: UInt32, _ payload: String = "") -> ByteBuffer {
+        private static func frame(
+            _ type: UInt8,
+            _ flags: UInt16,
+            _ stream: UInt32,
+            _ payload: String = ""
+        ) -> ByteBuffer {
             var frame = ByteBuffer()
             frame.writeMultipleIntegers(UInt8(0), type, flags, stream, UInt32(payload.utf8.count))
             frame.writeString(payload)
             return frame
+        }
+
+        /// The peer's own session knows nothing of the streams that its test opens, and is not to hear of them.
+        private static func stopListening(_ connection: Connection) async throws {
+            let channel = connection.channel
+            try await channel.eventLoop.submit {
+                try channel.pipeline.syncOperations.addHandler(DeafHandler(), position: .first)
+            }.get()
         }
 
         private static func expectEnd(
@@ -51,8 +64,11 @@ extension SocketTests {
 
         /// After CVE-2023-44487 of HTTP/2: each stream costs the victim much and the attacker nothing.
         @Test func aHundredThousandStreamsThatAreResetEndTheConnection() async throws {
-            try await Self.connected { $0.yamux.maximumInboundStreams = 1000 } _: { server, _, connection in
+            try await Self.connected {
+                $0.yamux.maximumInboundStreams = 1000
+            } _: { server, _, connection in
                 let accepted = try #require(server.connections.first)
+                try await Self.stopListening(connection)
                 let ours = connection.channel
                 for batch in 0..<100 as Range<UInt32> {
                     var frames = ByteBuffer()
@@ -76,6 +92,7 @@ extension SocketTests {
                 $0.failedStreamsPerSecond = 1
             } _: { server, _, connection in
                 let accepted = try #require(server.connections.first)
+                try await Self.stopListening(connection)
                 for index in 0..<1000 as Range<UInt32> {
                     connection.channel.writeAndFlush(Self.frame(0, 1, 2 * index + 1001, "no header\n"), promise: nil)
                 }
@@ -125,8 +142,11 @@ extension SocketTests {
             }
         }
 
+        private static func tellsWithoutEnd(_ host: Host) { self.identifies(host, as: self.endless) }
+        private static func tellsAllThatFits(_ host: Host) { self.identifies(host, as: self.full) }
+
         @Test func aHugeIdentifyIsCutOff() async throws {
-            try await Self.connected(prepare: { Self.identifies($0, as: Self.endless) }) { server, peer, connection in
+            try await Self.connected(prepare: Self.tellsWithoutEnd) { server, peer, connection in
                 try await eventually("identify has failed") { server.metrics.identifiesFailed == 1 }
                 #expect(server.connections(to: peer.peerID).first?.identification == nil)
                 #expect(connection.isOpen)
@@ -137,7 +157,7 @@ extension SocketTests {
         }
 
         @Test func aFullIdentifyIsCutDown() async throws {
-            try await Self.connected(prepare: { Self.identifies($0, as: Self.full) }) { server, peer, _ in
+            try await Self.connected(prepare: Self.tellsAllThatFits) { server, peer, _ in
                 try await eventually("identified") {
                     server.connections(to: peer.peerID).first?.identification != nil
                 }
@@ -146,7 +166,10 @@ extension SocketTests {
                 #expect(told.listenAddresses.allSatisfy { $0.components.count == 2 }, "no bomb among them")
                 #expect(told.protocols.count == IdentifyMessage.maximumProtocols)
                 #expect(told.agentVersion.count == 256)
-                #expect(server.peers.addresses(of: peer.peerID).count <= server.configuration.peerStore.maximumAddressesPerPeer)
+                #expect(
+                    server.peers.addresses(of: peer.peerID).count
+                        <= server.configuration.peerStore.maximumAddressesPerPeer
+                )
             }
         }
 
@@ -218,4 +241,11 @@ extension SocketTests {
             }
         }
     }
+}
+
+/// Passes nothing on.
+private final class DeafHandler: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {}
 }

@@ -132,7 +132,9 @@ import Yamux
             try usage.addConnection(.inbound, with: Self.address)
             try usage.assignConnection(.inbound, to: peer)
         }
-        for (peer, streams) in [(Self.peer, capacity.streamsPerPeer), (Self.other, capacity.streams - capacity.streamsPerPeer)] {
+        for (peer, streams) in [
+            (Self.peer, capacity.streamsPerPeer), (Self.other, capacity.streams - capacity.streamsPerPeer),
+        ] {
             for _ in 0..<streams {
                 try usage.addStream(.outbound, peer: peer)
                 try usage.assignStream(.outbound, peer: peer, to: "/tunnel")

@@ -33,7 +33,11 @@ extension SocketTests {
             Stage(testDescription: "nothing at all"),
             Stage(testDescription: "multistream-select", drips: lines("/multistream/1.0.0")),
             Stage(testDescription: "a proposal", begins: lines("/multistream/1.0.0") + [0x7F], drips: zeros),
-            Stage(testDescription: "Noise", begins: lines("/multistream/1.0.0", "/noise") + [0x01, 0x00], drips: zeros),
+            Stage(
+                testDescription: "Noise",
+                begins: lines("/multistream/1.0.0", "/noise") + [0x01, 0x00],
+                drips: zeros
+            ),
             Stage(
                 testDescription: "TLS",
                 begins: lines("/multistream/1.0.0", "/tls/1.0.0") + [0x16, 0x03, 0x01, 0x02, 0x00],
@@ -43,7 +47,10 @@ extension SocketTests {
 
         private static func tcp(_ host: Host) throws -> SocketAddress {
             let address = try #require(host.listenAddresses.first)
-            return try SocketAddress(ipAddress: "\(try #require(address.ipAddress))", port: Int(try #require(address.port)))
+            return try SocketAddress(
+                ipAddress: "\(try #require(address.ipAddress))",
+                port: Int(try #require(address.port))
+            )
         }
 
         private static func client(_ address: SocketAddress) async throws -> any Channel {

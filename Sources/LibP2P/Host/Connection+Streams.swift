@@ -128,7 +128,8 @@ extension Connection {
         self.host.countNegotiationFailure()
         let now = MonotonicTime(self.eventLoop.now)
         guard self.takesStreams, !self.state.withLock({ $0.failedStreams.take(now: now) }) else { return }
-        let message = "\(self.remotePeer) opens streams too often without agreeing on a protocol (failedStreamsPerSecond)"
+        let message =
+            "\(self.remotePeer) opens streams too often without agreeing on a protocol (failedStreamsPerSecond)"
         self.isAbused(LibP2PError(code: .limitExceeded, message: message))
         self.close()
     }

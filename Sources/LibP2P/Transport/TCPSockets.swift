@@ -35,7 +35,10 @@ final class TCPSockets: Sendable {
         let scope = zone.map { if_nametoindex($0) } ?? 0
         guard zone == nil || scope > 0 else {
             return loop.makeFailedFuture(
-                LibP2PError(code: .dialFailed, message: "\(address) is of an interface that is not there: \(zone ?? "")")
+                LibP2PError(
+                    code: .dialFailed,
+                    message: "\(address) is of an interface that is not there: \(zone ?? "")"
+                )
             )
         }
         let reused = options.localPort ?? (options.reusePort ? self.reusablePort(for: address) : nil)

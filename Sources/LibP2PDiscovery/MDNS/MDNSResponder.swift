@@ -132,7 +132,8 @@ struct MDNSResponder {
             guard probe.questions.contains(where: { $0.name == name }) else { return false }
             let theirs = probe.authorities.filter { $0.name == name }
             let ours = kinds.flatMap { self.records.records($0, flushes: false) }
-            return !theirs.isEmpty && ours.tieBreak.lexicographicallyPrecedes(theirs.tieBreak) { $0.lexicographicallyPrecedes($1) }
+            return !theirs.isEmpty
+                && ours.tieBreak.lexicographicallyPrecedes(theirs.tieBreak) { $0.lexicographicallyPrecedes($1) }
         }
         guard loses else { return }
         self.phase = .probing(0)

@@ -84,7 +84,9 @@ extension SocketTests {
                 let stream = try await connection.openStream(protocols: ["/echo"]).get()
                 #expect(try await stream.exchange(ByteBuffer(string: "across")) == ByteBuffer(string: "across"))
                 let metrics = relay.metrics
-                #expect(metrics.connectionsRefused == 0 && metrics.connectionsTrimmed == 0 && metrics.streamsRefused == 0)
+                #expect(
+                    metrics.connectionsRefused == 0 && metrics.connectionsTrimmed == 0 && metrics.streamsRefused == 0
+                )
                 #expect(relay.connections.count == count)
             }
         }
