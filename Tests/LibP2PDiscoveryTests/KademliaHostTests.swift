@@ -196,7 +196,7 @@ import Testing
             var bytes = ByteBuffer()
             bytes.writeUnsignedVarint(UInt64(1001))
             bytes.writeRepeatingByte(0, count: 1000)
-            try await long.channel.writeAndFlush(bytes)
+            long.channel.writeAndFlush(bytes, promise: nil)
             try await long.channel.eventLoop.submit { long.channel.read() }.get()
             try await long.channel.closeFuture.get()
             try await eventually("the stream is forgotten") { host.metrics.openStreamsInbound == 0 }

@@ -132,13 +132,11 @@ import Yamux
             try usage.addConnection(.inbound, with: Self.address)
             try usage.assignConnection(.inbound, to: peer)
         }
-        for (peer, streams) in [
-            (Self.peer, capacity.streamsPerPeer), (Self.other, capacity.streams - capacity.streamsPerPeer),
-        ] {
-            for _ in 0..<streams {
-                try usage.addStream(.outbound, peer: peer)
-                try usage.assignStream(.outbound, peer: peer, to: "/tunnel")
-            }
+        let third = KeyPair.generate().peerID
+        for stream in 0..<capacity.streams {
+            let peer = stream < capacity.streamsPerPeer ? Self.peer : stream.isMultiple(of: 2) ? Self.other : third
+            try usage.addStream(.outbound, peer: peer)
+            try usage.assignStream(.outbound, peer: peer, to: "/tunnel")
         }
         // Room is left for strangers, and for what every connection needs.
         try usage.addConnection(.inbound, with: try Multiaddr("/ip4/198.51.100.1/tcp/1"))

@@ -143,7 +143,8 @@ import Testing
         var sent: [UInt8] = []
         func send() throws {
             var bytes = ByteBuffer()
-            while bytes.readableBytes < 2000 {
+            let end = sent.count + 2000
+            while sent.count < end {
                 let part = (0..<payload).map { UInt8(truncatingIfNeeded: sent.count + $0) }
                 sent += part
                 bytes.writeImmutableBuffer(Frame.data(1, part).bytes)
