@@ -55,6 +55,7 @@ let package = Package(
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
                 "LibP2PSecurity", "Yamux", "LibP2P", "EdgeTunnel",
+                "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery",
             ]
         ),
     ],
@@ -281,8 +282,8 @@ let package = Package(
         tests(
             "LibP2PDiscoveryTests",
             [
-                "LibP2PDiscovery", "LibP2P", "PeerIdentity", "Multiformats", "DNSWire", "ByteStreams", "LinuxNetwork",
-                "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
+                "LibP2PDiscovery", "LibP2PRelay", "LibP2P", "Yamux", "PeerIdentity", "Multiformats", "DNSWire",
+                "ByteStreams", "LinuxNetwork", "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging,
             ]
         ),
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),

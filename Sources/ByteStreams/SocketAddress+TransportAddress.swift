@@ -3,7 +3,8 @@ public import MeshCore
 public import NIOCore
 
 extension SocketAddress {
-    public init(_ address: TransportAddress) {
+    /// - Parameter scope: the index of the interface that a link-local IPv6 address is of; zero for others.
+    public init(_ address: TransportAddress, scope: UInt32 = 0) {
         // Written by offset: which C module the fields of these structures belong to depends on the order in which the compiler
         // meets them, and with it whether they are visible here.
         self = withUnsafeTemporaryAllocation(byteCount: 28, alignment: 8) { raw in
@@ -18,6 +19,7 @@ extension SocketAddress {
                 raw.storeBytes(of: sa_family_t(AF_INET6), as: sa_family_t.self)
                 raw.storeBytes(of: v6.high.bigEndian, toByteOffset: 8, as: UInt64.self)
                 raw.storeBytes(of: v6.low.bigEndian, toByteOffset: 16, as: UInt64.self)
+                raw.storeBytes(of: scope, toByteOffset: 24, as: UInt32.self)
                 return SocketAddress(raw.load(as: sockaddr_in6.self))
             }
         }

@@ -169,6 +169,12 @@ extension Multiaddr {
         return nil
     }
 
+    /// The zone that the address begins with. It means something on this machine only.
+    public var zone: String? {
+        guard case .ip6zone(let zone) = self.components.first else { return nil }
+        return zone
+    }
+
     /// The host name that the address begins with; for circuit addresses the relay's.
     public var hostName: String? {
         switch self.components.first {

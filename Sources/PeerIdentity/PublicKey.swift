@@ -109,6 +109,9 @@ public struct PublicKey: Hashable, Sendable {
     }
 
     private static func ed25519(_ data: [UInt8]) throws(PeerIdentityError) -> Curve25519.Signing.PublicKey {
+        guard !SmallOrderKeys.contains(data) else {
+            throw PeerIdentityError(code: .malformedKey, message: "an Ed25519 key in whose name anybody can sign")
+        }
         do {
             return try Curve25519.Signing.PublicKey(rawRepresentation: data)
         } catch {

@@ -11,7 +11,9 @@ public struct YamuxConfiguration: Sendable {
     public var windowGrowthBudget = 64 * 1024 * 1024
     /// What may wait in memory for streams that are not read. Beyond it the stream that holds the most is reset.
     public var maximumUnreadBytes = 64 * 1024 * 1024
-    /// What may wait in memory to be sent, over all streams. A write beyond it fails.
+    /// Shared with other sessions, for what may wait in all of them together; nil for this session's bound alone.
+    public var unreadBudget: YamuxUnreadBudget?
+    /// What may wait in memory to be sent, over all streams. At half of it no stream is writable; a write beyond it fails.
     public var maximumUnsentBytes = 64 * 1024 * 1024
 
     /// The largest payload that is sent in one frame.
@@ -35,7 +37,7 @@ public struct YamuxConfiguration: Sendable {
     /// How long a stream that was closed here may take to send what it had and to see the peer's end.
     public var lingerTimeout = TimeAmount.seconds(30)
 
-    /// Resets of its own streams by the peer: a second, and at once.
+    /// Resets of its own streams by the peer: a second, and at once. All that may be open may be reset at once in any case.
     public var resetsPerSecond = 200.0
     public var resetBurst = 5000.0
     /// Pings by the peer: a second, and at once.
@@ -58,6 +60,8 @@ public struct YamuxEvents {
     public var roundTripMeasured: (TimeAmount) -> Void = { _ in }
     /// Bytes have come, whatever they were: the peer is alive.
     public var received: () -> Void = {}
+    /// Asked when bytes wait unread in too many streams: whether the peer is one that others are to make room for.
+    public var isTrusted: () -> Bool = { false }
     /// Once, when no stream works any more; nil if this side closed the session in peace.
     public var sessionClosed: (YamuxError?) -> Void = { _ in }
 

@@ -38,7 +38,13 @@ extension YamuxHandler {
     private func receive(_ header: YamuxFrameHeader) throws(YamuxError) {
         guard let context = self.context else { return }
         let stream = header.streamID == 0 ? nil : self.streams[header.streamID]
-        switch try self.machine.receive(header, isOpen: stream != nil, now: context.eventLoop.now) {
+        switch try self.machine.receive(
+            header,
+            isOpen: stream != nil,
+            now: context.eventLoop.now,
+            isFull: self.isOverShare
+        )
+        {
         case .deliver:
             if let stream { try self.deliver(header, to: stream) }
         case .open:
@@ -127,12 +133,8 @@ extension YamuxHandler {
     }
 
     private func boundUnreadBytes() {
-        guard self.unreadBytes > self.configuration.maximumUnreadBytes,
-            let stream = self.streams.values.max(by: { $0.retainedBytes < $1.retainedBytes })
-        else { return }
-        let message =
-            "\(self.unreadBytes) bytes wait unread in the session, \(stream.retainedBytes) of them for this stream"
-        stream.reset(code: 0, error: YamuxError.limit(message))
+        guard self.unreadBytes > self.configuration.maximumUnreadBytes else { return }
+        self.resetFullest("\(self.unreadBytes) bytes wait unread in the session")
     }
 
     // MARK: For streams

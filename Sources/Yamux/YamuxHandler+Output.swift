@@ -99,6 +99,31 @@ extension YamuxHandler {
         self.send()
     }
 
+    /// So much waits to be sent that whoever writes is told to stop, however little it has written: many streams with a little each
+    /// would otherwise reach the bound at which writes fail.
+    var isCongested: Bool { self.unsentBytes > self.configuration.maximumUnsentBytes / 2 }
+
+    /// Tells whether the session is congested, and remembers the stream until it is not.
+    @discardableResult
+    func holdBack(_ stream: YamuxStreamChannel) -> Bool {
+        guard self.isCongested else { return false }
+        if !stream.flags.contains(.heldBack) {
+            stream.flags.insert(.heldBack)
+            self.heldBack.append(stream)
+        }
+        return true
+    }
+
+    private func releaseHeldBack() {
+        guard !self.heldBack.isEmpty, self.unsentBytes < self.configuration.maximumUnsentBytes / 4 else { return }
+        let streams = self.heldBack
+        self.heldBack = []
+        for stream in streams {
+            stream.flags.remove(.heldBack)
+            stream.didSend()
+        }
+    }
+
     // MARK: Sending
 
     private var hasOutput: Bool {
@@ -124,6 +149,7 @@ extension YamuxHandler {
             self.flush(context)
         }
         self.isSending = false
+        self.releaseHeldBack()
         self.watchForStall(context)
     }
 
@@ -177,6 +203,7 @@ extension YamuxHandler {
             roundTripTime: self.roundTrip.time,
             maximum: self.configuration.maximumWindowBytes
         ) { wanted in
+            guard self.configuration.unreadBudget?.mayGrow() ?? true else { return 0 }
             let granted = min(wanted, max(0, self.configuration.windowGrowthBudget - self.windowGrowth))
             self.windowGrowth += granted
             return granted

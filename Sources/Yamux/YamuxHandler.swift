@@ -38,9 +38,12 @@ public final class YamuxHandler: ChannelInboundHandler {
     /// Memory that streams hold unread.
     var unreadBytes = 0
     var windowGrowth = 0
+    var account: YamuxUnreadBudget.Account?
 
     // What goes.
     var unsentBytes = 0
+    /// Streams that are not writable because too much waits in all of them.
+    var heldBack: [YamuxStreamChannel] = []
     /// Streams that can send data, in the order of their turns.
     var ring = Deque<YamuxStreamChannel>()
     /// Streams that owe a window update, SYN or ACK.
@@ -146,6 +149,7 @@ public final class YamuxHandler: ChannelInboundHandler {
     public func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
         self.loop = context.eventLoop
+        self.account = self.configuration.unreadBudget?.open(for: self, on: context.eventLoop)
         if context.channel.isActive { self.activate() }
     }
 
@@ -218,6 +222,8 @@ public final class YamuxHandler: ChannelInboundHandler {
         self.dropEnded(&self.dirty)
         self.dropEnded(&self.ring)
         self.dropEnded(&self.opening)
+        // What it had to send gives room to others.
+        if !self.heldBack.isEmpty { self.scheduleTick() }
         self.events.streamClosed(self.machine.isInbound(stream.id))
         if self.machine.isDraining, self.streams.isEmpty, self.phase == .active {
             // The last frames of the stream leave first.
@@ -266,11 +272,14 @@ public final class YamuxHandler: ChannelInboundHandler {
             context.writeAndFlush(self.wrapOutboundOut(frame), promise: nil)
         }
         for stream in self.streams.values { stream.end(error: cause) }
+        if let account = self.account { self.configuration.unreadBudget?.close(account) }
+        self.account = nil
         self.target = nil
         self.nestedReads = []
         self.readCompletesOwed = []
         self.lingering = []
         (self.ring, self.dirty, self.opening, self.pongs, self.resets) = ([], [], [], [], [])
+        self.heldBack = []
         self.events.sessionClosed(error)
         self.context?.close(promise: nil)
     }

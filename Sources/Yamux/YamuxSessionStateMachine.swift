@@ -46,17 +46,21 @@ struct YamuxSessionStateMachine {
         self.maximumOutbound = configuration.maximumOutboundStreams
         self.acceptBacklog = configuration.acceptBacklog
         let time = MonotonicTime(now)
-        self.resets = TokenBucket(rate: configuration.resetsPerSecond, burst: configuration.resetBurst, now: time)
+        // A peer whose program ends resets all that it has.
+        let burst = max(configuration.resetBurst, Double(configuration.maximumInboundStreams))
+        self.resets = TokenBucket(rate: configuration.resetsPerSecond, burst: burst, now: time)
         self.pings = TokenBucket(rate: configuration.pingsPerSecond, burst: configuration.pingBurst, now: time)
     }
 
     func isInbound(_ streamID: UInt32) -> Bool { streamID.isMultiple(of: 2) == self.isClient }
 
     /// Judges a frame. Throws what ends the session.
+    /// - Parameter isFull: streams are refused for want of memory; asked when one is to be opened.
     mutating func receive(
         _ header: YamuxFrameHeader,
         isOpen: Bool,
-        now: @autoclosure () -> NIODeadline
+        now: @autoclosure () -> NIODeadline,
+        isFull: @autoclosure () -> Bool = false
     ) throws(YamuxError) -> Action {
         switch header.kind {
         case .ping:
@@ -73,11 +77,15 @@ struct YamuxSessionStateMachine {
                     throw .limit("the peer opens and resets streams too often")
                 }
             }
-            return try self.receiveStreamFrame(header, isOpen: isOpen)
+            return try self.receiveStreamFrame(header, isOpen: isOpen, isFull: isFull())
         }
     }
 
-    private mutating func receiveStreamFrame(_ header: YamuxFrameHeader, isOpen: Bool) throws(YamuxError) -> Action {
+    private mutating func receiveStreamFrame(
+        _ header: YamuxFrameHeader,
+        isOpen: Bool,
+        isFull: @autoclosure () -> Bool
+    ) throws(YamuxError) -> Action {
         let id = header.streamID
         if header.flags.contains(.syn) {
             guard self.isInbound(id) else {
@@ -89,6 +97,7 @@ struct YamuxSessionStateMachine {
             guard !header.flags.contains(.rst) else { return .ignore }
             let mayOpen =
                 !self.isDraining && self.inbound < self.maximumInbound && self.pendingAccepts < self.acceptBacklog
+                && !isFull()
             guard mayOpen else { return .refuse }
             if header.kind == .data, header.length > YamuxConfiguration.initialWindowBytes {
                 throw .violation("\(header.length) bytes of data where the window has its initial size")

@@ -20,6 +20,15 @@ public struct YamuxMessageBoundaries: ChannelOption {
     public init() {}
 }
 
+public enum YamuxStream {
+    /// Limits what one `read()` of a stream brings, for handlers that keep what they read: what is not read counts in the bounds of
+    /// the session and of its host. Nil for no limit. On the stream's event loop; other channels are left alone.
+    public static func limitReads(of channel: any Channel, to bytes: Int?) {
+        channel.eventLoop.preconditionInEventLoop()
+        (channel as? YamuxStreamChannel)?.readLimit = bytes ?? YamuxStreamChannel.readBurstBytes
+    }
+}
+
 extension YamuxStreamChannel {
     func setOption<Option: ChannelOption>(_ option: Option, value: Option.Value) -> EventLoopFuture<Void> {
         if self.eventLoop.inEventLoop {

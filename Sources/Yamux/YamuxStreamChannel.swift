@@ -61,6 +61,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
         static let holdsSlices = Flags(rawValue: 32768)
         /// One write is one frame, and one frame one read: see ``YamuxMessageBoundaries``.
         static let keepsMessages = Flags(rawValue: 65536)
+        /// Not writable until the session has sent what waits in all streams.
+        static let heldBack = Flags(rawValue: 131072)
     }
 
     private static let activeBit: UInt8 = 1
@@ -86,6 +88,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     /// Memory that `reads` keeps alive.
     private(set) var retainedBytes = 0
     private var burst = 0
+    /// What one `read()` brings at most; see ``YamuxStream/limitReads(of:to:)``.
+    var readLimit = YamuxStreamChannel.readBurstBytes
 
     var writes = Deque<PendingWrite>()
     /// How many of `writes` are flushed.
@@ -255,16 +259,25 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
             self.keep(payload)
             return
         }
-        self.burst += payload.readableBytes
+        var rest = payload
+        let part = self.take(from: &rest, beyond: self.burst)
+        self.burst += part.readableBytes
         self.flags.insert(.isDelivering)
-        self.pipeline.fireChannelRead(payload)
+        self.pipeline.fireChannelRead(part)
         self.flags.remove(.isDelivering)
-        self.session?.consumed(payload.readableBytes, by: self)
+        self.session?.consumed(part.readableBytes, by: self)
+        if rest.readableBytes > 0, self.session != nil, !self.flags.contains(.isClosed) { self.keep(rest) }
+    }
+
+    /// What of the bytes a read still takes that has brought `count`: all, unless reads are limited.
+    private func take(from bytes: inout ByteBuffer, beyond count: Int) -> ByteBuffer {
+        let room = self.readLimit < Self.readBurstBytes ? max(1, self.readLimit - count) : bytes.readableBytes
+        return bytes.readSlice(length: min(room, bytes.readableBytes)) ?? bytes
     }
 
     /// One `read()` is answered by all that one read of the connection brings, up to a bound.
     private func beginsOrContinuesBurst() -> Bool {
-        if self.flags.contains(.readCompleteOwed) { return self.burst < Self.readBurstBytes }
+        if self.flags.contains(.readCompleteOwed) { return self.burst < self.readLimit }
         guard self.canDeliver, !self.flags.contains(.isDelivering), let session = self.session else { return false }
         self.flags.remove(.readOpen)
         self.flags.insert(.readCompleteOwed)
@@ -303,7 +316,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
         while self.canDeliver, !self.reads.isEmpty {
             self.flags.remove(.readOpen)
             var burst = 0
-            while burst < Self.readBurstBytes, !self.flags.contains(.isClosed), let bytes = self.popRead() {
+            while burst < self.readLimit, !self.flags.contains(.isClosed), let bytes = self.popRead(beyond: burst) {
                 burst += bytes.readableBytes
                 self.pipeline.fireChannelRead(bytes)
             }
@@ -384,7 +397,15 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
         self.reads[index].retained = retained
     }
 
-    private func popRead() -> ByteBuffer? {
+    /// Takes what waits first, or as much of it as a read takes that has brought `count` bytes.
+    private func popRead(beyond count: Int? = nil) -> ByteBuffer? {
+        if let count, self.readLimit < Self.readBurstBytes, !self.reads.isEmpty {
+            let part = self.take(from: &self.reads[0].bytes, beyond: count)
+            // All of its memory is held as long as some of it waits.
+            if self.reads[0].bytes.readableBytes > 0 { return part }
+            _ = self.popRead()
+            return part
+        }
         guard let read = self.reads.popFirst() else { return nil }
         if self.settledReads > 0 { self.settledReads -= 1 }
         self.count(retained: -read.retained)
@@ -399,7 +420,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
 
     private func count(retained: Int) {
         self.retainedBytes += retained
-        self.session?.unreadBytes += retained
+        self.session?.countUnread(retained)
     }
 
     // MARK: Writing
@@ -424,7 +445,9 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
         self.writes.append(PendingWrite(bytes: bytes, promise: promise))
         self.unsentBytes += bytes.readableBytes
         session.unsentBytes += bytes.readableBytes
-        if self.unsentBytes > self.waterMark.high, self.isWritable {
+        let isFull = self.unsentBytes > self.waterMark.high || session.isCongested
+        if isFull, self.isWritable {
+            session.holdBack(self)
             self.set(Self.writableBit, false)
             self.pipeline.fireChannelWritabilityChanged()
         }
@@ -446,7 +469,9 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
 
     /// The session has sent some of the writes.
     func didSend() {
-        guard self.unsentBytes < self.waterMark.low, !self.isWritable, !self.flags.contains(.isClosed) else { return }
+        guard self.unsentBytes < self.waterMark.low, !self.isWritable, !self.flags.contains(.isClosed),
+            !(self.session?.holdBack(self) ?? false)
+        else { return }
         self.set(Self.writableBit, true)
         self.pipeline.fireChannelWritabilityChanged()
     }

@@ -23,6 +23,26 @@ import Testing
         return all
     }
 
+    /// A server, and a connection of a peer to it.
+    private func server(
+        _ configure: (inout KademliaConfiguration) -> Void,
+        _ body: (_ host: Host, _ dht: KademliaDHT, _ connection: Connection) async throws -> Void
+    ) async throws {
+        let hosts = try await self.hosts(2)
+        var configuration = KademliaConfiguration.lan(mode: .server)
+        configure(&configuration)
+        try await withHosts(hosts) {
+            let dht = KademliaDHT(host: hosts[0], configuration: configuration)
+            try await dht.start()
+            let connection: Connection = try await hosts[1].connect(
+                to: hosts[0].peerID,
+                addresses: hosts[0].listenAddresses
+            )
+            try await body(hosts[0], dht, connection)
+            await dht.stop()
+        }
+    }
+
     private func hosts(_ count: Int) async throws -> [Host] {
         var hosts: [Host] = []
         for _ in 0..<count { hosts.append(try await makeHost()) }
@@ -137,6 +157,86 @@ import Testing
             #expect(await dht.metrics().requestsRefused >= 6)
             #expect(await dht.metrics().tablePeers == 0)
             await dht.stop()
+        }
+    }
+
+    /// Requests whose answers the peer never reads: no more are taken, and then the stream ends.
+    @Test func whoDoesNotReadItsAnswersIsCutOff() async throws {
+        try await self.server {
+            $0.streamTimeout = .milliseconds(500)
+        } _: { host, dht, connection in
+            let stream = try await connection.openStream(protocols: [dht.configuration.protocolID]).get()
+            // Each answer is about as long as its request.
+            let request = KademliaMessage(.getProviders, key: [UInt8](repeating: 1, count: 80))
+            var bytes = ByteBuffer()
+            for _ in 0..<10_000 { bytes.writeVarintPrefixed(request.encoded()) }
+            for _ in 0..<20 { stream.channel.writeAndFlush(bytes, promise: nil) }
+            try await stream.channel.closeFuture.get()
+            // A window of answers, what waits to be sent, and the requests of one read.
+            let answered = await dht.metrics().requestsAnswered
+            #expect(answered < 10_000, "\(answered) were answered")
+            #expect(host.metrics.unreadBytes == 0)
+            #expect(connection.isOpen)
+        }
+    }
+
+    /// A request is held until it is whole.
+    @Test func longRequestsAndManyStreamsAreRefused() async throws {
+        try await self.server {
+            $0.maximumRequestBytes = 1000
+            $0.maximumStreamsPerPeer = 3
+        } _: { host, dht, connection in
+            func open() async throws -> NegotiatedStream {
+                try await connection.openStream(
+                    protocols: [dht.configuration.protocolID],
+                    options: OpenStreamOptions(waitForAnswer: true)
+                ).get()
+            }
+            let long = try await open()
+            var bytes = ByteBuffer()
+            bytes.writeUnsignedVarint(UInt64(1001))
+            bytes.writeRepeatingByte(0, count: 1000)
+            long.channel.writeAndFlush(bytes, promise: nil)
+            try await long.channel.eventLoop.submit { long.channel.read() }.get()
+            try await long.channel.closeFuture.get()
+            try await eventually("the stream is forgotten") { host.metrics.openStreamsInbound == 0 }
+            for _ in 0..<3 { _ = try await open() }
+            let refused = try await open()
+            try await refused.channel.eventLoop.submit { refused.channel.read() }.get()
+            try await refused.channel.closeFuture.get()
+            #expect(host.metrics.streamsRefused == 1)
+        }
+    }
+
+    /// A DHT of public addresses serves while its host can be dialled from outside.
+    @Test func theModeFollowsReachability() async throws {
+        let hosts = try await self.hosts(2)
+        try await withHosts(hosts) {
+            var configuration = KademliaConfiguration.lan(mode: .automatic)
+            configuration.requestTimeout = .seconds(60)
+            let dhts = hosts.map { KademliaDHT(host: $0, configuration: configuration) }
+            for dht in dhts { try await dht.start() }
+            let _: Connection = try await hosts[1].connect(to: hosts[0].peerID, addresses: hosts[0].listenAddresses)
+            func follows(_ isServer: Bool, _ peers: Int) async throws {
+                try await eventually("it is \(isServer ? "" : "no ")server", within: .seconds(60)) {
+                    await dhts[0].metrics().isServer == isServer
+                }
+                try await eventually("the other knows of it", within: .seconds(60)) {
+                    await dhts[1].metrics().tablePeers == peers
+                }
+            }
+            try await follows(false, 0)
+            hosts[0].emit(.reachabilityChanged(.publiclyReachable))
+            try await follows(true, 1)
+            hosts[0].emit(.reachabilityChanged(.behindNAT))
+            try await follows(false, 0)
+            hosts[0].emit(.reachabilityChanged(.unknown))
+            // Nothing is known, but an address of the internet is its own.
+            hosts[0].advertise([try Multiaddr("/ip4/203.0.112.1/tcp/1")], source: "test")
+            try await follows(true, 1)
+            await dhts[0].stop()
+            #expect(!hosts[0].protocols.contains(configuration.protocolID))
+            await dhts[1].stop()
         }
     }
 

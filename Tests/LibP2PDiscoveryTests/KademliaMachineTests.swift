@@ -222,7 +222,7 @@ import Testing
     // MARK: Providers
 
     @Test func providersAreBoundedAndEnd() throws {
-        var store = ProviderStore(maximumKeys: 2, maximumPerKey: 2, lifetime: .hours(24))
+        var store = ProviderStore(maximumKeys: 2, maximumKeysPerPeer: 8, maximumPerKey: 2, lifetime: .hours(24))
         #expect(store.add(try peer(1), for: [1], now: seconds(0)))
         #expect(store.add(try peer(2), for: [1], now: seconds(1)))
         #expect(store.add(try peer(3), for: [1], now: seconds(2)))
@@ -234,5 +234,18 @@ import Testing
         #expect(store.providers(of: [1], now: later).isEmpty)
         #expect(store.add(try peer(1), for: [3], now: later))
         #expect(store.keyCount == 2)
+        #expect(store.peerCount == 1, "only the last is left")
+    }
+
+    @Test func onePeerDoesNotTakeTheRoomOfOthers() throws {
+        var store = ProviderStore(maximumKeys: 100, maximumKeysPerPeer: 3, maximumPerKey: 2, lifetime: .hours(1))
+        for key in 0..<100 as Range<UInt8> { store.add(try peer(1), for: [key], now: seconds(0)) }
+        #expect(store.keyCount == 3)
+        #expect(store.refused == 97)
+        #expect(store.add(try peer(1), for: [2], now: seconds(1)), "what it has it may prolong")
+        #expect(store.add(try peer(2), for: [50], now: seconds(1)))
+        // Who gives way to others has room again.
+        for number in 3...4 as ClosedRange<UInt8> { store.add(try peer(number), for: [0], now: seconds(2)) }
+        #expect(store.add(try peer(1), for: [60], now: seconds(2)))
     }
 }

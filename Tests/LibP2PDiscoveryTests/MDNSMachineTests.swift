@@ -152,7 +152,7 @@ import Testing
         #expect(answers[0].0 >= now + .milliseconds(20) && answers[0].0 <= now + .milliseconds(120))
         let message = self.messages(answers)[0]
         #expect(message.answers.map(\.type) == [.ptr])
-        #expect(Set(message.additionals.map(\.type)) == [.srv, .txt, .a])
+        #expect(Set(message.additionals.map(\.type)) == [.srv, .txt, .a, .nsec])
     }
 
     @Test func aRecordIsNotMulticastTwiceInASecond() throws {
@@ -322,7 +322,19 @@ import Testing
             _ = link.received(try self.announcement("x\(number)", []), from: self.source, now: seconds(1))
         }
         #expect(link.querier.count == 10)
-        #expect(link.querier.instancesRefused >= 40)
+        #expect(link.querier.instancesDropped == 40)
+        // Who comes behind a flood of names that never end is found all the same.
+        for number in 0..<50 {
+            let flood = try self.announcement("y\(number)", [], ttl: .max >> 1)
+            _ = link.received(flood, from: self.source, now: seconds(2))
+        }
+        let text = "dnsaddr=/ip4/10.0.0.2/tcp/1/p2p/\(try peer(2))"
+        let honest = try self.announcement("z", [text], ttl: .max >> 1)
+        let findings = link.received(honest, from: self.source, now: seconds(3)).findings
+        #expect(findings.map(\.lifetime) == [.seconds(Int64(MDNSQuerier.maximumLifetime))])
+        #expect(link.querier.count == 10)
+        _ = self.run(&link, until: seconds(2 + 4500 + 10))
+        #expect(link.querier.count == 0)
     }
 
     @Test func aQueryOfAnotherStandsForTheOwn() throws {

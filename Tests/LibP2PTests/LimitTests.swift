@@ -4,6 +4,7 @@ import NIOCore
 import PeerIdentity
 import Synchronization
 import Testing
+import Yamux
 
 @testable import LibP2P
 
@@ -116,6 +117,63 @@ import Testing
         try usage.assignStream(.inbound, peer: Self.other, to: .identify)
     }
 
+    /// What is asked for fits all limits at once, with every peer behind one address and all the streams one protocol's.
+    @Test(
+        arguments: [
+            HostCapacity(), HostCapacity(peers: 1000, streamsPerPeer: 15_000, streams: 40_000),
+            HostCapacity(peers: 4, streamsPerPeer: 10, streams: 0),
+        ]
+    )
+    func whatAHostIsToCarryFits(_ capacity: HostCapacity) throws {
+        let configuration = HostConfiguration(capacity: capacity)
+        var usage = ResourceUsage(limits: configuration.limits)
+        for number in 0..<capacity.peers {
+            let peer = try PeerID(bytes: [0x12, 0x20] + (0..<32).map { UInt8(truncatingIfNeeded: number >> $0) })
+            try usage.addConnection(.inbound, with: Self.address)
+            try usage.assignConnection(.inbound, to: peer)
+        }
+        let third = KeyPair.generate().peerID
+        for stream in 0..<capacity.streams {
+            let peer = stream < capacity.streamsPerPeer ? Self.peer : stream.isMultiple(of: 2) ? Self.other : third
+            try usage.addStream(.outbound, peer: peer)
+            try usage.assignStream(.outbound, peer: peer, to: "/tunnel")
+        }
+        // Room is left for strangers, and for what every connection needs.
+        try usage.addConnection(.inbound, with: try Multiaddr("/ip4/198.51.100.1/tcp/1"))
+        try usage.addStream(.outbound, peer: Self.peer)
+        try usage.assignStream(.outbound, peer: Self.peer, to: .ping)
+        #expect(configuration.connectionManager.highWater < configuration.limits.systemConnections.inbound)
+        #expect(configuration.connectionManager.lowWater < configuration.connectionManager.highWater)
+        #expect(configuration.yamux.maximumInboundStreams >= capacity.streamsPerPeer)
+        #expect(configuration.yamux.maximumOutboundStreams >= capacity.streamsPerPeer)
+        #expect(configuration.peerStore.maximumPeers >= 2 * capacity.peers)
+        #expect(configuration.maximumInboundHandshakesPerAddress < configuration.maximumInboundHandshakes)
+    }
+
+    @Test func handlersBoundTheirProtocols() throws {
+        var limits = ResourceLimits()
+        limits.peerProtocols["/named"] = .init(inbound: 3, outbound: 3)
+        var usage = ResourceUsage(limits: limits)
+        usage.bound("/few", to: .init(streams: 3, perPeer: 2))
+        usage.bound("/named", to: .init(streams: 100, perPeer: 2))
+        func open(_ peer: PeerID, _ protocolID: ProtocolID, _ direction: Direction = .inbound) throws {
+            try usage.addStream(direction, peer: peer)
+            try usage.assignStream(direction, peer: peer, to: protocolID)
+        }
+        for _ in 0..<2 { try open(Self.peer, "/few") }
+        var error = #expect(throws: LibP2PError.self) { try open(Self.peer, "/few") }
+        #expect(error?.message.contains("protocolPeerStreams") == true)
+        try open(Self.other, "/few")
+        error = #expect(throws: LibP2PError.self) { try open(Self.other, "/few") }
+        #expect(error?.message.contains("protocolStreams") == true)
+        for _ in 0..<10 { try open(Self.peer, "/few", .outbound) }
+        // The configuration has the last word.
+        for _ in 0..<3 { try open(Self.peer, "/named") }
+        #expect(throws: LibP2PError.self) { try open(Self.peer, "/named") }
+        usage.bound("/few", to: nil)
+        try open(Self.peer, "/few")
+    }
+
     // MARK: Connection manager
 
     private static func candidate(
@@ -215,6 +273,21 @@ import Testing
         }
         #expect(store.count == 3)
         #expect(store.peers.contains(Self.peer))
+    }
+
+    /// A relay's address is not driven out by peers that nobody has asked for.
+    @Test func permanentAddressesStay() throws {
+        let clock = Clock()
+        var configuration = PeerStore.Configuration()
+        configuration.maximumPeers = 3
+        let store = PeerStore(configuration: configuration, now: { clock.now })
+        store.add([Self.address], to: Self.peer, lifetime: .permanent)
+        for _ in 0..<10 {
+            clock.advance(.seconds(1))
+            store.add([Self.address], to: KeyPair.generate().peerID, lifetime: .found)
+        }
+        #expect(store.count == 3)
+        #expect(store.addresses(of: Self.peer) == [Self.address])
     }
 
     /// A node whose clock was set back returns with lower numbers.

@@ -154,4 +154,18 @@ import Testing
         let cid = CID(codec: .raw, hash: .sha256(of: Array("EDGEMESH_PLAYGOUND".utf8)))
         #expect(cid.description == "bafkreie777rtklljkfpo24tqxwvftflojq2hhig5etpzason3vxaw3r4oi")
     }
+
+    /// Points of small order: without a check, a signature of zeros is theirs for one message in a few. Found by fuzzing.
+    @Test(
+        arguments: [
+            (0x00, 0x00, 0x00), (0x01, 0x00, 0x00), (0xEC, 0xFF, 0x7F), (0xED, 0xFF, 0x7F), (0xEE, 0xFF, 0x7F),
+            (0x00, 0x00, 0x80), (0xEC, 0xFF, 0xFF),
+        ] as [(UInt8, UInt8, UInt8)]
+    )
+    func keysInWhoseNameAnybodyCanSignAreRefused(_ first: UInt8, _ middle: UInt8, _ last: UInt8) {
+        let key = [first] + [UInt8](repeating: middle, count: 30) + [last]
+        let error = #expect(throws: PeerIdentityError.self) { try PublicKey(kind: .ed25519, data: key) }
+        #expect(error?.code == .malformedKey)
+        #expect(SmallOrderKeys.contains(key))
+    }
 }

@@ -70,6 +70,7 @@ final class Side {
         loop: EmbeddedEventLoop,
         configuration: YamuxConfiguration = .init(),
         setUp: @escaping (StreamRecorder, any Channel) -> Void = { _, _ in },
+        isTrusted: Bool = false,
         initializer: YamuxHandler.StreamInitializer? = nil
     ) throws {
         let inbound = Box<[StreamRecorder]>([])
@@ -79,6 +80,7 @@ final class Side {
         observer.sessionClosed = { closed.value.append($0) }
         observer.streamOpened = { events.value.append($0 ? "opened inbound" : "opened outbound") }
         observer.streamClosed = { events.value.append($0 ? "closed inbound" : "closed outbound") }
+        observer.isTrusted = { isTrusted }
         observer.goAwayReceived = { events.value.append("goAway \($0.rawValue)") }
         self.inbound = inbound
         self.closed = closed
@@ -223,6 +225,7 @@ final class RawPeer {
         _ role: YamuxRole = .server,
         configuration: YamuxConfiguration = .init(),
         setUp: @escaping (StreamRecorder, any Channel) -> Void = { _, _ in },
+        isTrusted: Bool = false,
         initializer: YamuxHandler.StreamInitializer? = nil
     ) throws {
         self.side = try Side(
@@ -230,6 +233,7 @@ final class RawPeer {
             loop: self.loop,
             configuration: configuration,
             setUp: setUp,
+            isTrusted: isTrusted,
             initializer: initializer
         )
         self.loop.run()

@@ -57,9 +57,26 @@ import Testing
 
     @Test func openingAndResettingEndsTheSession() throws {
         let peer = try RawPeer()
-        for id in 0..<6000 as Range<UInt32> { try peer.send(.update(2 * id + 1, .syn), .update(2 * id + 1, .rst)) }
+        for id in 0..<100_000 as Range<UInt32> where peer.failure == nil {
+            try peer.send(.update(2 * id + 1, .syn), .update(2 * id + 1, .rst))
+        }
         #expect(peer.failure == .limitExceeded)
+        #expect(peer.side.inbound.value.count == 5001, "what it has cost until then")
         #expect(peer.side.isEmpty)
+    }
+
+    /// A program with many streams that ends is no attack.
+    @Test func allStreamsMayBeResetAtOnce() throws {
+        var configuration = YamuxConfiguration()
+        configuration.resetBurst = 10
+        configuration.maximumInboundStreams = 100
+        let peer = try RawPeer(configuration: configuration)
+        for id in 0..<100 as Range<UInt32> { try peer.send(.update(2 * id + 1, .syn)) }
+        for id in 0..<100 as Range<UInt32> { try peer.send(.update(2 * id + 1, .rst)) }
+        #expect(peer.failure == nil)
+        #expect(peer.side.handler.openStreams == 0)
+        try peer.send(.update(201, .syn), .update(201, .rst))
+        #expect(peer.failure == .limitExceeded)
     }
 
     @Test func refusalsThatAreNotReadEndTheSession() throws {
@@ -115,6 +132,88 @@ import Testing
         }
         #expect(error?.code == .limitExceeded)
         #expect(peer.side.handler.unsentBytes == 1000)
+    }
+
+    @Test(arguments: [1, 10, 300, 5000]) func readsMayBeLimited(_ payload: Int) throws {
+        let peer = try RawPeer(setUp: withoutAutoRead)
+        try peer.send(.update(1, .syn))
+        let stream = try #require(peer.side.inbound.value.first)
+        let channel = try #require(stream.channel)
+        YamuxStream.limitReads(of: channel, to: 100)
+        var sent: [UInt8] = []
+        func send() throws {
+            var bytes = ByteBuffer()
+            let end = sent.count + 2000
+            while sent.count < end {
+                let part = (0..<payload).map { UInt8(truncatingIfNeeded: sent.count + $0) }
+                sent += part
+                bytes.writeImmutableBuffer(Frame.data(1, part).bytes)
+            }
+            try peer.send(bytes)
+        }
+        // A read that waits for bytes, and reads of bytes that wait.
+        channel.read()
+        try send()
+        for round in 1...5 {
+            #expect(stream.readCompletes == round)
+            #expect(stream.received.count == 100 * round)
+            channel.read()
+            peer.loop.run()
+        }
+        #expect(stream.received.elementsEqual(sent.prefix(600)))
+        #expect(peer.side.handler.unreadBytes > 0)
+        YamuxStream.limitReads(of: channel, to: nil)
+        try send()
+        channel.read()
+        peer.loop.run()
+        #expect(stream.received == sent)
+        #expect(peer.side.handler.unreadBytes == 0)
+    }
+
+    /// A hundred streams that each wait to be told to stop would hold twelve times the bound.
+    @Test func manyWritersAreHeldBackTogether() throws {
+        var configuration = YamuxConfiguration()
+        configuration.maximumUnsentBytes = 1 << 20
+        let peer = try RawPeer(.client, configuration: configuration)
+        let streams = try (0..<100).map { _ in try peer.side.open() }
+        _ = try peer.send()
+        peer.side.channel.isWritable = false
+        // Each writes as long as it may.
+        var written = 0
+        var rounds = 0
+        while streams.contains(where: { $0.channel?.isWritable == true }), rounds < 100 {
+            rounds += 1
+            for stream in streams where stream.channel?.isWritable == true {
+                stream.write([UInt8](repeating: 1, count: 4096))
+                written += 4096
+            }
+        }
+        #expect(peer.side.handler.unsentBytes == written)
+        #expect(written <= 1 << 19 + 100 * 4096)
+        #expect(streams.allSatisfy { $0.errors.isEmpty })
+        #expect(streams.allSatisfy { $0.writabilityChanges == 1 })
+        // The connection takes it, and all may write again.
+        peer.side.channel.isWritable = true
+        peer.side.channel.pipeline.fireChannelWritabilityChanged()
+        _ = try peer.send()
+        #expect(peer.side.handler.unsentBytes == 0)
+        #expect(streams.allSatisfy { $0.channel?.isWritable == true })
+        #expect(peer.side.handler.heldBack.isEmpty)
+    }
+
+    @Test func writersAreReleasedWhenOneThatHeldThemBackEnds() throws {
+        var configuration = YamuxConfiguration()
+        configuration.maximumUnsentBytes = 1 << 20
+        let peer = try RawPeer(.client, configuration: configuration)
+        let (greedy, modest) = (try peer.side.open(), try peer.side.open())
+        _ = try peer.send()
+        peer.side.channel.isWritable = false
+        greedy.write([UInt8](repeating: 1, count: 600_000))
+        modest.write([1])
+        #expect(modest.channel?.isWritable == false)
+        try peer.send(.update(1, .rst))
+        #expect(modest.channel?.isWritable == true)
+        #expect(peer.side.handler.unsentBytes == 1)
     }
 
     /// Every stream stalls with a full window: the session holds no more than its bound, and drops who holds the most.

@@ -102,6 +102,7 @@ import Testing
         configuration.pingBurst = 3
         configuration.pingsPerSecond = 1
         configuration.resetBurst = 2
+        configuration.maximumInboundStreams = 2
         configuration.resetsPerSecond = 1
         var machine = YamuxSessionStateMachine(role: .server, configuration: configuration, now: Self.now)
         func receive(_ header: YamuxFrameHeader, at seconds: Int64) throws {

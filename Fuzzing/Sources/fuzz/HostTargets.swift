@@ -1,4 +1,5 @@
 import LibP2P
+import LibP2PDiscovery
 import LibP2PSecurity
 import Logging
 import MeshCore
@@ -8,6 +9,8 @@ import NIOEmbedded
 import PeerIdentity
 import Synchronization
 import Yamux
+
+@testable import LibP2PRelay
 
 extension FuzzTarget {
     /// The handshakes of a whole host, dialled or dialling, in a private network or none: garbage in place of a peer, or an
@@ -67,6 +70,31 @@ extension FuzzTarget {
             }
             for piece in pieces(of: bytes.dropFirst(2), step) {
                 HostFixture.feed(frame(.data, [], 1, piece), to: channel)
+            }
+            if mode & 2 == 0 { HostFixture.feed(frame(.windowUpdate, mode & 4 == 0 ? .fin : .rst, 1), to: channel) }
+        }
+        return 0
+    }
+
+    /// What a peer says to the services of a host, each of which reads messages behind their length: the second byte chooses one.
+    static let services = FuzzTarget(name: "services") { data, count in
+        let bytes = UnsafeRawBufferPointer(start: data, count: count)
+        guard bytes.count >= 3 else { return 0 }
+        let (mode, service, step) = (bytes[0], Int(bytes[1]), Int(bytes[2]))
+        let name = HostFixture.services[service % HostFixture.services.count]
+        var input = ByteBuffer()
+        if mode & 1 == 0 {
+            input.writeVarintPrefixed(ByteBuffer(bytes: bytes.dropFirst(3)))
+        } else {
+            input.writeBytes(bytes.dropFirst(3))
+        }
+        HostFixture.withConnection(serves: true) { channel in
+            HostFixture.feed(frame(.windowUpdate, .syn, 1), to: channel)
+            var opening = HostFixture.line("/multistream/1.0.0")
+            opening.writeImmutableBuffer(HostFixture.line(name))
+            HostFixture.feed(frame(.data, [], 1, opening), to: channel)
+            input.withUnsafeReadableBytes { input in
+                for piece in pieces(of: input[...], step) { HostFixture.feed(frame(.data, [], 1, piece), to: channel) }
             }
             if mode & 2 == 0 { HostFixture.feed(frame(.windowUpdate, mode & 4 == 0 ? .fin : .rst, 1), to: channel) }
         }
@@ -136,6 +164,41 @@ private enum HostFixture {
 
     static func host(_ isPrivate: Bool, _ index: Int) -> Host { Self.hosts[(isPrivate ? 2 : 0) + index] }
 
+    static let services = [
+        "/libp2p/circuit/relay/0.2.0/hop", "/libp2p/circuit/relay/0.2.0/stop", "/ipfs/kad/1.0.0", "/libp2p/dcutr",
+        "/libp2p/autonat/1.0.0", "/libp2p/autonat/2/dial-request", "/libp2p/autonat/2/dial-back", "/ipfs/ping/1.0.0",
+        "/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0",
+    ]
+
+    /// A host with everything that a node serves, and what keeps that alive.
+    private static let server: (host: Host, parts: [any AnyObject & Sendable]) = {
+        let host = Self.host(false, 1)
+        let relay = RelayService(host: host, logger: host.logger)
+        let client = RelayClient(host: host, logger: host.logger)
+        let puncher = HolePuncher(host: host)
+        let prober = AutoNATClient(host: host)
+        var reach = AutoNATServerConfiguration()
+        reach.servesPrivateNetworks = true
+        let dht = KademliaDHT(host: host, configuration: .wan(mode: .server))
+        guard let autoNAT = try? AutoNATServer(host: host, transports: [Self.dialled], configuration: reach) else {
+            fatalError("no AutoNAT")
+        }
+        relay.start()
+        client.start()
+        puncher.start()
+        prober.start()
+        // The loop is nobody else's: what waits for it goes on when it runs.
+        let started = Self.loop.runTask {
+            try await autoNAT.start()
+            try await dht.start()
+        }
+        var isRunning = false
+        started.assumeIsolated().whenSuccess { isRunning = true }
+        Self.loop.run()
+        precondition(isRunning, "the services do not start")
+        return (host, [relay, client, puncher, prober, dht, autoNAT])
+    }()
+
     static func channel() -> EmbeddedChannel {
         let channel = EmbeddedChannel(loop: Self.loop)
         guard let address = try? SocketAddress(ipAddress: "192.0.2.1", port: 20006) else { fatalError("no address") }
@@ -172,8 +235,8 @@ private enum HostFixture {
     }
 
     /// Runs with a channel on which the host has the server's side of a session with `peer`, without encryption.
-    static func withConnection(_ body: (EmbeddedChannel) -> Void) {
-        let host = Self.host(false, 0)
+    static func withConnection(serves: Bool = false, _ body: (EmbeddedChannel) -> Void) {
+        let host = serves ? Self.server.host : Self.host(false, 0)
         let channel = Self.channel()
         host.accept(Self.raw(channel, .multiplexed(PlainConnection(channel: channel))))
         Self.loop.run()

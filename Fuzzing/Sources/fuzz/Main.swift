@@ -7,7 +7,8 @@ struct FuzzTarget {
 
     static let all: [FuzzTarget] = [
         .json, .yaml, .configuration, .dns, .watch, .multiaddr, .protobuf, .keys, .envelope, .psk, .noise,
-        .tlsCertificate, .yamux, .handshake, .session, .multistream, .identify, .discovery, .proxy, .flow, .datagrams,
+        .noisePayload, .tlsCertificate, .yamux, .webSocket, .handshake, .session, .multistream, .identify, .services,
+        .relay, .reachability, .kademlia, .mdns, .gateway, .discovery, .proxy, .flow, .datagrams,
     ]
 }
 

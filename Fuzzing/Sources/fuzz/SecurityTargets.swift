@@ -1,23 +1,23 @@
-import LibP2PSecurity
 import NIOCore
 import NIOEmbedded
 import PeerIdentity
+
+@testable import LibP2PSecurity
 
 extension FuzzTarget {
     /// What a private network reads of its peer, in pieces. Garbage never opens it.
     static let psk = FuzzTarget(name: "psk") { data, count in
         let bytes = UnsafeRawBufferPointer(start: data, count: count)
+        guard let step = bytes.first else { return 0 }
         let channel = EmbeddedChannel()
-        guard let step = bytes.first, (try? PrivateNetwork.add(to: channel, key: SecurityFixture.key)) != nil else {
-            return 0
-        }
+        guard (try? PrivateNetwork.add(to: channel, key: SecurityFixture.key)) != nil else { fatalError("no handler") }
         for piece in pieces(of: bytes.dropFirst(), Int(step)) {
             channel.pipeline.fireChannelRead(piece)
             channel.pipeline.fireChannelReadComplete()
         }
         _ = PrivateNetwork.looksEncrypted(bytes)
         _ = try? PreSharedKey(swarmKey: String(decoding: bytes, as: UTF8.self))
-        _ = try? channel.finish()
+        end(channel)
         return 0
     }
 
@@ -61,9 +61,8 @@ extension FuzzTarget {
                 }
             }
         }
-        _ = try? victim.finish()
-        _ = try? honest.finish()
-        loop.run()
+        end(victim)
+        end(honest)
         switch result {
         case .none: fatalError("a handshake without a result")
         case .failure(let error): precondition(error is LibP2PSecurityError, "\(error)")
@@ -80,6 +79,25 @@ extension FuzzTarget {
         }
         return 0
     }
+}
+
+extension FuzzTarget {
+    /// What a peer says within the Noise handshake, once it is decrypted. What is read is written and read again as the same.
+    static let noisePayload = FuzzTarget(name: "noise-payload") { data, count in
+        let bytes = Array(UnsafeRawBufferPointer(start: data, count: count))
+        guard let payload = try? NoisePayload(protobuf: bytes) else { return 0 }
+        guard let again = try? NoisePayload(protobuf: payload.protobuf), again.identityKey == payload.identityKey,
+            again.identitySignature == payload.identitySignature, again.muxers == payload.muxers
+        else { fatalError("\(payload) does not read back") }
+        guard (try? payload.verified(staticKey: SecurityFixture.key.bytes)) == nil else { fatalError("a forged proof") }
+        return 0
+    }
+}
+
+/// Closes a channel, unless a handler has, and runs what that has set going: only then is it released.
+func end(_ channel: EmbeddedChannel) {
+    _ = try? channel.finish(acceptAlreadyClosed: true)
+    channel.embeddedEventLoop.run()
 }
 
 private enum SecurityFixture {

@@ -54,8 +54,7 @@ extension FuzzTarget {
             precondition(session.openStreams <= 8 + 3, "\(session.openStreams) streams")
             precondition(session.bufferedBytes <= 4 * 128 * 1024 + 65536, "\(session.bufferedBytes) bytes are held")
         }
-        _ = try? channel.finish()
-        channel.embeddedEventLoop.run()
+        end(channel)
         precondition(session.openStreams == 0, "a stream outlives its session")
         precondition(streams.allSatisfy { !$0.isActive }, "a stream is active after its session")
         precondition(session.bufferedBytes == 0, "bytes are held for no stream")

@@ -1,7 +1,9 @@
 import ByteStreams
 import Logging
+import MeshCore
 public import NIOCore
 import Synchronization
+import Yamux
 
 extension Connection {
     /// Opens a stream with the first of `protocols` that the peer has. The future completes on the connection's event loop.
@@ -100,7 +102,7 @@ extension Connection {
         agreed.futureResult.assumeIsolated().whenComplete { result in
             switch result {
             case .success(let name): self.dispatch(channel, ProtocolID(name), lease)
-            case .failure: self.host.countNegotiationFailure()
+            case .failure: self.streamFailed()
             }
         }
         let host = self.host
@@ -119,6 +121,17 @@ extension Connection {
                 )
             )
         }
+    }
+
+    /// The peer opened a stream and agreed on no protocol. Who goes on like that only costs time.
+    private func streamFailed() {
+        self.host.countNegotiationFailure()
+        let now = MonotonicTime(self.eventLoop.now)
+        guard self.takesStreams, !self.state.withLock({ $0.failedStreams.take(now: now) }) else { return }
+        let message =
+            "\(self.remotePeer) opens streams too often without agreeing on a protocol (failedStreamsPerSecond)"
+        self.isAbused(LibP2PError(code: .limitExceeded, message: message))
+        self.close()
     }
 
     private func dispatch(_ channel: any Channel, _ protocolID: ProtocolID, _ lease: StreamLease) {
@@ -150,6 +163,32 @@ extension Connection {
     }
 
     // MARK: End
+
+    /// The peer has done what ends the connection.
+    func isAbused(_ error: LibP2PError) {
+        let isFirst = self.state.withLock { state in
+            defer { state.closeError = state.closeError ?? error }
+            return state.closeError == nil
+        }
+        guard isFirst else { return }
+        self.host.state.withLock { $0.metrics.connectionsAbused += 1 }
+        self.host.logRefusal(error, of: "the connection with \(self.remotePeer) from now on")
+    }
+
+    /// How the session has ended; on the connection's loop, before its channel is closed.
+    func sessionEnded(_ error: YamuxError?) {
+        guard let error else { return }
+        let what = LibP2PError(
+            code: error.code == .limitExceeded ? .limitExceeded : .connectionClosed,
+            message: "the session with \(self.remotePeer) has ended",
+            cause: error
+        )
+        if error.code == .limitExceeded || error.code == .protocolViolation {
+            self.isAbused(what)
+        } else {
+            self.state.withLock { $0.closeError = $0.closeError ?? what }
+        }
+    }
 
     /// Says goodbye and closes the connection with all its streams.
     public func close() { self.close(drainUntil: nil) }

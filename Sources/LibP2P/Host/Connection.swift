@@ -21,6 +21,9 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
         var identification: Identification?
         /// What the peer may still ask or tell by identify.
         var identifies: TokenBucket
+        /// Streams that may still end without a protocol.
+        var failedStreams: TokenBucket
+        var closeError: LibP2PError?
     }
 
     /// Unique among the connections of a host; later ones have higher numbers.
@@ -72,6 +75,11 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
                     rate: host.configuration.identifiesPerSecond,
                     burst: host.configuration.identifyBurst,
                     now: MonotonicTime(self.opened)
+                ),
+                failedStreams: TokenBucket(
+                    rate: host.configuration.failedStreamsPerSecond,
+                    burst: host.configuration.failedStreamBurst,
+                    now: MonotonicTime(self.opened)
                 )
             )
         )
@@ -99,6 +107,9 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
 
     /// What the peer has told on this connection.
     public var identification: Identification? { self.state.withLock { $0.identification } }
+
+    /// What ended the connection, if it did not end in peace.
+    public var closeError: LibP2PError? { self.state.withLock { $0.closeError } }
 
     /// Completes when the connection is closed.
     public var closeFuture: EventLoopFuture<Void> { self.channel.closeFuture }

@@ -53,6 +53,9 @@ extension Host {
     /// Where the host listens: wildcards expanded to the addresses of interfaces, without the peer ID.
     public var listenAddresses: [Multiaddr] { self.state.withLock { $0.listenAddresses } }
 
+    /// Where the host listens, as its sockets are bound: a wildcard stays one.
+    public var boundAddresses: [Multiaddr] { self.state.withLock { $0.listeners.map(\.listener.address) } }
+
     /// What the host tells others: listening and advertised addresses, after the configured filter; without the peer ID.
     public var advertisedAddresses: [Multiaddr] { self.state.withLock { $0.advertisedAddresses } }
 

@@ -94,6 +94,10 @@ extension Host {
         var events = YamuxEvents()
         events.goAwayReceived = { _ in slot.connection?.state.withLock { $0.isDraining = true } }
         events.received = { slot.connection?.reads.add(1, ordering: .relaxed) }
+        events.isTrusted = {
+            slot.connection.map { self.connectionManager.isProtected($0.remotePeer) } ?? false
+        }
+        events.sessionClosed = { slot.connection?.sessionEnded($0) }
         events.roundTripMeasured = { time in slot.connection?.state.withLock { $0.roundTripTime = time } }
         return ConnectionUpgrade.run(
             raw,

@@ -4,6 +4,7 @@ public import Multiformats
 public import NIOCore
 public import PeerIdentity
 import Synchronization
+import Yamux
 
 /// A libp2p host: it listens, dials, and gives streams to peers whose identity is proven.
 ///
@@ -22,6 +23,8 @@ public final class Host: Sendable {
     /// Gives the time, and runs what belongs to no connection.
     let clock: any EventLoop
     let upgrade: ConnectionUpgrade.Configuration
+    /// Shared by the sessions of all connections.
+    let unreadBudget: YamuxUnreadBudget
     let state: Mutex<HostState>
     let resources: Mutex<ResourceUsage>
 
@@ -33,6 +36,10 @@ public final class Host: Sendable {
         logger: Logger
     ) throws {
         let clock = group.next()
+        var yamux = configuration.yamux
+        let budget = YamuxUnreadBudget(maximumBytes: configuration.limits.unreadBytes)
+        yamux.unreadBudget = budget
+        self.unreadBudget = budget
         self.identity = identity
         self.peerID = identity.peerID
         self.configuration = configuration
@@ -47,7 +54,7 @@ public final class Host: Sendable {
                 }
             },
             preSharedKey: configuration.preSharedKey,
-            yamux: configuration.yamux
+            yamux: yamux
         )
         self.peers = PeerStore(configuration: configuration.peerStore, now: { clock.now })
         self.connectionManager = ConnectionManager(configuration: configuration.connectionManager)
@@ -146,6 +153,7 @@ public final class Host: Sendable {
         _ handler: @escaping StreamHandler
     ) {
         self.state.withLock { $0.handlers[protocolID] = HostState.Handler(options: options, handler: handler) }
+        self.resources.withLock { $0.bound(protocolID, to: options.bounds) }
         self.identityChanged()
     }
 
@@ -204,6 +212,11 @@ public final class Host: Sendable {
             metrics.streamsAccepted = usage.opened.inbound
             metrics.streamsRefused = usage.streamsRefused
         }
+        let unread = self.unreadBudget.metrics
+        metrics.unreadBytes = unread.bytes
+        metrics.windowGrowthsDenied = unread.growthsDenied
+        metrics.streamsRefusedUnread = unread.streamsRefused
+        metrics.streamsResetUnread = unread.streamsReset
         metrics.knownPeers = self.peers.count
         return metrics
     }

@@ -3,7 +3,7 @@ public import Multiformats
 public import NIOCore
 public import Yamux
 
-/// How a host is set up. The defaults fit a small node.
+/// How a host is set up. The defaults fit a small node; docs/libp2p.md lists what bounds it.
 public struct HostConfiguration: Sendable {
     public enum Security: String, Sendable, Hashable, CaseIterable {
         case tls = "/tls/1.0.0"
@@ -39,6 +39,9 @@ public struct HostConfiguration: Sendable {
     /// Identify streams and pushes that one connection may open: a second, and at once. Each costs signing or verifying.
     public var identifiesPerSecond = 2.0
     public var identifyBurst = 32.0
+    /// Streams of one connection that end without a protocol: a second, and at once. Beyond it the connection is closed.
+    public var failedStreamsPerSecond = 50.0
+    public var failedStreamBurst = 1000.0
 
     /// Which addresses of interfaces a wildcard listener is known by.
     public var interfaceFilter: @Sendable (InterfaceAddress) -> Bool = { _ in true }
@@ -56,8 +59,18 @@ public struct HostConfiguration: Sendable {
     /// Random numbers wherever behaviour depends on them; not for keys.
     public var randomNumber: @Sendable () -> UInt64 = { UInt64.random(in: .min ... .max) }
 
-    public init(listenAddresses: [Multiaddr] = []) {
+    /// - Parameter capacity: what the host is to carry; its limits and water marks follow from it.
+    public init(listenAddresses: [Multiaddr] = [], capacity: HostCapacity = HostCapacity()) {
         self.listenAddresses = listenAddresses
+        self.limits = ResourceLimits(capacity: capacity)
+        self.connectionManager.highWater = capacity.peers
+        self.connectionManager.lowWater = capacity.peers / 8 * 7
+        self.yamux.maximumInboundStreams = self.limits.peerStreams.inbound
+        self.yamux.maximumOutboundStreams = self.limits.peerStreams.outbound
+        self.peerStore.maximumPeers = max(self.peerStore.maximumPeers, 4 * capacity.peers)
+        // All may come at once, when a relay was started anew; who is refused comes again.
+        self.maximumInboundHandshakes = max(self.maximumInboundHandshakes, capacity.peers / 4)
+        self.maximumInboundHandshakesPerAddress = self.maximumInboundHandshakes / 2
     }
 }
 

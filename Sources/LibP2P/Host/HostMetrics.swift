@@ -7,11 +7,15 @@ public struct HostMetrics: Sendable, Hashable {
     public var openDials = 0
     public var inboundHandshakes = 0
     public var knownPeers = 0
+    /// Received bytes that wait in streams; see `ResourceLimits.unreadBytes`.
+    public var unreadBytes = 0
 
     public var connectionsAccepted: UInt64 = 0
     public var connectionsDialled: UInt64 = 0
     public var connectionsRefused: UInt64 = 0
     public var connectionsTrimmed: UInt64 = 0
+    /// Closed because the peer broke a protocol or a limit of its connection.
+    public var connectionsAbused: UInt64 = 0
     public var handshakesFailed: UInt64 = 0
     public var wrongPreSharedKeys: UInt64 = 0
     public var dialsStarted: UInt64 = 0
@@ -22,6 +26,10 @@ public struct HostMetrics: Sendable, Hashable {
     public var streamsOpened: UInt64 = 0
     public var streamsAccepted: UInt64 = 0
     public var streamsRefused: UInt64 = 0
+    /// As bytes wait unread: windows that did not grow, streams of those who hold the most that were refused and reset.
+    public var windowGrowthsDenied: UInt64 = 0
+    public var streamsRefusedUnread: UInt64 = 0
+    public var streamsResetUnread: UInt64 = 0
     public var negotiationsFailed: UInt64 = 0
     public var identifiesFailed: UInt64 = 0
     public var identifiesRefused: UInt64 = 0

@@ -63,9 +63,23 @@ public struct HandlerOptions: Sendable {
     public var allowLimitedConnection: Bool
     /// The protocol is told to others by identify.
     public var isAdvertised: Bool
+    /// Nil for the limits of any protocol.
+    public var bounds: Bounds?
 
-    public init(allowLimitedConnection: Bool = false, isAdvertised: Bool = true) {
+    /// How many inbound streams there may be of a protocol that needs few, unless `ResourceLimits` names it.
+    public struct Bounds: Sendable, Hashable {
+        public var streams: Int
+        public var perPeer: Int
+
+        public init(streams: Int, perPeer: Int) {
+            self.streams = streams
+            self.perPeer = perPeer
+        }
+    }
+
+    public init(allowLimitedConnection: Bool = false, isAdvertised: Bool = true, bounds: Bounds? = nil) {
         self.allowLimitedConnection = allowLimitedConnection
         self.isAdvertised = isAdvertised
+        self.bounds = bounds
     }
 }

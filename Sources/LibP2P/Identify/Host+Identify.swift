@@ -157,9 +157,11 @@ extension Host {
         self.emit(.identified(connection, identification))
     }
 
-    /// A loopback address is one of ours unless the peer is on this machine; other peers' addresses are not the peer's.
+    /// A loopback address is one of ours unless the peer is on this machine; other peers' addresses are not the peer's. Zones are
+    /// names of the peer's interfaces.
     private static func isOfUse(_ address: Multiaddr, told connection: Connection, by peer: PeerID) -> Bool {
         if let named = address.peerID, named != peer { return false }
+        if address.zone != nil { return false }
         return !address.isLoopback || connection.remoteAddress.isLoopback
     }
 }

@@ -24,9 +24,9 @@ public struct ResourceLimits: Sendable, Hashable {
         }
     }
 
-    public var systemConnections = Connections(inbound: 512, outbound: 512)
+    public var systemConnections = Connections(inbound: 704, outbound: 704)
     /// Inbound connections from one IPv4 address or one IPv6 network of 64 bits; many nodes may be behind one NAT.
-    public var connectionsPerAddress = 256
+    public var connectionsPerAddress = 512
     public var peerConnections = Connections(inbound: 8, outbound: 8)
     public var systemStreams = Streams(inbound: 8192, outbound: 8192)
     public var peerStreams = Streams(inbound: 4096, outbound: 4096)
@@ -53,6 +53,9 @@ public struct ResourceLimits: Sendable, Hashable {
     public var bytesPerConnection = 64 * 1024
     /// What a stream is reckoned at: its channel, pipeline and a small buffer.
     public var bytesPerStream = 4 * 1024
+    /// Received bytes that may wait unread in the streams of all connections. As it fills, windows cease to grow, peers that hold
+    /// the most open no new streams, and at last the streams that hold the most are reset; protected peers come last.
+    public var unreadBytes = 64 * 1024 * 1024
 
     public init() {}
 }

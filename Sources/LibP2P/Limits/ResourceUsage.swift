@@ -37,6 +37,8 @@ struct ResourceUsage {
     private var negotiating: [PeerID: Int] = [:]
     private var protocolStreams: [ProtocolID: Counts] = [:]
     private var protocolPeerStreams: [ProtocolPeer: Counts] = [:]
+    /// What handlers bound themselves, where the limits say nothing of their protocols.
+    private var handlerBounds: [ProtocolID: HandlerOptions.Bounds] = [:]
 
     init(limits: ResourceLimits) {
         self.limits = limits
@@ -91,6 +93,11 @@ struct ResourceUsage {
 
     // MARK: Streams
 
+    /// Bounds the inbound streams of a protocol from now on; nil for the limits of any protocol.
+    mutating func bound(_ protocolID: ProtocolID, to bounds: HandlerOptions.Bounds?) {
+        self.handlerBounds[protocolID] = bounds
+    }
+
     /// Takes a stream of the system's and the peer's scope. An inbound one counts as negotiating until it has a protocol.
     mutating func addStream(_ direction: Direction, peer: PeerID) throws(LibP2PError) {
         do throws(LibP2PError) {
@@ -132,13 +139,17 @@ struct ResourceUsage {
 
     /// The protocol of a stream is agreed upon.
     mutating func assignStream(_ direction: Direction, peer: PeerID, to protocolID: ProtocolID) throws(LibP2PError) {
-        let ofProtocol = (self.limits.protocols[protocolID] ?? self.limits.protocolStreams)[direction]
+        let bounds = direction == .inbound ? self.handlerBounds[protocolID] : nil
+        let ofProtocol =
+            self.limits.protocols[protocolID]?[direction] ?? bounds?.streams ?? self.limits.protocolStreams[direction]
         guard self.protocolStreams[protocolID, default: Counts()][direction] < ofProtocol else {
             self.streamsRefused += 1
             throw Self.exceeded("\(ofProtocol) \(direction) streams of \(protocolID)", "protocolStreams")
         }
         let both = ProtocolPeer(protocolID: protocolID, peer: peer)
-        let ofBoth = (self.limits.peerProtocols[protocolID] ?? self.limits.protocolPeerStreams)[direction]
+        let ofBoth =
+            self.limits.peerProtocols[protocolID]?[direction] ?? bounds?.perPeer
+            ?? self.limits.protocolPeerStreams[direction]
         guard self.protocolPeerStreams[both, default: Counts()][direction] < ofBoth else {
             self.streamsRefused += 1
             throw Self.exceeded("\(ofBoth) \(direction) streams of \(protocolID) with \(peer)", "protocolPeerStreams")

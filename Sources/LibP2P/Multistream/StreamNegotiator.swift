@@ -1,11 +1,13 @@
 import ByteStreams
 import NIOCore
+import Yamux
 
 /// Agrees on the protocol of a stream and hands its bytes over when they are first asked for. Confined to the stream's loop.
 ///
 /// States: negotiating -> holding -> gone from the pipeline, or failed.
 /// - The channel has `autoRead` off. While it negotiates, this handler reads for itself; from then on it holds what came behind
 ///   the negotiation, and the end of the input, until somebody reads. So nothing is lost, however late handlers are added.
+/// - What it holds meanwhile counts in no bound but this: it reads little at a time.
 /// - A lazy initiator lets the stream be written at once: its proposal goes with the first bytes, or alone at the end of the tick.
 final class StreamNegotiator: ChannelDuplexHandler, RemovableChannelHandler {
     typealias InboundIn = ByteBuffer
@@ -17,6 +19,8 @@ final class StreamNegotiator: ChannelDuplexHandler, RemovableChannelHandler {
 
     /// A first write of at most this size is copied behind the proposal, to travel in the same frame.
     private static let maximumCopied = 16 * 1024
+    /// What one read brings as long as this handler is there.
+    static let maximumRead = 4 * 1024
 
     let agreed: EventLoopPromise<String>
     private let isLazy: Bool
@@ -58,6 +62,7 @@ final class StreamNegotiator: ChannelDuplexHandler, RemovableChannelHandler {
     private func start(_ context: ChannelHandlerContext) {
         guard self.phase == .idle else { return }
         self.phase = .negotiating
+        YamuxStream.limitReads(of: context.channel, to: Self.maximumRead)
         let bound = NIOLoopBound((handler: self, context: context), eventLoop: context.eventLoop)
         self.deadline = context.eventLoop.scheduleTask(in: self.timeout) {
             bound.value.handler.abort(bound.value.context, Self.late)
@@ -193,6 +198,7 @@ final class StreamNegotiator: ChannelDuplexHandler, RemovableChannelHandler {
 
     /// Somebody reads: gives what is held, then leaves.
     private func handOver(_ context: ChannelHandlerContext) {
+        YamuxStream.limitReads(of: context.channel, to: nil)
         let hadBytes = self.deliver(context)
         // Bytes that were held answer the read, unless nobody would ask for more.
         let autoRead = (try? context.channel.syncOptions?.getOption(.autoRead)) ?? false

@@ -4,7 +4,8 @@ import Synchronization
 
 /// What is known of other peers: addresses with an end of life, and what they said of themselves.
 ///
-/// Bounded: beyond `maximumPeers` the peer that was touched longest ago and is not connected is forgotten.
+/// Bounded: beyond `maximumPeers` the peer that was touched longest ago and is not connected is forgotten; what others say of
+/// peers never drives out those with a permanent address.
 public final class PeerStore: Sendable {
     public struct Configuration: Sendable, Hashable {
         public var maximumPeers = 4096
@@ -34,6 +35,8 @@ public final class PeerStore: Sendable {
         var recordSequence: UInt64?
         var connections = 0
         var touched: NIODeadline
+
+        var mayBeForgotten: Bool { self.connections == 0 && !self.addresses.values.contains(.distantFuture) }
     }
 
     private let configuration: Configuration
@@ -151,7 +154,7 @@ public final class PeerStore: Sendable {
     private func withEntry<Result>(of peer: PeerID, now: NIODeadline, _ body: (inout Entry) -> Result) -> Result? {
         self.entries.withLock { entries in
             if entries[peer] == nil, entries.count >= self.configuration.maximumPeers {
-                let victim = entries.lazy.filter { $0.value.connections == 0 }
+                let victim = entries.lazy.filter(\.value.mayBeForgotten)
                     .min { $0.value.touched < $1.value.touched }
                 guard let victim else { return nil }
                 entries[victim.key] = nil

@@ -25,12 +25,22 @@ final class TCPSockets: Sendable {
     /// Connects; the channel's initializer runs before it is active. Completes on `loop`.
     func dial(
         _ address: TransportAddress,
+        zone: String?,
         on loop: any EventLoop,
         options: TransportDialOptions,
         initializer: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
     ) -> EventLoopFuture<any Channel> {
         let timeout = options.deadline - loop.now
         guard timeout > .zero else { return loop.makeFailedFuture(Self.late(address)) }
+        let scope = zone.map { if_nametoindex($0) } ?? 0
+        guard zone == nil || scope > 0 else {
+            return loop.makeFailedFuture(
+                LibP2PError(
+                    code: .dialFailed,
+                    message: "\(address) is of an interface that is not there: \(zone ?? "")"
+                )
+            )
+        }
         let reused = options.localPort ?? (options.reusePort ? self.reusablePort(for: address) : nil)
         let dial = { @Sendable (port: UInt16?) -> EventLoopFuture<any Channel> in
             var bootstrap = ClientBootstrap(group: loop)
@@ -51,7 +61,7 @@ final class TCPSockets: Sendable {
                     .channelOption(SocketOption.reusePort, value: 1)
                     .bind(to: SocketAddress(TransportAddress(any, port)))
             }
-            return bootstrap.connect(to: SocketAddress(address))
+            return bootstrap.connect(to: SocketAddress(address, scope: scope))
         }
         return dial(reused).flatMapError { error in
             // A connection from that port to that address exists or lingers. Any other port will do, unless one was asked for.
@@ -164,12 +174,13 @@ struct TCPListener: Sendable {
 }
 
 extension Multiaddr {
-    /// The address and port of a TCP socket that the multiaddr begins with, and what follows it.
+    /// The address and port of a TCP socket that the multiaddr begins with, behind a zone perhaps, and what follows it.
     var tcpEndpoint: (address: TransportAddress, rest: ArraySlice<Component>)? {
-        guard self.components.count >= 2, case .tcp(let port) = self.components[1] else { return nil }
-        switch self.components[0] {
-        case .ip4(let address): return (TransportAddress(.v4(address), port), self.components[2...])
-        case .ip6(let address): return (TransportAddress(.v6(address), port), self.components[2...])
+        let parts = self.components.dropFirst(self.zone == nil ? 0 : 1)
+        guard parts.count >= 2, case .tcp(let port) = parts[parts.startIndex + 1] else { return nil }
+        switch (parts.first, self.zone) {
+        case (.ip4(let address), nil): return (TransportAddress(.v4(address), port), parts.dropFirst(2))
+        case (.ip6(let address), _): return (TransportAddress(.v6(address), port), parts.dropFirst(2))
         default: return nil
         }
     }

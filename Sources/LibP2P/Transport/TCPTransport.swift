@@ -14,7 +14,7 @@ public final class TCPTransport: Transport {
     }
 
     public func canListen(on address: Multiaddr) -> Bool {
-        self.canDial(address)
+        self.canDial(address) && address.zone == nil
     }
 
     public func dial(
@@ -25,8 +25,10 @@ public final class TCPTransport: Transport {
         guard let endpoint = address.tcpEndpoint?.address else {
             return loop.makeFailedFuture(Self.unsupported(address))
         }
-        return self.sockets.dial(endpoint, on: loop, options: options) { $0.eventLoop.makeSucceededVoidFuture() }
-            .flatMapThrowing { channel in try RawConnection(tcp: channel, layers: []) }
+        return self.sockets.dial(endpoint, zone: address.zone, on: loop, options: options) { channel in
+            channel.eventLoop.makeSucceededVoidFuture()
+        }
+        .flatMapThrowing { channel in try RawConnection(tcp: channel, layers: []) }
     }
 
     public func listen(

@@ -56,7 +56,7 @@ public final class WebSocketTransport: Transport {
     }
 
     public func canListen(on address: Multiaddr) -> Bool {
-        guard let endpoint = WebSocketEndpoint(address) else { return false }
+        guard let endpoint = WebSocketEndpoint(address), address.zone == nil else { return false }
         return !endpoint.isSecure || self.configuration.serverTLS != nil
     }
 
@@ -77,7 +77,8 @@ public final class WebSocketTransport: Transport {
             return upgraded.futureResult
         }
         let configuration = self.configuration
-        let dialled = self.sockets.dial(endpoint.address, on: loop, options: options) { channel in
+        let zone = address.zone
+        let dialled = self.sockets.dial(endpoint.address, zone: zone, on: loop, options: options) { channel in
             channel.eventLoop.makeCompletedFuture {
                 if let tls {
                     try channel.pipeline.syncOperations.addHandler(

@@ -16,6 +16,8 @@ public struct KademliaConfiguration: Sendable {
         case client
         /// Also answers, and is known to others by it.
         case server
+        /// A server while peers of the internet can dial this host, as far as it is known, and a client otherwise.
+        case automatic
     }
 
     /// Which peers and addresses belong to the DHT.
@@ -49,11 +51,17 @@ public struct KademliaConfiguration: Sendable {
     /// Between attempts to announce that reached nobody.
     public var republishRetry: TimeAmount = .minutes(2)
     public var maximumProviderKeys = 4096
+    public var maximumProviderKeysPerPeer = 64
     public var maximumProvidersPerKey = 256
     /// Keys that this host provides.
     public var maximumProvidedKeys = 1024
     /// A stream that is silent for so long is reset.
     public var streamTimeout: TimeAmount = .seconds(60)
+    /// Streams on which peers ask, in all and of one peer. Others send one request after the other on one.
+    public var maximumStreams = 1024
+    public var maximumStreamsPerPeer = 32
+    /// The longest request that is taken: a stream holds it until it is whole. Answers may be longer.
+    public var maximumRequestBytes = 16 * 1024
     /// None: values are neither stored nor found.
     public var records: (any KademliaRecordStore)?
 
@@ -64,7 +72,7 @@ public struct KademliaConfiguration: Sendable {
     }
 
     /// - Parameter prefix: of the protocol ID.
-    public static func wan(mode: Mode = .server, prefix: String = "/ipfs") -> KademliaConfiguration {
+    public static func wan(mode: Mode = .automatic, prefix: String = "/ipfs") -> KademliaConfiguration {
         var configuration = Self(protocolID: ProtocolID("\(prefix)/kad/1.0.0"), mode: mode, scope: .wan)
         configuration.maximumPerNetwork = (perBucket: 2, total: 3)
         return configuration
@@ -74,9 +82,10 @@ public struct KademliaConfiguration: Sendable {
         Self(protocolID: ProtocolID("\(prefix)/lan/kad/1.0.0"), mode: mode, scope: .lan)
     }
 
-    /// The addresses of a peer that this DHT tells and believes. Circuits lead through others, and are not kept.
+    /// The addresses of a peer that this DHT tells and believes. Circuits lead through others, and are not kept; a zone means
+    /// something to one machine only.
     func filter(_ addresses: [Multiaddr]) -> [Multiaddr] {
-        self.scope == .wan ? addresses.filter { !$0.isCircuit && $0.isPublic } : addresses
+        addresses.filter { $0.zone == nil && (self.scope != .wan || !$0.isCircuit && $0.isPublic) }
     }
 
     /// Whether a peer with such a connection belongs into the table.
@@ -92,6 +101,7 @@ public struct KademliaConfiguration: Sendable {
 
 /// What a DHT has done and knows.
 public struct KademliaMetrics: Sendable, Hashable {
+    public var isServer = false
     public var tablePeers = 0
     public var providerKeys = 0
     public var runningLookups = 0

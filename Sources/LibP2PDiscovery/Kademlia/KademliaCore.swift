@@ -17,6 +17,9 @@ final class KademliaCore {
     var provided: [[UInt8]: Scheduled<Void>?] = [:]
     var metrics = KademliaMetrics()
     var runs: [ObjectIdentifier: KademliaRun] = [:]
+    var reachability = Reachability.unknown
+    /// Whether peers are answered.
+    var isServing = false
     private var refreshTask: RepeatedTask?
     private(set) var isStopped = false
 
@@ -34,6 +37,7 @@ final class KademliaCore {
         )
         self.providers = ProviderStore(
             maximumKeys: configuration.maximumProviderKeys,
+            maximumKeysPerPeer: configuration.maximumProviderKeysPerPeer,
             maximumPerKey: configuration.maximumProvidersPerKey,
             lifetime: configuration.providerLifetime
         )
@@ -41,11 +45,22 @@ final class KademliaCore {
 
     var currentMetrics: KademliaMetrics {
         var metrics = self.metrics
+        metrics.isServer = self.isServing
         metrics.tablePeers = self.table.count
         metrics.providerKeys = self.providers.keyCount
         metrics.runningLookups = self.runs.count
         metrics.providersRefused = self.providers.refused
         return metrics
+    }
+
+    /// Whether others should find this host in their tables. Before it is known whether they can dial it, a public address
+    /// speaks for it.
+    var mayServe: Bool {
+        switch (self.configuration.mode, self.reachability) {
+        case (.server, _), (.automatic, .publiclyReachable): true
+        case (.client, _), (.automatic, .behindNAT): false
+        case (.automatic, .unknown): self.host.advertisedAddresses.contains { !$0.isCircuit && $0.isPublic }
+        }
     }
 
     func start() {

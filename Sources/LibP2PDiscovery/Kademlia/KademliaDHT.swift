@@ -26,7 +26,7 @@ public final class KademliaDHT: Sendable, PeerRouting {
 
     // MARK: Life
 
-    /// Begins to answer (as a server), to take note of peers, and to keep its table fresh.
+    /// Begins to take note of peers, to keep its table fresh, and, as a server, to answer.
     public func start() async throws {
         let (host, configuration, loop, box) = (self.host, self.configuration, self.loop, self.core)
         try await loop.submit {
@@ -37,27 +37,21 @@ public final class KademliaDHT: Sendable, PeerRouting {
         }.get()
         self.observation.withLock { observation in
             observation?.cancel()
-            observation = host.observe { event in
-                guard case .identified(let connection, let identification) = event else { return }
-                loop.execute { box.value?.identified(connection, identification) }
-            }
-        }
-        if configuration.mode == .server {
-            host.handle(configuration.protocolID) { stream in
-                stream.channel.eventLoop.makeCompletedFuture {
-                    let peer = stream.connection.remotePeer
-                    let streamLoop = stream.channel.eventLoop
-                    let responder = KademliaResponder(timeout: configuration.streamTimeout) { request in
-                        loop.submit {
-                            guard let core = box.value else { throw LibP2PDiscoveryError.stopped }
-                            return try core.respond(to: request, from: peer)
-                        }.hop(to: streamLoop)
+            observation = host.observe { [weak self] event in
+                switch event {
+                case .identified(let connection, let identification):
+                    loop.execute { box.value?.identified(connection, identification) }
+                case .reachabilityChanged(let reachability):
+                    loop.execute {
+                        box.value?.reachability = reachability
+                        self?.followReachability()
                     }
-                    try stream.channel.pipeline.syncOperations.addHandler(responder)
-                    stream.channel.read()
+                case .addressesChanged: loop.execute { self?.followReachability() }
+                default: break
                 }
             }
         }
+        try await loop.submit { self.followReachability() }.get()
         for connection in host.connections {
             guard let identification = connection.identification else { continue }
             try await loop.submit { box.value?.identified(connection, identification) }.get()
@@ -66,16 +60,48 @@ public final class KademliaDHT: Sendable, PeerRouting {
 
     /// Ends searches, announcements and answers.
     public func stop() async {
-        if self.configuration.mode == .server { self.host.stopHandling(self.configuration.protocolID) }
         self.observation.withLock { observation in
             observation?.cancel()
             observation = nil
         }
         let box = self.core
         try? await self.loop.submit {
+            if box.value?.isServing == true { self.host.stopHandling(self.configuration.protocolID) }
             box.value?.stop()
             box.value = nil
         }.get()
+    }
+
+    /// Begins or ceases to answer, as the mode has it. Peers hear of it by identify. On the DHT's event loop.
+    private func followReachability() {
+        guard let core = self.core.value, core.isServing != core.mayServe else { return }
+        core.isServing = core.mayServe
+        if core.isServing { self.serve() } else { self.host.stopHandling(self.configuration.protocolID) }
+    }
+
+    private func serve() {
+        let (configuration, loop, box) = (self.configuration, self.loop, self.core)
+        let bounds = HandlerOptions.Bounds(
+            streams: configuration.maximumStreams,
+            perPeer: configuration.maximumStreamsPerPeer
+        )
+        self.host.handle(configuration.protocolID, options: HandlerOptions(bounds: bounds)) { stream in
+            stream.channel.eventLoop.makeCompletedFuture {
+                let peer = stream.connection.remotePeer
+                let streamLoop = stream.channel.eventLoop
+                let responder = KademliaResponder(
+                    maximumLength: configuration.maximumRequestBytes,
+                    timeout: configuration.streamTimeout
+                ) { request in
+                    loop.submit {
+                        guard let core = box.value else { throw LibP2PDiscoveryError.stopped }
+                        return try core.respond(to: request, from: peer)
+                    }.hop(to: streamLoop)
+                }
+                try stream.channel.pipeline.syncOperations.addHandler(responder)
+                stream.channel.read()
+            }
+        }
     }
 
     public func metrics() async -> KademliaMetrics {

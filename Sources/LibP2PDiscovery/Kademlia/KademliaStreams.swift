@@ -77,6 +77,7 @@ final class KademliaResponder: ChannelInboundHandler {
     /// Completes on the stream's loop: an answer, nil for a request that wants none; fails to reset the stream.
     typealias Respond = (KademliaMessage) -> EventLoopFuture<KademliaMessage?>
 
+    private let maximumLength: Int
     private let timeout: TimeAmount
     private let respond: Respond
     private var received = ByteBuffer()
@@ -84,7 +85,8 @@ final class KademliaResponder: ChannelInboundHandler {
     private var inputClosed = false
     private var timer: Scheduled<Void>?
 
-    init(timeout: TimeAmount, respond: @escaping Respond) {
+    init(maximumLength: Int, timeout: TimeAmount, respond: @escaping Respond) {
+        self.maximumLength = maximumLength
         self.timeout = timeout
         self.respond = respond
     }
@@ -96,7 +98,7 @@ final class KademliaResponder: ChannelInboundHandler {
     private func restartTimer(_ context: ChannelHandlerContext) {
         self.timer?.cancel()
         let channel = context.channel
-        self.timer = context.eventLoop.assumeIsolated().scheduleTask(in: self.timeout) { channel.close(promise: nil) }
+        self.timer = context.eventLoop.assumeIsolated().scheduleTask(in: self.timeout) { channel.closeWithReset() }
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -120,7 +122,7 @@ final class KademliaResponder: ChannelInboundHandler {
     private func process(_ context: ChannelHandlerContext) {
         guard !self.isBusy, context.channel.isWritable else { return }
         do {
-            guard let bytes = try self.received.readVarintPrefixed(maximumLength: KademliaMessage.maximumLength) else {
+            guard let bytes = try self.received.readVarintPrefixed(maximumLength: self.maximumLength) else {
                 if self.inputClosed { context.close(promise: nil) }
                 return
             }

@@ -42,8 +42,8 @@ public struct MDNSMetrics: Sendable, Hashable {
     /// Messages that are no DNS or against RFC 6762.
     public var messagesMalformed: UInt64 = 0
     public var peersFound: UInt64 = 0
-    /// Announcements for which there was no room.
-    public var instancesRefused: UInt64 = 0
+    /// Announcements that gave way to newer ones for want of room.
+    public var instancesDropped: UInt64 = 0
 
     public init() {}
 }

@@ -35,13 +35,22 @@ struct MDNSLink {
     }
 
     /// Announces those of `advertised` that are addresses of this interface: of other interfaces, those of this machine's
-    /// containers for one, other nodes may have the same.
-    mutating func update(_ interface: MulticastInterface, advertised: [Multiaddr], now: NIODeadline) -> [MDNSOutput] {
+    /// containers for one, other nodes may have the same. A listener of `bound` that takes every IPv6 address takes the link-local
+    /// one of this interface, too, which nobody else is told.
+    mutating func update(
+        _ interface: MulticastInterface,
+        advertised: [Multiaddr],
+        bound: [Multiaddr] = [],
+        now: NIODeadline
+    ) -> [MDNSOutput] {
         self.interface = interface
-        let addresses = advertised.filter { address in
+        let ofInterface = advertised.filter { address in
             guard !address.isCircuit, let ip = address.ipAddress else { return false }
             return interface.addresses.contains(ip)
-        }.map { $0.withoutPeerID.appending(.p2p(self.peer)) }
+        }
+        let addresses = (ofInterface + interface.linkLocal(bound)).map {
+            $0.withoutPeerID.appending(.p2p(self.peer))
+        }
         guard addresses != self.addresses else { return [] }
         self.addresses = addresses
         guard !addresses.isEmpty else {
@@ -88,13 +97,14 @@ struct MDNSLink {
             let renamed = self
             self.responder?.received(response: message, now: now) { renamed.records(named: $0.peerName()) }
         }
-        let own = self.interface.addresses
+        let interface = self.interface
         let findings = self.querier.received(response: message, now: now) { address in
-            guard let ip = address.ipAddress else { return false }
+            // A zone would be one of the sender's.
+            guard address.zone == nil, let ip = address.ipAddress else { return nil }
             // From another machine, the addresses of this one would lead back here.
-            if !isOwn, ip.isLoopback || own.contains(ip) { return false }
-            if case .v6(let v6) = ip { return v6.high >> 54 != 0xFE80 >> 6 }
-            return true
+            if !isOwn, ip.isLoopback || interface.addresses.contains(ip) { return nil }
+            guard case .v6(let v6) = ip, v6.isLinkLocal else { return address }
+            return Multiaddr([.ip6zone(interface.name)] + address.components)
         }
         return ([], findings.filter { $0.peer != self.peer })
     }
@@ -102,4 +112,21 @@ struct MDNSLink {
     mutating func advance(now: NIODeadline) -> [MDNSOutput] {
         (self.responder?.advance(now: now) ?? []) + self.querier.advance(now: now)
     }
+}
+
+extension MulticastInterface {
+    /// The link-local addresses of this interface at which listeners of every IPv6 address are reached.
+    fileprivate func linkLocal(_ bound: [Multiaddr]) -> [Multiaddr] {
+        bound.filter { $0.ipAddress == .v6(.any) }.flatMap { listener in
+            self.addresses.compactMap { address in
+                guard case .v6(let v6) = address, v6.isLinkLocal else { return nil }
+                return Multiaddr([.ip6(v6)] + listener.components.dropFirst())
+            }
+        }
+    }
+}
+
+extension IPv6Address {
+    /// fe80::/10 (RFC 4291 section 2.5.6).
+    fileprivate var isLinkLocal: Bool { self.high >> 54 == 0xFE80 >> 6 }
 }

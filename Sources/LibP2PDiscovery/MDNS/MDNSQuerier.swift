@@ -35,6 +35,8 @@ struct MDNSQuerier {
         }
     }
 
+    /// Longer lifetimes are cut to this, the longest that RFC 6762 recommends (section 10).
+    static let maximumLifetime: UInt32 = 4500
     /// Known answers in one message, and messages of one query: about a thousand peers are spared their answers.
     private static let knownAnswersPerMessage = 16
     private static let maximumMessages = 16
@@ -52,7 +54,7 @@ struct MDNSQuerier {
     private var interval = TimeAmount.seconds(1)
     private var lastQuery: NIODeadline?
     private var suppressed = 0
-    private(set) var instancesRefused: UInt64 = 0
+    private(set) var instancesDropped: UInt64 = 0
     /// The earliest end or refresh of an instance; nil if it is to be reckoned anew.
     private var cachedDue: NIODeadline?
 
@@ -91,11 +93,11 @@ struct MDNSQuerier {
         self.scheduleNext(now: now)
     }
 
-    /// - Parameter accepts: which addresses of a peer are believed.
+    /// - Parameter accepts: gives an address of a peer as it is seen from here; nil for one that is not believed.
     mutating func received(
         response message: Message,
         now: NIODeadline,
-        accepts: (Multiaddr) -> Bool
+        accepts: (Multiaddr) -> Multiaddr?
     ) -> [MDNSFinding] {
         let records = message.answers + message.additionals
         var findings: [MDNSFinding] = []
@@ -111,7 +113,7 @@ struct MDNSQuerier {
             else { continue }
             let isNew = self.instances[record.name]?.text != strings
             self.instances[record.name]?.text = strings
-            let lifetime = TimeAmount.seconds(Int64(record.ttl))
+            let lifetime = TimeAmount.seconds(Int64(min(record.ttl, Self.maximumLifetime)))
             findings.append(contentsOf: self.findings(in: strings, lifetime, isNew: isNew, accepts: accepts))
         }
         self.cachedDue = self.instanceDue
@@ -129,8 +131,8 @@ struct MDNSQuerier {
             self.instances[name]?.textQueries = Self.maximumTextQueries
             return
         }
-        guard var instance = self.instances[name] ?? self.newInstance() else { return }
-        instance.lifetime = .seconds(Int64(ttl))
+        var instance = self.instances[name] ?? self.newInstance()
+        instance.lifetime = .seconds(Int64(min(ttl, Self.maximumLifetime)))
         instance.pointerExpires = now + instance.lifetime
         instance.refreshes = 0
         if instance.text == nil, instance.textQueries == 0 || instance.textQueries == Self.maximumTextQueries {
@@ -145,17 +147,20 @@ struct MDNSQuerier {
     private mutating func text(_ name: DomainName, _ strings: [[UInt8]], ttl: UInt32, now: NIODeadline) -> Bool {
         self.cachedDue = nil
         guard ttl > 0 else { return false }
-        guard var instance = self.instances[name] ?? self.newInstance() else { return false }
-        instance.textExpires = now + .seconds(Int64(ttl))
+        var instance = self.instances[name] ?? self.newInstance()
+        instance.textExpires = now + .seconds(Int64(min(ttl, Self.maximumLifetime)))
         instance.textQueries = 0
         self.instances[name] = instance
         return true
     }
 
-    private mutating func newInstance() -> Instance? {
-        guard self.instances.count < self.configuration.maximumInstances else {
-            self.instancesRefused += 1
-            return nil
+    /// When there is no room, the one that would end first gives way: whoever is heard now may be one to talk to.
+    private mutating func newInstance() -> Instance {
+        if self.instances.count >= self.configuration.maximumInstances,
+            let first = self.instances.min(by: { $0.value.expires < $1.value.expires })?.key
+        {
+            self.instances[first] = nil
+            self.instancesDropped += 1
         }
         return Instance()
     }
@@ -164,16 +169,16 @@ struct MDNSQuerier {
         in text: [[UInt8]],
         _ lifetime: TimeAmount,
         isNew: Bool,
-        accepts: (Multiaddr) -> Bool
+        accepts: (Multiaddr) -> Multiaddr?
     ) -> [MDNSFinding] {
         var peers: [PeerID] = []
         var addresses: [PeerID: [Multiaddr]] = [:]
         for string in text.prefix(4 * self.configuration.maximumAddressesPerPeer) {
             guard string.starts(with: MDNSRecords.prefix),
-                let address = try? Multiaddr(
+                let told = try? Multiaddr(
                     String(decoding: string.dropFirst(MDNSRecords.prefix.count), as: UTF8.self)
                 ),
-                let peer = address.peerID, !address.isCircuit, accepts(address),
+                let peer = told.peerID, !told.isCircuit, let address = accepts(told),
                 addresses[peer, default: []].count < self.configuration.maximumAddressesPerPeer
             else { continue }
             if addresses[peer] == nil { peers.append(peer) }

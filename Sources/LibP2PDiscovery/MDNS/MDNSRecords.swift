@@ -26,6 +26,12 @@ struct MDNSRecords: Hashable, Sendable {
         case service
         case text
         case address
+        /// That the names have no records of other types (RFC 6762 section 6.1).
+        case instanceDenial
+        case hostDenial
+
+        /// What announcements hold: others learn what there is not when they ask.
+        static let announced: Set<Kind> = [.pointer, .enumeration, .service, .text, .address]
 
         /// Others answer to the same name, too (RFC 6762 section 2).
         var isShared: Bool { self == .pointer || self == .enumeration }
@@ -71,8 +77,16 @@ struct MDNSRecords: Hashable, Sendable {
         self.hostLifetime = configuration.hostLifetime
     }
 
+    private var addressTypes: Set<RecordType> {
+        Set(
+            self.addresses.map { address in
+                if case .v4 = address { RecordType.a } else { RecordType.aaaa }
+            }
+        )
+    }
+
     func lifetime(of kind: Kind) -> UInt32 {
-        kind == .address ? self.hostLifetime : self.lifetime
+        kind == .address || kind == .hostDenial ? self.hostLifetime : self.lifetime
     }
 
     /// - Parameter ttl: instead of the usual one; zero says goodbye.
@@ -94,6 +108,12 @@ struct MDNSRecords: Hashable, Sendable {
                 case .v6(let v6): ResourceRecord(self.host, ttl: ttl, .aaaa(v6), recordClass: unique)
                 }
             }
+        case .instanceDenial:
+            let data = RecordData.onlyTypes([.srv, .txt], of: self.instance)
+            return [ResourceRecord(self.instance, ttl: ttl, data, recordClass: unique)]
+        case .hostDenial:
+            let data = RecordData.onlyTypes(self.addressTypes, of: self.host)
+            return [ResourceRecord(self.host, ttl: ttl, data, recordClass: unique)]
         }
     }
 
@@ -109,8 +129,8 @@ struct MDNSRecords: Hashable, Sendable {
             var kinds: Set<Kind> = []
             if isAsked(.srv) { kinds.insert(.service) }
             if isAsked(.txt) { kinds.insert(.text) }
-            return kinds
-        case self.host: return isAsked(.a, .aaaa) && !self.addresses.isEmpty ? [.address] : []
+            return kinds.isEmpty ? [.instanceDenial] : kinds
+        case self.host: return isAsked(.any) || self.addressTypes.contains(question.type) ? [.address] : [.hostDenial]
         default: return []
         }
     }
@@ -134,6 +154,8 @@ struct MDNSRecords: Hashable, Sendable {
         var further: Set<Kind> = []
         if kinds.contains(.pointer) { further.formUnion([.service, .text, .address]) }
         if kinds.contains(.service) { further.insert(.address) }
+        // Who has addresses of one family only says that there are no others (section 6.2).
+        if kinds.union(further).contains(.address), self.addressTypes.count == 1 { further.insert(.hostDenial) }
         message.answers = Kind.allCases.filter(kinds.contains).flatMap { self.records($0) }
         message.additionals = Kind.allCases.filter(further.subtracting(kinds).contains).flatMap { self.records($0) }
         return message

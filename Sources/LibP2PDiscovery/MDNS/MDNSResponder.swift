@@ -4,8 +4,8 @@ import NIOCore
 
 /// Announces one peer on one interface and answers questions about it (RFC 6762 sections 6 to 8). Sans-I/O.
 ///
-/// Of conflict resolution it does what names of forty random characters need: a conflict makes it take another name.
-/// Simultaneous probes for one name (section 8.2) are not told apart.
+/// A conflict makes it take another name, which is as random as the one before; of two that probe for one name at the same
+/// time, the one with the lesser records waits for the other.
 struct MDNSResponder {
     enum Phase: Hashable {
         /// The number of probes sent.
@@ -86,7 +86,10 @@ struct MDNSResponder {
     // MARK: Received
 
     mutating func received(query message: Message, from source: TransportAddress, now: NIODeadline) -> [MDNSOutput] {
-        guard self.isAnnounced else { return [] }
+        guard self.isAnnounced else {
+            self.breakTie(message, now: now)
+            return []
+        }
         let known = message.answers.isEmpty ? [] : self.records.kinds(known: message.answers)
         // Known answers may be spread over several messages (section 7.2).
         for index in self.pending.indices where self.pending[index].source == source {
@@ -118,6 +121,23 @@ struct MDNSResponder {
             self.pending.append(Pending(source: source, kinds: multicast, due: now + delay))
         }
         return unicast.isEmpty ? [] : [.unicast(self.records.response(unicast), to: source)]
+    }
+
+    /// Section 8.2: another probes for the same name, with other records. Whose are the lesser begins anew after a second, and finds
+    /// the name taken then. Its own probe comes back to it and is no other's.
+    private mutating func breakTie(_ probe: Message, now: NIODeadline) {
+        guard self.phase != .probing(0) else { return }
+        let loses = [(self.records.instance, [.service, .text]), (self.records.host, [.address])].contains {
+            (name: DomainName, kinds: [MDNSRecords.Kind]) in
+            guard probe.questions.contains(where: { $0.name == name }) else { return false }
+            let theirs = probe.authorities.filter { $0.name == name }
+            let ours = kinds.flatMap { self.records.records($0, flushes: false) }
+            return !theirs.isEmpty
+                && ours.tieBreak.lexicographicallyPrecedes(theirs.tieBreak) { $0.lexicographicallyPrecedes($1) }
+        }
+        guard loses else { return }
+        self.phase = .probing(0)
+        self.phaseDue = now + .seconds(1)
     }
 
     /// Section 5.4: multicast within a quarter of its lifetime.
@@ -227,7 +247,7 @@ struct MDNSResponder {
             let isLast = sent + 1 >= Self.announcements
             self.phase = isLast ? .running : .announcing(sent + 1)
             self.phaseDue = isLast ? nil : now + Self.multicastInterval
-            return [self.multicast(Set(MDNSRecords.Kind.allCases), now: now)]
+            return [self.multicast(MDNSRecords.Kind.announced, now: now)]
         case .running:
             self.phaseDue = nil
             return []

@@ -110,7 +110,7 @@ final class MDNSCore {
     var currentMetrics: MDNSMetrics {
         var metrics = self.metrics
         metrics.interfaces = self.ports.values.count { $0.channels != nil }
-        metrics.instancesRefused += self.ports.values.reduce(0) { $0 + $1.link.querier.instancesRefused }
+        metrics.instancesDropped += self.ports.values.reduce(0) { $0 + $1.link.querier.instancesDropped }
         return metrics
     }
 
@@ -178,13 +178,14 @@ final class MDNSCore {
 
     private func update(_ interface: MulticastInterface, now: NIODeadline) {
         let advertised = self.host.advertisedAddresses
-        let outputs = self.ports[interface.name]?.link.update(interface, advertised: advertised, now: now) ?? []
-        self.perform(outputs, on: interface.name)
+        let bound = self.host.boundAddresses
+        let outputs = self.ports[interface.name]?.link.update(interface, advertised: advertised, bound: bound, now: now)
+        self.perform(outputs ?? [], on: interface.name)
     }
 
     private func remove(_ name: String, _ reason: StaticString) {
         guard let port = self.ports.removeValue(forKey: name) else { return }
-        self.metrics.instancesRefused += port.link.querier.instancesRefused
+        self.metrics.instancesDropped += port.link.querier.instancesDropped
         for channel in (port.channels ?? [:]).values { channel.close(promise: nil) }
         self.host.logger.info("mDNS leaves an interface", metadata: ["interface": "\(name)", "reason": "\(reason)"])
     }

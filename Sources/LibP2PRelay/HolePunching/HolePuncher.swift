@@ -53,7 +53,9 @@ public final class HolePuncher: Sendable {
     }
 
     public func start() {
-        self.host.handle(Self.protocolID, options: HandlerOptions(allowLimitedConnection: true)) { [weak self] stream in
+        let bounds = HandlerOptions.Bounds(streams: 2 * self.configuration.maximumConcurrent, perPeer: 4)
+        let options = HandlerOptions(allowLimitedConnection: true, bounds: bounds)
+        self.host.handle(Self.protocolID, options: options) { [weak self] stream in
             let loop = stream.channel.eventLoop
             guard let self else {
                 return loop.makeFailedFuture(LibP2PRelayError(code: .unexpected, message: "hole punching has ended"))

@@ -9,7 +9,8 @@ extension AutoNATClient {
     private static let padding = ByteBuffer(repeating: 0, count: AutoNATv2Message.maximumData)
 
     func handleDialBack() {
-        self.host.handle(AutoNATServer.dialBackProtocolID) { [weak self] stream in
+        self.host.handle(AutoNATServer.dialBackProtocolID, options: AutoNATServer.handlerOptions) {
+            [weak self] stream in
             let loop = stream.channel.eventLoop
             guard let self else {
                 return loop.makeFailedFuture(LibP2PRelayError(code: .unexpected, message: "the service has ended"))

@@ -14,7 +14,7 @@ extension AutoNATServer {
     private static let minimumData = 100
 
     func handleVersion2() {
-        self.host.handle(Self.requestProtocolID) { [weak self] stream in
+        self.host.handle(Self.requestProtocolID, options: Self.handlerOptions) { [weak self] stream in
             let loop = stream.channel.eventLoop
             guard let self else {
                 return loop.makeFailedFuture(LibP2PRelayError(code: .unexpected, message: "the service has ended"))

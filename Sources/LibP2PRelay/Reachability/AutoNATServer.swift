@@ -29,6 +29,8 @@ public struct AutoNATServerConfiguration: Sendable {
 /// hole in the peer's NAT makes a success of them. May be used from any thread.
 public final class AutoNATServer: Sendable {
     public static let protocolID: ProtocolID = "/libp2p/autonat/1.0.0"
+    /// A peer asks now and then, one question after the other.
+    static let handlerOptions = HandlerOptions(bounds: HandlerOptions.Bounds(streams: 256, perPeer: 4))
 
     let host: Host
     let configuration: AutoNATServerConfiguration
@@ -49,7 +51,7 @@ public final class AutoNATServer: Sendable {
 
     public func start() async throws {
         try await self.dialer.start()
-        self.host.handle(Self.protocolID) { [weak self] stream in
+        self.host.handle(Self.protocolID, options: Self.handlerOptions) { [weak self] stream in
             let loop = stream.channel.eventLoop
             guard let self else {
                 return loop.makeFailedFuture(LibP2PRelayError(code: .unexpected, message: "the service has ended"))

@@ -86,7 +86,12 @@ public final class RelayService: Sendable {
             state.observation = observation
             state.sweep = sweep
         }
-        self.host.handle(CircuitProtocol.hop) { [weak self] stream in
+        // A circuit is one stream of its source; beside them, requests that wait for their answers.
+        let bounds = HandlerOptions.Bounds(
+            streams: self.configuration.maximumCircuits + self.configuration.maximumReservations,
+            perPeer: self.configuration.maximumCircuitsPerPeer + 16
+        )
+        self.host.handle(CircuitProtocol.hop, options: HandlerOptions(bounds: bounds)) { [weak self] stream in
             guard let self else { return stream.channel.eventLoop.makeFailedFuture(ChannelError.alreadyClosed) }
             return self.accept(stream)
         }

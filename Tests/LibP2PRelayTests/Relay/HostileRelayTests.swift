@@ -77,6 +77,42 @@ extension SocketTests {
             }
         }
 
+        /// A byte now and then is no message.
+        private static func drip(on channel: any Channel) {
+            channel.writeAndFlush(ByteBuffer(bytes: [0x7F]), promise: nil)
+            channel.eventLoop.scheduleRepeatedTask(initialDelay: .zero, delay: .milliseconds(10)) { task in
+                guard channel.isActive else { return task.cancel() }
+                channel.writeAndFlush(ByteBuffer(bytes: [0]), promise: nil)
+            }
+        }
+
+        @Test func whoDripsIsCutOff() async throws {
+            try await Hosts.with { hosts in
+                let relay = try await hosts.make()
+                let service = relay.serve {
+                    $0.requestTimeout = .milliseconds(300)
+                    $0.connectTimeout = .milliseconds(300)
+                }
+                let (source, target) = (try await hosts.make(listens: false), try await hosts.make(listens: false))
+                try await source.join(relay)
+                target.handle(CircuitProtocol.stop) { stream in
+                    Self.drip(on: stream.channel)
+                    return stream.channel.eventLoop.makeSucceededVoidFuture()
+                }
+                try await target.join(relay)
+                // The target's answer.
+                let request = HopMessage.connect(to: target.peerID).buffer
+                #expect(try await self.answer(relay, source, request) == .connectionFailed)
+                try await eventually("the circuit is forgotten") { await service.metrics().openCircuits == 0 }
+                // The source's request.
+                let stream = try await source.openStream(to: relay.peerID, protocols: [CircuitProtocol.hop])
+                Self.drip(on: stream.channel)
+                try await stream.channel.eventLoop.submit { stream.channel.read() }.get()
+                try await stream.channel.closeFuture.get()
+                try await eventually("the stream is forgotten") { relay.metrics.openStreamsInbound == 0 }
+            }
+        }
+
         /// What the peer of a circuit answers to the relay, and what the source then hears.
         private static let answers: [(String, ByteBuffer?)] = [
             ("a status that is none", ByteBuffer(bytes: [0x02, 0x08, 0x01])),

@@ -1,0 +1,25 @@
+/// Ed25519 keys that prove nothing: their points have a small order, so that some signature of zeros holds for one message in a few.
+enum SmallOrderKeys {
+    /// The encodings of all points whose order is 1, 2, 4 or 8, also those that are not the shortest, without the sign of x.
+    private static let encodings: Set<[UInt8]> = {
+        let order8: [[UInt8]] = [
+            [
+                0x26, 0xE8, 0x95, 0x8F, 0xC2, 0xB2, 0x27, 0xB0, 0x45, 0xC3, 0xF4, 0x89, 0xF2, 0xEF, 0x98, 0xF0,
+                0xD5, 0xDF, 0xAC, 0x05, 0xD3, 0xC6, 0x33, 0x39, 0xB1, 0x38, 0x02, 0x88, 0x6D, 0x53, 0xFC, 0x05,
+            ],
+            [
+                0xC7, 0x17, 0x6A, 0x70, 0x3D, 0x4D, 0xD8, 0x4F, 0xBA, 0x3C, 0x0B, 0x76, 0x0D, 0x10, 0x67, 0x0F,
+                0x2A, 0x20, 0x53, 0xFA, 0x2C, 0x39, 0xCC, 0xC6, 0x4E, 0xC7, 0xFD, 0x77, 0x92, 0xAC, 0x03, 0x7A,
+            ],
+        ]
+        // y is 0 or 1; -1, or one of these plus the modulus 2^255 - 19.
+        let low = [UInt8(0), 1].map { [$0] + [UInt8](repeating: 0, count: 31) }
+        let high = [UInt8(0xEC), 0xED, 0xEE].map { [$0] + [UInt8](repeating: 0xFF, count: 30) + [0x7F] }
+        return Set(order8 + low + high)
+    }()
+
+    static func contains(_ key: [UInt8]) -> Bool {
+        guard let last = key.last else { return false }
+        return self.encodings.contains(Array(key.dropLast()) + [last & 0x7F])
+    }
+}
