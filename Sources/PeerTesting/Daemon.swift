@@ -29,12 +29,8 @@ public final class Daemon: Sendable {
         _ = try await process.line("Peer ID:")
         let control = DaemonControl(path: path, loop: loop)
         // The socket of its control may come after its words.
-        var identity = try? await control.call(.identify)
-        for _ in 0..<200 where identity == nil {
-            try await Task.sleep(for: .milliseconds(20))
-            identity = try? await control.call(.identify)
-        }
-        guard let identity else { throw TestPeerError("the daemon does not answer:\n\(process.output)") }
+        for _ in 0..<200 where access(path, F_OK) != 0 { try await Task.sleep(for: .milliseconds(20)) }
+        let identity = try await control.call(.identify)
         guard let peer = identity.peer else { throw TestPeerError("a daemon without a peer ID") }
         return Daemon(process, control, path, peer, identity.addresses)
     }

@@ -197,6 +197,8 @@ private final class MessageHandler: ChannelInboundHandler, RemovableChannelHandl
             while !self.isDone {
                 guard let message = try self.bytes.readVarintPrefixed(maximumLength: 1 << 20) else { return }
                 self.messages.append(message)
+                // Whoever has what it wants may close the channel at once: no failure any more.
+                self.isDone = true
                 self.isDone = try self.received(self.messages)
             }
             if self.bytes.readableBytes > 0 { context.fireChannelRead(NIOAny(self.bytes)) }

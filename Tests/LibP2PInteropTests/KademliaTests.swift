@@ -61,7 +61,7 @@ import Testing
 
     // MARK: go-libp2p's daemon
 
-    private func daemon() async throws -> Daemon { try await Peers.startDaemon("-dht=1", "-dhtServer=1") }
+    private func daemon() async throws -> Daemon { try await Peers.startDaemon("-dhtServer=1") }
 
     @Test func weFindThroughTheDaemon() async throws {
         let (middle, other) = (try await self.daemon(), try await self.daemon())

@@ -5,23 +5,27 @@ import socket
 import sys
 import time
 
-from zeroconf import ServiceBrowser, ServiceInfo, Zeroconf
+from zeroconf import DNSOutgoing, DNSQuestion, RecordUpdateListener, ServiceInfo, Zeroconf
+from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_PTR, _TYPE_TXT
 
 
-class Listener:
-    def add_service(self, zeroconf, kind, name):
-        info = zeroconf.get_service_info(kind, name, timeout=5000)
-        # The strings of the TXT record, each behind its length: several begin with the same key.
-        text, strings = info.text if info else b"", []
-        while text:
-            strings.append(text[1 : 1 + text[0]].decode())
-            text = text[1 + text[0] :]
-        print("added", name, *strings, flush=True)
+class Listener(RecordUpdateListener):
+    """Its ServiceBrowser looks for nothing that does not begin with an underscore; so this does, at the records themselves."""
 
-    update_service = add_service
+    def __init__(self, own):
+        self.own = own
 
-    def remove_service(self, zeroconf, kind, name):
-        print("removed", name, flush=True)
+    def async_update_records(self, zeroconf, now, records):
+        for record in (update.new for update in records):
+            if record.type == _TYPE_TXT and record.ttl > 0 and record.name != self.own:
+                # Strings, each behind its length: several begin with the same key.
+                text, strings = record.text, []
+                while text:
+                    strings.append(text[1 : 1 + text[0]].decode())
+                    text = text[1 + text[0] :]
+                print("added", record.name, *strings, flush=True)
+            elif record.type == _TYPE_PTR and record.ttl == 0:
+                print("removed", record.alias, flush=True)
 
 
 def main(service, interface, address):
@@ -37,10 +41,14 @@ def main(service, interface, address):
     )
     zeroconf = Zeroconf(interfaces=[interface])
     zeroconf.register_service(info, strict=False)
-    ServiceBrowser(zeroconf, kind, Listener())
+    question = DNSQuestion(kind, _TYPE_PTR, _CLASS_IN)
+    zeroconf.add_listener(Listener(info.name), question)
     print("ready", flush=True)
     while True:
-        time.sleep(3600)
+        query = DNSOutgoing(_FLAGS_QR_QUERY)
+        query.add_question(question)
+        zeroconf.send(query)
+        time.sleep(2)
 
 
 if __name__ == "__main__":

@@ -269,11 +269,10 @@ async def main(words):
     relays, table = Relays(host, words), Table(host, words)
     async with host.run(listen_addrs=listen), trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
         nursery.start_soon(host.get_peerstore().start_cleanup_task, 60)
-        with trio.fail_after(words.seconds):
-            await relays.start(stack, nursery)
-            await table.start(stack)
-            if words.mdns:
-                await discover(host, words.mdns, stack)
+        await relays.start(stack, nursery)
+        await table.start(stack)
+        if words.mdns:
+            await discover(host, words.mdns, stack)
         for address in host.get_addrs():
             print(address)
         print("ready", host.get_id(), flush=True)
