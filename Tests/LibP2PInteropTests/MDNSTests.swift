@@ -36,20 +36,29 @@ import Testing
         try lab.remove()
     }
 
+    private func start(in lab: Lab, _ command: [String], environment: [String: String] = [:]) throws -> PeerProcess {
+        let enter = ["ip", "netns", "exec", lab.plan.namespace(of: "theirs")]
+        return try PeerProcess(enter + command, environment: environment, limit: Peers.lifetime)
+    }
+
     private func startPython(in lab: Lab, _ script: String, _ arguments: [String]) throws -> PeerProcess {
         try Peers.require(Peers.python)
-        let enter = ["ip", "netns", "exec", lab.plan.namespace(of: "theirs")]
-        return try PeerProcess(enter + [Peers.python, Peers.file(script)] + arguments, limit: Peers.lifetime)
+        return try self.start(in: lab, [Peers.python, Peers.file(script)] + arguments)
     }
 
     /// A host of ours in the lab, which announces itself and looks for others.
-    private func withHost(in lab: Lab, _ service: String, _ body: (Host, MDNSService) async throws -> Void) async throws {
+    private func withHost(
+        _ wanted: TestHost = TestHost(listen: ["/ip4/\(Self.ours)/tcp/0"]),
+        in lab: Lab,
+        _ service: String,
+        _ body: (Host, MDNSService) async throws -> Void
+    ) async throws {
         // Threads that are started in a namespace stay there.
         let group = try NetworkNamespace(named: lab.plan.namespace(of: "ours")).run {
             MultiThreadedEventLoopGroup(numberOfThreads: 1)
         }
         let started = await Task(executorPreference: LoopTaskExecutor(group.next())) {
-            try await TestHost(listen: ["/ip4/\(Self.ours)/tcp/0"]).start(on: group)
+            try await wanted.start(on: group)
         }.result
         do {
             let host = try started.get()
@@ -115,6 +124,54 @@ import Testing
                 // Its goodbye.
                 await mdns.stop()
                 _ = try await zeroconf.line("removed ", within: 60)
+            }
+        }
+    }
+
+    /// Its announcement is what it is, and it dials us for ours.
+    @Test(.enabled(if: Peers.original != nil, "EDGEMESH_ORIGINAL_AGENT names no program")) func theOriginalFindsUsAndIsFound()
+        async throws
+    {
+        let program = try #require(Peers.original)
+        let secret = "a secret of the test"
+        try await self.withLab { lab in
+            for (name, text) in [
+                ("psk", secret),
+                (
+                    "agent.yaml",
+                    """
+                    kubeAPIConfig: {master: "http://127.0.0.1:1", contentType: application/json}
+                    modules:
+                      edgeDNS: {enable: false}
+                      edgeProxy: {enable: false}
+                      edgeTunnel: {enable: true, psk: {enable: true, path: \(lab.directory)/psk}}
+                    """
+                ),
+            ] {
+                let file = try #require(fopen("\(lab.directory)/\(name)", "w"))
+                fputs(text, file)
+                fclose(file)
+            }
+            let agent = try self.start(
+                in: lab,
+                [program, "--config-file", "\(lab.directory)/agent.yaml"],
+                environment: ["NODE_NAME": "ke-theirs", "NAMESPACE": "kubeedge"]
+            )
+            let peer = try KeyPair.derived(nodeName: "ke-theirs").peerID
+            var ours = TestHost(listen: ["/ip4/\(Self.ours)/tcp/20006"], psk: Array(secret.utf8))
+            ours.nodeName = "ke-ours"
+            try await self.withHost(ours, in: lab, "EDGEMESH_PLAYGOUND") { host, _ in
+                try await eventually("we find the agent", within: .seconds(60)) {
+                    host.peers.addresses(of: peer).contains(try Multiaddr("/ip4/\(Self.theirs)/tcp/20006"))
+                }
+                // It tells those whom it finds which node it is.
+                try await eventually("the agent finds us:\n\(agent.output)", within: .seconds(60)) {
+                    host.connections(to: peer).contains { $0.direction == .inbound }
+                }
+                let connection: Connection = try await host.connect(to: peer)
+                #expect(try await connection.ping().get() > .zero)
+                let known = try await host.identification(of: connection)
+                #expect(known.protocols.contains("/libp2p/tunnel-discovery/1.0.0"), "\(known)")
             }
         }
     }

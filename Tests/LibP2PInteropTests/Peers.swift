@@ -18,6 +18,9 @@ enum Peers {
     /// A host of go-libp2p with the command line of `p2p-peer`; only where somebody has built one.
     static let go = variable("EDGEMESH_GO_PEER")
 
+    /// EdgeMesh v1.17's agent; only where somebody has built it.
+    static let original = variable("EDGEMESH_ORIGINAL_AGENT")
+
     /// Bytes of one transfer: a gigabyte takes a release build, or patience.
     static let bulk = variable("EDGEMESH_INTEROP_BYTES").flatMap { Int($0) } ?? 64 << 20
     static let streams = 1000
