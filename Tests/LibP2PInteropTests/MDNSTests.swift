@@ -129,7 +129,8 @@ import Testing
     }
 
     /// Its announcement is what it is, and it dials us for ours.
-    @Test(.enabled(if: Peers.original != nil, "EDGEMESH_ORIGINAL_AGENT names no program")) func theOriginalFindsUsAndIsFound()
+    @Test(.enabled(if: Peers.original != nil, "EDGEMESH_ORIGINAL_AGENT names no program"))
+    func theOriginalFindsUsAndIsFound()
         async throws
     {
         let program = try #require(Peers.original)

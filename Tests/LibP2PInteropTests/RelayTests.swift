@@ -100,11 +100,14 @@ import Testing
         }
     }
 
-    /// A relay service of ours that gives circuits to those who have reserved, and to nobody else.
-    private func withRelay(_ body: (RelayService, _ address: Multiaddr) async throws -> Void) async throws {
+    /// A relay service of ours that gives circuits to those who have reserved, and to others only if wanted.
+    private func withRelay(
+        acceptsUnreserved: Bool = false,
+        _ body: (RelayService, _ address: Multiaddr) async throws -> Void
+    ) async throws {
         try await withHost(TestHost()) { host in
             var configuration = RelayServiceConfiguration()
-            configuration.acceptsUnreserved = false
+            configuration.acceptsUnreserved = acceptsUnreserved
             configuration.addressFilter = { _ in true }
             let service = RelayService(host: host, configuration: configuration, logger: host.logger)
             service.start()
@@ -144,6 +147,24 @@ import Testing
             try await self.dial(circuit, halfCloses: false)
             try await self.dialFromDaemon(circuit)
             await self.check(service, circuits: 2)
+            try await listener.close().get()
+        }
+    }
+
+    /// As agents of v1.17 are, which never get to reserve: a connection is enough.
+    @Test(arguments: [true, false]) func aDaemonThatHasNotReserved(isAccepted: Bool) async throws {
+        try await self.withRelay(acceptsUnreserved: isAccepted) { service, address in
+            let target = try await Peers.startDaemon("-relay=1")
+            let listener = try await target.serveTestProtocols()
+            try await target.connect(to: try #require(address.peerID), at: [address])
+            let circuit = address.appending(.circuit).appending(.p2p(target.peerID))
+            if isAccepted {
+                try await self.dial(circuit, halfCloses: false)
+                await self.check(service, circuits: 1)
+            } else {
+                await #expect(throws: LibP2PError.self) { try await self.dial(circuit, halfCloses: false) }
+                #expect(await service.metrics().circuitsRefused == 1)
+            }
             try await listener.close().get()
         }
     }
