@@ -63,12 +63,19 @@ import Testing
 
     private func daemon() async throws -> Daemon { try await Peers.startDaemon("-dhtServer=1") }
 
-    @Test func weFindThroughTheDaemon() async throws {
+    /// A daemon stands between us and another.
+    private func withDaemonBetween(_ body: (Host, KademliaDHT, _ other: Daemon) async throws -> Void) async throws {
         let (middle, other) = (try await self.daemon(), try await self.daemon())
         try await self.withDHT { host, dht in
             _ = try await host.connect(to: try middle.address)
             try await other.connect(to: middle.peerID, at: middle.addresses)
             try await self.knows(dht, 1)
+            try await body(host, dht, other)
+        }
+    }
+
+    @Test func weFindThroughTheDaemon() async throws {
+        try await self.withDaemonBetween { host, dht, other in
             try await self.eventuallyFinds("we find a node", true) {
                 !Set(try await dht.findPeer(other.peerID)).isDisjoint(with: other.addresses)
             }
@@ -80,11 +87,7 @@ import Testing
     }
 
     @Test func theDaemonFindsUs() async throws {
-        let (middle, other) = (try await self.daemon(), try await self.daemon())
-        try await self.withDHT { host, dht in
-            _ = try await host.connect(to: try middle.address)
-            try await other.connect(to: middle.peerID, at: middle.addresses)
-            try await self.knows(dht, 1)
+        try await self.withDaemonBetween { host, dht, other in
             try await self.eventuallyFinds("the daemon finds us", true) {
                 !Set(try await other.findPeer(host.peerID)).isDisjoint(with: host.listenAddresses)
             }
