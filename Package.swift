@@ -260,7 +260,9 @@ let package = Package(
         .testTarget(
             name: "LibP2PInteropTests",
             dependencies: [
-                "PeerTesting", "LibP2P", "LibP2PSecurity", "Multiformats", "MeshTesting", nioCore, nioPosix,
+                "PeerTesting", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "LibP2PSecurity", "PeerIdentity",
+                "Multiformats",
+                "ByteStreams", "LinuxNetwork", "NetLab", "MeshCore", "MeshTesting", nioCore, nioPosix, logging,
             ],
             exclude: ["Peers"],
             swiftSettings: strictSettings

@@ -9,49 +9,54 @@ public final class Daemon: Sendable {
     public let process: PeerProcess
     public let peerID: PeerID
     public let addresses: [Multiaddr]
-    private let control: String
-    private let loop: any EventLoop
+    private let control: DaemonControl
+    private let controlPath: String
 
     /// - Parameter options: for the daemon's command line.
     public static func start(
         _ program: String,
         listen: [String] = ["/ip4/127.0.0.1/tcp/0"],
         options: [String] = [],
+        limit: TimeAmount = .minutes(10),
         on loop: any EventLoop
     ) async throws -> Daemon {
-        let control = "/tmp/p2pd-\(getpid())-\(UInt64.random(in: .min ... .max)).sock"
+        let path = "/tmp/p2pd-\(getpid())-\(UInt64.random(in: .min ... .max)).sock"
         let process = try PeerProcess(
-            [program, "-listen", "/unix\(control)", "-hostAddrs", listen.joined(separator: ",")]
-                + ["-relayService=0", "-relay=0", "-natPortMap=0"] + options
+            [program, "-listen", "/unix\(path)", "-hostAddrs", listen.joined(separator: ",")]
+                + ["-relayService=0", "-relay=0", "-natPortMap=0"] + options,
+            limit: limit
         )
         _ = try await process.line("Peer ID:")
+        let control = DaemonControl(path: path, loop: loop)
         // The socket of its control may come after its words.
-        var identity = try? await Self.call(.identify, at: control, on: loop)
-        for _ in 0..<200 where identity == nil {
-            try await Task.sleep(for: .milliseconds(20))
-            identity = try? await Self.call(.identify, at: control, on: loop)
-        }
-        guard let identity else { throw TestPeerError("the daemon does not answer:\n\(process.output)") }
-        return try Daemon(process, control, identity, loop)
+        for _ in 0..<200 where access(path, F_OK) != 0 { try await Task.sleep(for: .milliseconds(20)) }
+        let identity = try await control.call(.identify)
+        guard let peer = identity.peer else { throw TestPeerError("a daemon without a peer ID") }
+        return Daemon(process, control, path, peer, identity.addresses)
     }
 
-    private init(_ process: PeerProcess, _ control: String, _ identity: Response, _ loop: any EventLoop) throws {
-        guard let peer = identity.peer else { throw TestPeerError("a daemon without a peer ID") }
+    private init(
+        _ process: PeerProcess,
+        _ control: DaemonControl,
+        _ controlPath: String,
+        _ peer: PeerID,
+        _ addresses: [Multiaddr]
+    ) {
         self.process = process
         self.control = control
-        self.loop = loop
+        self.controlPath = controlPath
         self.peerID = peer
-        self.addresses = identity.addresses
+        self.addresses = addresses
     }
 
-    // MARK: Requests
-
-    enum RequestType: UInt64 {
-        case identify, connect, streamOpen, streamHandler, dht, listPeers, connectionManager, disconnect
+    deinit {
+        unlink(self.controlPath)
     }
+
+    // MARK: Peers
 
     public func connect(to peer: PeerID, at addresses: [Multiaddr]) async throws {
-        try await self.call(.connect) { writer in
+        try await self.control.call(.connect) { writer in
             writer.write(messageTo: 2) { connect in
                 connect.write(bytes: peer.bytes, to: 1)
                 for address in addresses { connect.write(bytes: address.withoutPeerID.bytes, to: 2) }
@@ -61,52 +66,67 @@ public final class Daemon: Sendable {
     }
 
     public func disconnect(from peer: PeerID) async throws {
-        try await self.call(.disconnect) { writer in
+        try await self.control.call(.disconnect) { writer in
             writer.write(messageTo: 7) { $0.write(bytes: peer.bytes, to: 1) }
         }
     }
 
     /// The peers that it is connected to.
     public func peers() async throws -> Set<PeerID> {
-        try await self.call(.listPeers).peers
+        Set(try await self.control.call(.listPeers).peers.map(\.id))
     }
 
+    // MARK: Streams
+
     /// Opens a stream to a peer that it is connected to.
-    /// - Returns: a socket with `autoRead` off that carries the stream's bytes.
+    /// - Returns: a socket with `autoRead` off that carries the stream's bytes. Only for protocols whose peer waits to be asked: what
+    ///   it says or does of itself may come before anybody reads.
     public func openStream(to peer: PeerID, _ item: TestProtocol) async throws -> any Channel {
-        let (channel, _) = try await Self.exchange(self.control, self.loop, .streamOpen) { writer in
+        try await self.openStream(to: peer, item) { $0 }
+    }
+
+    /// Opens a stream to a peer that it is connected to, and does a transfer on it.
+    public func run(_ transfer: Transfer, _ item: TestProtocol, with peer: PeerID) async throws -> Transfer.Outcome {
+        try await self.start(transfer, item, with: peer).get()
+    }
+
+    /// - Returns: once the stream is open, what will become of the transfer.
+    public func start(
+        _ transfer: Transfer,
+        _ item: TestProtocol,
+        with peer: PeerID
+    ) async throws -> EventLoopFuture<Transfer.Outcome> {
+        try await self.openStream(to: peer, item) { transfer.run(on: $0) }
+    }
+
+    private func openStream<Result: Sendable>(
+        to peer: PeerID,
+        _ item: TestProtocol,
+        then initializer: @escaping @Sendable (any Channel) -> Result
+    ) async throws -> Result {
+        try await self.control.exchange(.streamOpen) { writer in
             writer.write(messageTo: 3) { open in
                 open.write(bytes: peer.bytes, to: 1)
                 open.write(text: item.rawValue, to: 2)
                 open.write(int64: 10, to: 3)
             }
+        } then: { messages, channel in
+            _ = try DaemonResponse(messages[0])
+            return initializer(channel)
         }
-        return channel
     }
 
     /// Serves the test protocols that are a matter of bytes; the daemon connects to a socket of ours for every stream.
     /// - Returns: the listening socket.
     public func serveTestProtocols() async throws -> any Channel {
-        let path = "\(self.control).streams"
-        let listener = try await ServerBootstrap(group: self.loop)
-            .serverChannelOption(.backlog, value: 1024)
-            .childChannelOption(.autoRead, value: false)
-            .childChannelOption(.allowRemoteHalfClosure, value: true)
-            .childChannelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 128 * 1024))
-            .childChannelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    let handler = MessageFirstHandler { message in
-                        // The stream's peer, address and protocol.
-                        guard case .bytes(let name)? = try? Self.field(3, of: message),
-                            let item = TestProtocol(rawValue: String(buffer: name))
-                        else { return channel.close(promise: nil) }
-                        try? item.serve(channel)
-                    }
-                    try channel.pipeline.syncOperations.addHandler(handler)
-                }
+        let path = "\(self.controlPath).streams"
+        let listener = try await self.control.listen(at: path) { message, channel in
+            guard let item = try? DaemonResponse.protocolName(ofStream: message).flatMap(TestProtocol.init) else {
+                return channel.close(promise: nil)
             }
-            .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
-        try await self.call(.streamHandler) { writer in
+            try? item.serve(channel)
+        }
+        try await self.control.call(.streamHandler) { writer in
             writer.write(messageTo: 4) { handler in
                 handler.write(bytes: Multiaddr([.unix(path)]).bytes, to: 1)
                 for item in TestProtocol.allCases where item != .reset { handler.write(text: item.rawValue, to: 2) }
@@ -116,155 +136,56 @@ public final class Daemon: Sendable {
         return listener
     }
 
-    // MARK: Messages
+    // MARK: DHT
 
-    struct Response {
-        var peer: PeerID?
-        var addresses: [Multiaddr] = []
-        var peers: Set<PeerID> = []
-
-        init(_ message: ByteBuffer) throws {
-            var reader = ProtobufReader(message)
-            while let field = try reader.next() {
-                switch field.number {
-                case 1 where try field.uint64() != 0:
-                    // The error stands in the next field.
-                    break
-                case 2:
-                    var error = try field.message()
-                    throw TestPeerError("the daemon says: \(try error.next()?.text() ?? "error")")
-                case 4:
-                    var identity = try field.message()
-                    while let field = try identity.next() {
-                        if field.number == 1 { self.peer = try PeerID(bytes: field.bytes()) }
-                        // Addresses of kinds that we do not know are none of ours.
-                        if field.number == 2, let address = try? Multiaddr(bytes: field.bytes()) {
-                            self.addresses.append(address)
-                        }
-                    }
-                case 6:
-                    var info = try field.message()
-                    while let field = try info.next() {
-                        if field.number == 1 { self.peers.insert(try PeerID(bytes: field.bytes())) }
-                    }
-                default: break
-                }
-            }
-        }
+    private enum DHTRequest: UInt64 {
+        case findPeer, findPeersConnectedToPeer, findProviders, closestPeers, publicKey, value, searchValue, putValue
+        case provide
     }
 
-    private static func field(_ number: Int, of message: ByteBuffer) throws -> ProtobufReader.Field.Value? {
-        var reader = ProtobufReader(message)
-        while let field = try reader.next() {
-            if field.number == number { return field.value }
-        }
-        return nil
-    }
-
-    @discardableResult
-    private func call(_ type: RequestType, _ body: (inout ProtobufWriter) -> Void = { _ in }) async throws -> Response {
-        try await Self.call(type, at: self.control, on: self.loop, body)
-    }
-
-    private static func call(
-        _ type: RequestType,
-        at control: String,
-        on loop: any EventLoop,
-        _ body: (inout ProtobufWriter) -> Void = { _ in }
-    ) async throws -> Response {
-        let (channel, response) = try await Self.exchange(control, loop, type, body)
-        channel.close(promise: nil)
-        return response
-    }
-
-    /// Connects, sends a request and reads its answer; the rest of what comes belongs to whom the channel is given.
-    private static func exchange(
-        _ control: String,
-        _ loop: any EventLoop,
-        _ type: RequestType,
+    private static func write(
+        _ type: DHTRequest,
+        into writer: inout ProtobufWriter,
         _ body: (inout ProtobufWriter) -> Void
-    ) async throws -> (any Channel, Response) {
-        let answer = loop.makePromise(of: ByteBuffer.self)
-        let channel: any Channel
-        do {
-            channel = try await ClientBootstrap(group: loop)
-                .channelOption(.autoRead, value: false)
-                .channelOption(.allowRemoteHalfClosure, value: true)
-                .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 128 * 1024))
-                .channelInitializer { channel in
-                    channel.eventLoop.makeCompletedFuture {
-                        try channel.pipeline.syncOperations.addHandler(
-                            MessageFirstHandler(failed: { answer.fail($0) }) { answer.succeed($0) }
-                        )
-                    }
-                }
-                .connect(unixDomainSocketPath: control).get()
-        } catch {
-            answer.fail(error)
-            throw error
-        }
-        var writer = ProtobufWriter()
-        writer.write(varint: type.rawValue, to: 1)
-        body(&writer)
-        var request = ByteBuffer()
-        request.writeVarintPrefixed(writer.buffer)
-        channel.writeAndFlush(request, promise: nil)
-        return (channel, try Response(try await answer.futureResult.get()))
-    }
-}
-
-/// Gives the first message that comes, then leaves the pipeline and what comes behind it to others.
-private final class MessageFirstHandler: ChannelInboundHandler, RemovableChannelHandler {
-    typealias InboundIn = ByteBuffer
-
-    private let failed: (any Error) -> Void
-    private let received: (ByteBuffer) -> Void
-    private var bytes = ByteBuffer()
-    private var isDone = false
-
-    init(failed: @escaping (any Error) -> Void = { _ in }, received: @escaping (ByteBuffer) -> Void) {
-        self.failed = failed
-        self.received = received
-    }
-
-    func channelActive(context: ChannelHandlerContext) {
-        context.fireChannelActive()
-        context.read()
-    }
-
-    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        guard !self.isDone else { return context.fireChannelRead(data) }
-        var read = self.unwrapInboundIn(data)
-        self.bytes.writeBuffer(&read)
-        do {
-            guard let message = try self.bytes.readVarintPrefixed(maximumLength: 1 << 20) else { return }
-            self.isDone = true
-            // Adds its handlers behind this one.
-            self.received(message)
-            if self.bytes.readableBytes > 0 { context.fireChannelRead(NIOAny(self.bytes)) }
-            context.pipeline.syncOperations.removeHandler(context: context, promise: nil)
-        } catch {
-            self.fail(error)
+    ) {
+        writer.write(messageTo: 5) { request in
+            request.write(varint: type.rawValue, to: 1)
+            body(&request)
+            request.write(int64: Self.searchSeconds, to: 7)
         }
     }
 
-    func channelReadComplete(context: ChannelHandlerContext) {
-        if self.isDone { context.fireChannelReadComplete() } else { context.read() }
+    private static let searchSeconds: Int64 = 20
+
+    /// Where its DHT says that a peer is. Fails if it finds nobody who knows.
+    public func findPeer(_ peer: PeerID) async throws -> [Multiaddr] {
+        let answer = try await self.control.call(.dht) { writer in
+            Self.write(.findPeer, into: &writer) { $0.write(bytes: peer.bytes, to: 2) }
+        }
+        return answer.peers.first { $0.id == peer }?.addresses ?? []
     }
 
-    func channelInactive(context: ChannelHandlerContext) {
-        self.fail(ChannelError.eof)
-        context.fireChannelInactive()
+    /// Lets its DHT tell that it provides `cid`.
+    public func provide(_ cid: CID) async throws {
+        try await self.control.call(.dht) { writer in
+            Self.write(.provide, into: &writer) { $0.write(bytes: cid.bytes, to: 3) }
+        }
     }
 
-    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-        if !self.isDone, case .inputClosed? = event as? ChannelEvent { self.fail(ChannelError.eof) }
-        context.fireUserInboundEventTriggered(event)
-    }
-
-    private func fail(_ error: any Error) {
-        guard !self.isDone else { return }
-        self.isDone = true
-        self.failed(error)
+    /// The providers of `cid` that its DHT finds, at most `count`.
+    public func findProviders(of cid: CID, count: Int32 = 1) async throws -> [PeerID] {
+        try await self.control.exchange(.dht) { writer in
+            Self.write(.findProviders, into: &writer) { request in
+                request.write(bytes: cid.bytes, to: 3)
+                request.write(varint: UInt64(count), to: 6)
+            }
+        } then: { messages, channel in
+            // The first is an answer, which says that a list begins; those that follow are what answers of the DHT hold.
+            _ = try DaemonResponse(messages[0])
+            let items = try messages.dropFirst().map { try DaemonResponse.DHTAnswer($0) }
+            guard items.last?.isEnd == true else { return nil }
+            channel.close(promise: nil)
+            return items.compactMap { $0.peer?.id }
+        }
     }
 }

@@ -1,12 +1,32 @@
 public import Glibc
+public import NIOCore
+import NIOPosix
+import Synchronization
 
-/// A program that runs beside the test, with its output in a file. It is killed when nobody holds it any more.
+/// A program that runs beside the test, with its output in a file. It is killed when nobody holds it any more, or when its time
+/// is over: whoever waits for it then gets an error.
 public final class PeerProcess: Sendable {
     public let processID: pid_t
+    private let name: String
     private let log: String
+    private let limit: TimeAmount
+    private let end: End
+    private let timer: Scheduled<Void>
 
-    /// - Parameter arguments: the program's path, and what it is given.
-    public init(_ arguments: [String], environment: [String: String] = [:]) throws {
+    /// What becomes of the process. Its number may be another's once it is reaped.
+    private final class End: Sendable {
+        enum State { case none, killed, reaped }
+        let state = Mutex(State.none)
+    }
+
+    /// - Parameters:
+    ///   - arguments: the program, looked for in `PATH` if it is no path, and what it is given.
+    ///   - limit: how long it may live.
+    public init(
+        _ arguments: [String],
+        environment: [String: String] = [:],
+        limit: TimeAmount = .minutes(10)
+    ) throws {
         var path = Array("/tmp/p2p-peer-XXXXXX".utf8CString)
         let file = mkstemp(&path)
         guard file >= 0 else { throw TestPeerError("no file for the output of \(arguments[0]): errno \(errno)") }
@@ -18,6 +38,14 @@ public final class PeerProcess: Sendable {
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_adddup2(&actions, file, 1)
         posix_spawn_file_actions_adddup2(&actions, file, 2)
+        // Threads of a pool may block signals, and a child inherits that: one that waits for an alarm would wait for ever.
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var noSignals = sigset_t()
+        sigemptyset(&noSignals)
+        posix_spawnattr_setsigmask(&attributes, &noSignals)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
         var argv: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
         var variables = environment
         for name in ["PATH", "HOME", "TMPDIR"] where variables[name] == nil {
@@ -26,15 +54,30 @@ public final class PeerProcess: Sendable {
         var envp: [UnsafeMutablePointer<CChar>?] = variables.map { strdup("\($0.key)=\($0.value)") } + [nil]
         defer { for word in argv + envp { free(word) } }
         var child: pid_t = 0
-        let error = posix_spawn(&child, arguments[0], &actions, nil, &argv, &envp)
-        guard error == 0 else { throw TestPeerError("cannot start \(arguments[0]): errno \(error)") }
+        let error = posix_spawnp(&child, arguments[0], &actions, &attributes, &argv, &envp)
+        guard error == 0 else {
+            unlink(self.log)
+            throw TestPeerError("cannot start \(arguments[0]): errno \(error)")
+        }
         self.processID = child
+        self.name = arguments.joined(separator: " ")
+        self.limit = limit
+        let end = End()
+        self.end = end
+        self.timer = MultiThreadedEventLoopGroup.singleton.next().scheduleTask(in: limit) { [child] in
+            end.state.withLock { state in
+                guard case .none = state else { return }
+                state = .killed
+                kill(child, SIGKILL)
+            }
+        }
     }
 
     deinit {
-        var status: Int32 = 0
-        // Already gone, and reaped by `finish`, if this is not our child any more.
-        if waitpid(self.processID, &status, WNOHANG) == 0 {
+        self.timer.cancel()
+        self.end.state.withLock { state in
+            state = .reaped
+            var status: Int32 = 0
             kill(self.processID, SIGKILL)
             waitpid(self.processID, &status, 0)
         }
@@ -60,10 +103,10 @@ public final class PeerProcess: Sendable {
             where line.hasPrefix(prefix) {
                 return String(line)
             }
-            if case .exited(let code) = self.state() { throw TestPeerError("it ended with \(code):\n\(text)") }
+            if case .exited(let code) = self.state() { throw self.error("ended with \(code)") }
             try await Task.sleep(for: .milliseconds(20))
         }
-        throw TestPeerError("no line '\(prefix)…' within \(seconds) s:\n\(self.output)")
+        throw self.error("has not written a line '\(prefix)…' within \(seconds) s")
     }
 
     /// Waits for its end. Fails if it is not successful.
@@ -72,12 +115,18 @@ public final class PeerProcess: Sendable {
     public func finish(within seconds: Int) async throws -> String {
         for _ in 0..<(seconds * 50) {
             if case .exited(let code) = self.state() {
-                guard code == 0 else { throw TestPeerError("it ended with \(code):\n\(self.output)") }
+                guard code == 0 else { throw self.error("ended with \(code)") }
                 return self.output
             }
             try await Task.sleep(for: .milliseconds(20))
         }
-        throw TestPeerError("it has not ended within \(seconds) s:\n\(self.output)")
+        throw self.error("has not ended within \(seconds) s")
+    }
+
+    private func error(_ what: String) -> TestPeerError {
+        let isKilled = self.end.state.withLock { if case .killed = $0 { true } else { false } }
+        let killed = isKilled ? " (killed after \(self.limit.nanoseconds / 1_000_000_000) s)" : ""
+        return TestPeerError("'\(self.name)' \(what)\(killed); it wrote:\n\(self.output)")
     }
 
     private enum State {

@@ -13,6 +13,8 @@ public struct TestHost: Sendable {
     /// The bytes of a PSK file, as v1.17 of the original reads it.
     public var psk: [UInt8]?
     public var logLevel = Logger.Level.critical
+    /// The node whose derived identity it has, as v1.17 derives it; nil for an identity of its own.
+    public var nodeName: String?
     /// Told to peers as addresses of this host, beside those of its interfaces.
     public var announce: [String] = []
 
@@ -41,7 +43,8 @@ public struct TestHost: Sendable {
         configuration.addressFilter = { $0 + announced }
         var logger = Logger(label: "p2p-peer")
         logger.logLevel = self.logLevel
-        let host = try Host(identity: .generate(), configuration: configuration, group: group, logger: logger)
+        let identity = try self.nodeName.map { try KeyPair.derived(nodeName: $0) } ?? .generate()
+        let host = try Host(identity: identity, configuration: configuration, group: group, logger: logger)
         host.add(transport: TCPTransport())
         host.add(transport: WebSocketTransport())
         TestProtocol.serveAll(on: host)

@@ -40,10 +40,13 @@ public struct Transfer: Sendable {
     }
 
     /// Runs on a fresh stream, whose `autoRead` is off, until the peer's end; on its loop. Then the stream is closed.
-    public func run(on channel: any Channel) -> EventLoopFuture<Outcome> {
+    ///
+    /// It must begin before anything of the stream has been read: an end that has been told is not told again.
+    /// - Parameter limit: fails by then, and says how far it has come.
+    public func run(on channel: any Channel, within limit: TimeAmount = .seconds(120)) -> EventLoopFuture<Outcome> {
         let promise = channel.eventLoop.makePromise(of: Outcome.self)
         do {
-            try channel.pipeline.syncOperations.addHandler(TransferHandler(self, promise))
+            try channel.pipeline.syncOperations.addHandler(TransferHandler(self, limit, promise))
         } catch {
             promise.fail(error)
         }
@@ -69,7 +72,9 @@ private final class TransferHandler: ChannelInboundHandler {
     }()
 
     private let plan: Transfer
+    private let limit: TimeAmount
     private let promise: EventLoopPromise<Transfer.Outcome>
+    private var timer: Scheduled<Void>?
     private var outcome = Transfer.Outcome()
     private var left: Int
     private var offset = 0
@@ -80,22 +85,19 @@ private final class TransferHandler: ChannelInboundHandler {
     /// A write may change the writability, and come back here before it is flushed.
     private var isFilling = false
 
-    init(_ plan: Transfer, _ promise: EventLoopPromise<Transfer.Outcome>) {
+    init(_ plan: Transfer, _ limit: TimeAmount, _ promise: EventLoopPromise<Transfer.Outcome>) {
         self.plan = plan
+        self.limit = limit
         self.promise = promise
         self.left = plan.sends
         if plan.hashes { (self.sentHash, self.receivedHash) = (SHA256(), SHA256()) }
     }
 
     func handlerAdded(context: ChannelHandlerContext) {
-        if context.channel.isActive { self.start(context) }
-    }
-
-    func channelActive(context: ChannelHandlerContext) {
-        self.start(context)
-    }
-
-    private func start(_ context: ChannelHandlerContext) {
+        guard context.channel.isActive else { return self.finish(.failure(ChannelError.alreadyClosed)) }
+        self.timer = context.eventLoop.assumeIsolated().scheduleTask(in: self.limit) {
+            self.finish(.failure(TestPeerError("the stream has not ended in time: \(self.progress)")))
+        }
         if !self.plan.request.isEmpty {
             context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(string: self.plan.request)), promise: nil)
         }
@@ -162,9 +164,18 @@ private final class TransferHandler: ChannelInboundHandler {
         self.finish(.failure(ChannelError.eof))
     }
 
+    private var progress: String {
+        let (plan, received) = (self.plan, self.outcome.received)
+        return """
+            after \(self.limit.nanoseconds / 1_000_000_000) s \(plan.sends - self.left) of \(plan.sends) bytes are written, \
+            \(received)\(plan.expects.map { " of \($0)" } ?? "") have come
+            """
+    }
+
     private func finish(_ result: Result<Transfer.Outcome, any Error>) {
         guard !self.isDone else { return }
         self.isDone = true
+        self.timer?.cancel()
         self.promise.completeWith(result)
     }
 }

@@ -12,7 +12,7 @@ import PeerTesting
 @main
 enum Main {
     private static let usage = """
-        p2p-peer [-listen ADDRESS,…] [-security noise,tls] [-psk FILE] [-threads N] [-log LEVEL]
+        p2p-peer [-listen ADDRESS,…] [-security noise,tls] [-psk FILE] [-node NAME] [-threads N] [-log LEVEL]
                  [-dial ADDRESS -op ping|identify|echo|sink|discard|source|streams|reset|halfclose [-bytes N] [-streams N]]
                  [-dial ADDRESS -op handshakes|latency|hold-connections|hold-streams -streams N]
                  [-announce ADDRESS,…] [-relay-service] [-reserve RELAY,…] [-hole-punch] [-keep ADDRESS,…]…
@@ -67,6 +67,7 @@ enum Main {
                         }
                     }
                 case "-psk": self.host.psk = try readBytes(value)
+                case "-node": self.host.nodeName = value
                 case "-threads": self.threads = try Self.number(value)
                 case "-log": self.host.logLevel = .init(rawValue: value) ?? .debug
                 case "-announce": self.host.announce = value.split(separator: ",").map(String.init)

@@ -23,14 +23,14 @@ struct GoPeerTests {
         try Peers.require(program)
         return try PeerProcess(
             [program, "-listen", item.way.address, "-security", item.way.securityName]
-                + (item.psk ? ["-psk", Peers.file("psk")] : []) + arguments
+                + (item.psk ? ["-psk", Peers.file("psk")] : []) + arguments,
+            limit: Peers.lifetime
         )
     }
 
     @Test(arguments: Case.all) func weDial(_ item: Case) async throws {
         let peer = try self.start(item)
-        _ = try await peer.line("ready")
-        let address = try Multiaddr(try await peer.line("/ip4/"))
+        let address = try await peer.address()
         try await withHost(TestHost(security: [item.way.security], psk: item.psk ? Self.psk : nil)) { host in
             let connection = try await host.connect(to: address)
             let remote = connection.remotePeer
@@ -68,8 +68,7 @@ struct GoPeerTests {
     @Test func aKeyThatDiffersIsNamed() async throws {
         let way = Way(transport: "tcp", security: .tls)
         let peer = try self.start(Case(way: way, psk: true))
-        _ = try await peer.line("ready")
-        let address = try Multiaddr(try await peer.line("/ip4/"))
+        let address = try await peer.address()
         for psk in [nil, Array("another key".utf8)] {
             try await withHost(TestHost(psk: psk)) { host in
                 let error = await #expect(throws: LibP2PError.self) { _ = try await host.connect(to: address) }

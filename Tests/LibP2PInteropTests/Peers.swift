@@ -18,9 +18,14 @@ enum Peers {
     /// A host of go-libp2p with the command line of `p2p-peer`; only where somebody has built one.
     static let go = variable("EDGEMESH_GO_PEER")
 
+    /// EdgeMesh v1.17's agent; only where somebody has built it.
+    static let original = variable("EDGEMESH_ORIGINAL_AGENT")
+
     /// Bytes of one transfer: a gigabyte takes a release build, or patience.
     static let bulk = variable("EDGEMESH_INTEROP_BYTES").flatMap { Int($0) } ?? 64 << 20
     static let streams = 1000
+    /// No peer lives longer than this: whoever waits for it gets an error.
+    static let lifetime = TimeAmount.seconds(Int64(variable("EDGEMESH_INTEROP_SECONDS").flatMap { Int($0) } ?? 150))
     /// What py-libp2p moves in reasonable time.
     static let smallBulk = min(Self.bulk, 4 << 20)
 
@@ -31,6 +36,27 @@ enum Peers {
 
     static func variable(_ name: String) -> String? {
         getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
+    }
+
+    /// A py-libp2p host, by a script of ours.
+    static func startPython(_ arguments: [String]) throws -> PeerProcess {
+        try Self.require(Self.python)
+        return try PeerProcess([Self.python, Self.script] + arguments, limit: Self.lifetime)
+    }
+
+    /// go-libp2p's daemon.
+    static func startDaemon(
+        listen: String = "/ip4/127.0.0.1/tcp/0",
+        _ options: String...
+    ) async throws -> Daemon {
+        try Self.require(Self.daemon)
+        return try await Daemon.start(
+            Self.daemon,
+            listen: [listen],
+            options: options,
+            limit: Self.lifetime,
+            on: MultiThreadedEventLoopGroup.singleton.next()
+        )
     }
 
     static func require(_ path: String) throws {
@@ -72,6 +98,28 @@ func withHost<Result>(_ host: TestHost, _ body: (Host) async throws -> Result) a
     } catch {
         await started.shutdown(deadline: .now())
         throw error
+    }
+}
+
+extension PeerProcess {
+    /// Where a peer of the script's or `p2p-peer`'s words listens, once it is ready.
+    func address() async throws -> Multiaddr {
+        _ = try await self.line("ready")
+        return try Multiaddr(try await self.line("/ip4/"))
+    }
+}
+
+extension Daemon {
+    /// Where it listens first, with its peer ID.
+    var address: Multiaddr {
+        get throws { try #require(self.addresses.first).appending(.p2p(self.peerID)) }
+    }
+
+    /// Sends bytes over a stream that it opens, and gets them back unchanged.
+    func echo(_ bytes: Int, with peer: PeerID) async throws {
+        let transfer = Transfer(sends: bytes, endsOutput: false, hashes: true, expects: bytes)
+        let outcome = try await self.run(transfer, .echo, with: peer)
+        #expect(outcome.received == bytes && outcome.sentHash == outcome.receivedHash)
     }
 }
 

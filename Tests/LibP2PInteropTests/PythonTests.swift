@@ -13,20 +13,12 @@ import Testing
     static let streams = 200
 
     private func start(_ way: Way, _ arguments: [String] = []) throws -> PeerProcess {
-        try Peers.require(Peers.python)
-        return try PeerProcess(
-            [Peers.python, Peers.script, "-listen", way.address, "-security", way.securityName] + arguments
-        )
-    }
-
-    private func address(of peer: PeerProcess) async throws -> Multiaddr {
-        _ = try await peer.line("ready")
-        return try Multiaddr(try await peer.line("/ip4/"))
+        try Peers.startPython(["-listen", way.address, "-security", way.securityName] + arguments)
     }
 
     @Test(arguments: Way.all) func weDial(_ way: Way) async throws {
         let peer = try self.start(way)
-        let address = try await self.address(of: peer)
+        let address = try await peer.address()
         try await withHost(TestHost(security: [way.security])) { host in
             let connection = try await host.connect(to: address)
             let remote = connection.remotePeer
@@ -81,12 +73,13 @@ import Testing
             way,
             ["-psk", key, "-dial", "/ip4/127.0.0.1/tcp/\(port)/p2p/\(id)", "-seconds", "5"]
         )
-        #expect(try await received.futureResult.get() == 8 + header)
+        let count = try await received.futureResult.get(within: .seconds(60), for: "the first bytes of py-libp2p")
+        #expect(count == 8 + header)
         await #expect(throws: TestPeerError.self) { try await dialer.finish(within: 30) }
         try await listener.close().get()
 
         let peer = try self.start(way, ["-psk", key])
-        let address = try await self.address(of: peer)
+        let address = try await peer.address()
         try await withHost(TestHost(security: [.noise], psk: psk)) { host in
             let error = await #expect(throws: LibP2PError.self) { _ = try await host.connect(to: address) }
             let attempt = try #require(error?.attempts.first?.error as? LibP2PError)

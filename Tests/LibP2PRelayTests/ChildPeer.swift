@@ -7,8 +7,6 @@ import Testing
 /// A peer of another implementation in a process of its own, which prints its addresses, then "ready".
 final class ChildPeer: Sendable {
     static var path: String? { Self.variable("EDGEMESH_GO_PEER") }
-    /// go-libp2p's daemon.
-    static var daemonPath: String? { Self.variable("EDGEMESH_P2PD") }
     static var preSharedKeyPath: String? { Self.variable("EDGEMESH_GO_PSK") }
 
     private let process: pid_t
@@ -17,14 +15,10 @@ final class ChildPeer: Sendable {
     var output: String { self.text.withLock { String(decoding: $0, as: UTF8.self) } }
 
     /// Starts it and waits until it says that it is ready.
-    static func run(
-        _ arguments: [String],
-        path: String? = ChildPeer.path,
-        readyWord: String = "ready"
-    ) async throws -> ChildPeer {
-        let peer = try ChildPeer(arguments, path: path)
+    static func run(_ arguments: [String]) async throws -> ChildPeer {
+        let peer = try ChildPeer(arguments)
         do {
-            try await peer.says(readyWord)
+            try await peer.says("ready")
         } catch {
             peer.stop()
             throw error
@@ -32,8 +26,8 @@ final class ChildPeer: Sendable {
         return peer
     }
 
-    private init(_ arguments: [String], path: String?) throws {
-        let path = try #require(path)
+    private init(_ arguments: [String]) throws {
+        let path = try #require(Self.path)
         var ends: [CInt] = [0, 0]
         try #require(pipe(&ends) == 0)
         for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }

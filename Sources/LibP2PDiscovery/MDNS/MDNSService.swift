@@ -81,6 +81,8 @@ final class MDNSCore {
         var link: MDNSLink
         /// Nil until the sockets are open.
         var channels: [IPFamily: any Channel]?
+        /// Families whose sockets were closed and are being opened anew.
+        var reopening: Set<IPFamily> = []
         /// Tells ports of one name apart.
         let id: UInt64
     }
@@ -166,6 +168,7 @@ final class MDNSCore {
                 openings.append(self.open(interface, now: now))
             } else if self.ports[interface.name]?.channels != nil {
                 self.update(interface, now: now)
+                self.reopen(interface)
             }
         }
         self.schedule()
@@ -206,16 +209,22 @@ final class MDNSCore {
             channels: nil,
             id: id
         )
-        let bound = NIOLoopBound(self, eventLoop: self.loop)
         let families = self.families(of: interface).sorted { $0.rawValue < $1.rawValue }
-        let openings = families.map { family in
-            self.configuration.sockets.open(interface, family, on: self.loop) { bytes, source in
-                bound.value.received(bytes, from: source, on: name, id: id)
-            }
-        }
+        let openings = families.map { self.openSocket(interface, $0, id: id) }
         return EventLoopFuture.whenAllComplete(openings, on: self.loop).assumeIsolated().map { results in
             self.opened(name, id, zip(families, results).map { ($0, $1) })
         }.nonisolated()
+    }
+
+    private func openSocket(
+        _ interface: MulticastInterface,
+        _ family: IPFamily,
+        id: UInt64
+    ) -> EventLoopFuture<any Channel> {
+        let bound = NIOLoopBound(self, eventLoop: self.loop)
+        return self.configuration.sockets.open(interface, family, on: self.loop) { bytes, source in
+            bound.value.received(bytes, from: source, on: interface.name, id: id)
+        }
     }
 
     private func opened(_ name: String, _ id: UInt64, _ results: [(IPFamily, Result<any Channel, any Error>)]) {
@@ -241,17 +250,36 @@ final class MDNSCore {
             self.ports[name] = nil
             return
         }
-        self.ports[name]?.channels = channels
-        for channel in channels.values {
-            channel.closeFuture.assumeIsolated().whenComplete { _ in
-                // A socket that the kernel has closed is opened anew by the next look at interfaces.
-                guard self.ports[name]?.id == id else { return }
-                self.remove(name, "its socket was closed")
-            }
-        }
+        self.ports[name]?.channels = [:]
+        for (family, channel) in channels { self.use(channel, family, on: name, id) }
         self.host.logger.info("mDNS uses an interface", metadata: ["interface": "\(name)"])
         self.update(port.link.interface, now: self.loop.now)
         self.schedule()
+    }
+
+    private func use(_ channel: any Channel, _ family: IPFamily, on name: String, _ id: UInt64) {
+        self.ports[name]?.channels?[family] = channel
+        channel.closeFuture.assumeIsolated().whenComplete { _ in
+            guard self.ports[name]?.id == id else { return }
+            self.ports[name]?.channels?[family] = nil
+            if self.ports[name]?.channels?.isEmpty == true { self.remove(name, "its sockets were closed") }
+        }
+    }
+
+    /// A socket closes when it cannot send, and the other family is to go on: an interface whose only IPv6 address is a duplicate
+    /// or not yet known to be none has IPv4. So sockets that are missing are opened at every look at the interfaces.
+    private func reopen(_ interface: MulticastInterface) {
+        let name = interface.name
+        guard let port = self.ports[name], let channels = port.channels else { return }
+        for family in self.families(of: interface).subtracting(channels.keys).subtracting(port.reopening) {
+            self.ports[name]?.reopening.insert(family)
+            self.openSocket(interface, family, id: port.id).assumeIsolated().whenComplete { result in
+                let isCurrent = self.ports[name]?.id == port.id && !self.isStopped
+                if isCurrent { self.ports[name]?.reopening.remove(family) }
+                guard case .success(let channel) = result else { return }
+                if isCurrent { self.use(channel, family, on: name, port.id) } else { channel.close(promise: nil) }
+            }
+        }
     }
 
     // MARK: Messages
