@@ -118,9 +118,10 @@ struct LibP2PBenchmark {
         var address: String
         if load.path == .relay {
             let relay = try PeerProcess([program, "-relay-service"] + options)
-            address = try await Self.address(of: relay)
+            let (relayID, relayAddress) = try await Self.meshingPeer(relay)
+            address = "\(relayAddress)/p2p/\(relayID)"
             let server = try PeerProcess([program, "-reserve", address] + options)
-            address += "/p2p-circuit/p2p/\(try await Self.peerID(of: server))"
+            address += "/p2p-circuit/p2p/\(try await Self.meshingPeer(server).id)"
             // The relay needs a connection to it, no more.
             _ = try await server.line(#"{"event":"identified""#)
             servers = [relay, server]
@@ -218,12 +219,13 @@ struct LibP2PBenchmark {
     }
 
     /// Of a peer of a mesh, which says it in JSON.
-    private static func peerID(of process: PeerProcess) async throws -> String {
+    private static func meshingPeer(_ process: PeerProcess) async throws -> (id: String, address: String) {
         let line = try await process.line(#"{"event":"ready""#)
-        guard let peer = try Document.parseJSON(line.utf8)["peer"]?.string else {
-            throw BenchmarkError("a peer without an ID: \(line)")
+        let document = try Document.parseJSON(line.utf8)
+        guard let peer = document["peer"]?.string, let address = document["addresses"]?.array?.first?.string else {
+            throw BenchmarkError("a peer without an ID or an address: \(line)")
         }
-        return peer
+        return (peer, address)
     }
 
     private static func rate(in output: String) -> Double? {

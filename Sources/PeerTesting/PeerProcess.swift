@@ -18,6 +18,14 @@ public final class PeerProcess: Sendable {
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_adddup2(&actions, file, 1)
         posix_spawn_file_actions_adddup2(&actions, file, 2)
+        // Threads of a pool may block signals, and a child inherits that: one that waits for an alarm would wait for ever.
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var noSignals = sigset_t()
+        sigemptyset(&noSignals)
+        posix_spawnattr_setsigmask(&attributes, &noSignals)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
         var argv: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
         var variables = environment
         for name in ["PATH", "HOME", "TMPDIR"] where variables[name] == nil {
@@ -26,7 +34,7 @@ public final class PeerProcess: Sendable {
         var envp: [UnsafeMutablePointer<CChar>?] = variables.map { strdup("\($0.key)=\($0.value)") } + [nil]
         defer { for word in argv + envp { free(word) } }
         var child: pid_t = 0
-        let error = posix_spawn(&child, arguments[0], &actions, nil, &argv, &envp)
+        let error = posix_spawn(&child, arguments[0], &actions, &attributes, &argv, &envp)
         guard error == 0 else { throw TestPeerError("cannot start \(arguments[0]): errno \(error)") }
         self.processID = child
     }

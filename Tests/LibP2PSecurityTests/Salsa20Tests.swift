@@ -60,14 +60,15 @@ import Testing
         )
     }
 
-    /// Every length, in one call and in random pieces, across the end of the block number's lower half.
+    /// Many lengths, in one call and in random pieces, across the end of the block number's lower half.
     @Test(arguments: paths) func allWaysGiveTheSame(_ path: csalsa20_path) {
         let seed = UInt64.random(in: .min ... .max)
         var random = SeededGenerator(seed: seed)
-        // Past two of the largest strides and one of every smaller.
-        let longest = 5 * Int(CSALSA20_GROUP) + 1
-        let input = (0..<longest).map { _ in UInt8.random(in: 0...255, using: &random) }
-        for length in 0...longest {
+        let group = Int(CSALSA20_GROUP)
+        // Every length up to a group, and what is next to the bounds of the strides of 1 and 2 groups.
+        let lengths = Array(0...group) + (1...5).flatMap { [$0 * group - 1, $0 * group, $0 * group + 1] }
+        let input = (0..<5 * group + 1).map { _ in UInt8.random(in: 0...255, using: &random) }
+        for length in lengths {
             var reference = csalsa20_stream()
             csalsa20_xsalsa20_init(&reference, Self.firstKey, Self.nonce)
             reference.path = csalsa20_scalar.rawValue

@@ -55,12 +55,13 @@ struct YamuxCostTests {
         let peer = try RawPeer(.client)
         let stream = try #require(try peer.side.open().channel)
         let payload = ByteBuffer(repeating: 1, count: size)
+        let any = NIOAny(payload)
         func send(_ count: Int) throws -> Int {
-            let allocations = try Self.allocations {
-                for _ in 0..<count { stream.write(payload, promise: nil) }
-                stream.flush()
-                peer.loop.run()
-            }
+            let a1 = Self.allocations { for _ in 0..<count { stream.pipeline.syncOperations.write(any, promise: nil) } }
+            let a2 = Self.allocations { stream.flush() }
+            let a3 = Self.allocations { peer.loop.run() }
+            print("PHASES", size, count, a1, a2, a3)
+            let allocations = a1 + a2 + a3
             let sent = try peer.side.takeFrames()
             #expect(sent.filter { $0.header.kind == .data }.count == count)
             return allocations
