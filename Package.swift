@@ -143,6 +143,14 @@ let package = Package(
             ]
         ),
         library(
+            "EdgeTunnel",
+            [
+                "CLinux", "MeshCore", "Documents", "Multiformats", "KubeModel", "ByteStreams", "LinuxNetwork",
+                "PeerIdentity", "LibP2PSecurity", "Yamux", "ServiceCatalog", "LibP2P", "MeshInterfaces", "LibP2PRelay",
+                "LibP2PDiscovery", nioCore, nioPosix, hashTrees, deques, logging, lifecycle,
+            ]
+        ),
+        library(
             "Admin",
             [
                 "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
@@ -155,7 +163,8 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "LoadBalancing", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "Admin", "Configuration",
+                "LoadBalancing", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "EdgeTunnel", "Admin",
+                "Configuration", "PeerIdentity", "Multiformats", "LibP2PSecurity",
                 hashTrees, nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
@@ -326,6 +335,20 @@ let package = Package(
             ]
         ),
         tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", logging]),
+        tests(
+            "EdgeTunnelTests",
+            [
+                "EdgeTunnel", "MeshInterfaces", "MeshCore", "MeshTesting", "Documents", "Multiformats", "KubeModel",
+                "ByteStreams", "PeerIdentity", "LibP2PSecurity", "Yamux", "ServiceCatalog", "LibP2P", "LibP2PRelay",
+                "LibP2PDiscovery", "NetSim", nioCore, nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
+            ]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )
+
+// `EDGEMESH_TEST_TARGETS=YamuxTests,LibP2PTests swift build --build-tests` builds these alone: all of them are one program.
+if let wanted = Context.environment["EDGEMESH_TEST_TARGETS"] {
+    let names = Set(wanted.split(separator: ",").map(String.init))
+    package.targets.removeAll { $0.type == .test && !names.contains($0.name) }
+}

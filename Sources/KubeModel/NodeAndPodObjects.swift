@@ -8,6 +8,9 @@ public struct NodeObject: Hashable, Sendable {
     /// `topology.kubernetes.io/zone` and `/region`.
     public var zone: String?
     public var region: String?
+    /// The annotation `edgemesh.kubeedge.io/peer-id`: the libp2p peer that the node's agent says it is, by the cluster's own
+    /// record. Not checked for its form here.
+    public var peerID: String?
 
     public init(name: String) {
         self.name = name
