@@ -88,6 +88,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     var writes = Deque<PendingWrite>()
     /// How many of `writes` are flushed.
     var flushed = 0
+    /// How many of `writes` have no bytes.
+    var emptyWrites = 0
     var unsentBytes = 0
     private var closeOutputPromise: EventLoopPromise<Void>?
 
@@ -419,6 +421,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
             return
         }
         self.writes.append(PendingWrite(bytes: bytes, promise: promise))
+        if bytes.readableBytes == 0 { self.emptyWrites += 1 }
         self.unsentBytes += bytes.readableBytes
         session.unsentBytes += bytes.readableBytes
         if self.unsentBytes > self.waterMark.high, self.isWritable {
@@ -435,8 +438,12 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
 
     /// There is something that the session could send now.
     var canSend: Bool {
-        guard let first = self.writes.first, self.flushed > 0 else { return self.machine.output == .ending }
-        return self.machine.sendWindow > 0 || first.bytes.readableBytes == 0
+        guard self.flushed > 0 else { return self.machine.output == .ending }
+        return self.machine.sendWindow > 0 || self.beginsWithEmptyWrite
+    }
+
+    var beginsWithEmptyWrite: Bool {
+        self.emptyWrites > 0 && self.flushed > 0 && self.writes.first?.bytes.readableBytes == 0
     }
 
     /// The session has sent some of the writes.
@@ -460,6 +467,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     }
 
     private func fail(_ write: PendingWrite, _ error: any Error) {
+        if write.bytes.readableBytes == 0 { self.emptyWrites -= 1 }
         self.unsentBytes -= write.bytes.readableBytes
         self.session?.unsentBytes -= write.bytes.readableBytes
         write.promise?.fail(error)
