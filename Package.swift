@@ -248,7 +248,14 @@ let package = Package(
                 nioPosix, nioEmbedded, nioSSL, crypto,
             ]
         ),
-        tests("YamuxTests", ["Yamux", "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded]),
+        .target(name: "CMallocCounter", path: "Tests/CMallocCounter"),
+        tests(
+            "YamuxTests",
+            [
+                "CMallocCounter", "Yamux", "ByteStreams", "LibP2PSecurity", "PeerIdentity", "MeshCore", "MeshTesting",
+                nioCore, nioPosix, nioEmbedded, nioHTTP1,
+            ]
+        ),
         tests(
             "LibP2PTests",
             [

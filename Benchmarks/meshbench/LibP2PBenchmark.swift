@@ -1,3 +1,4 @@
+import Documents
 import Glibc
 import LibP2P
 import NIOCore
@@ -21,62 +22,88 @@ struct LibP2PBenchmark {
 
     static let securities = ["tls", "noise"]
 
-    func run(into report: inout Report) async throws {
+    /// What fails is told in the report, and the rest is measured.
+    func run(into report: inout Report) async {
+        func attempt(_ name: String, _ body: (inout Report) async throws -> Void) async {
+            writeError("measuring \(name) …\n")
+            do { try await body(&report) } catch { report.skip(name, "\(error)") }
+        }
         for cipher in ["aes-128-gcm", "chacha20-poly1305"] {
-            do {
-                report.add("openssl \(cipher), one core", try await Self.opensslSpeed(cipher), "MB/s")
-            } catch {
-                report.skip("openssl speed \(cipher)", "\(error)")
+            await attempt("openssl \(cipher), one core") {
+                $0.add("openssl \(cipher), one core", try await Self.opensslSpeed(cipher), "MB/s")
             }
         }
+        if goPeer == nil { report.skip("go-libp2p without a daemon", "EDGEMESH_GO_PEER names no program") }
         for security in Self.securities {
             for psk in [false, true] {
                 for streams in [1, 64] {
-                    try await self.measureThroughput(security, psk, streams, into: &report)
+                    let load = Load(security: security, psk: psk, streams: streams)
+                    await attempt("\(load)") { try await self.measureThroughput(load, into: &$0) }
                 }
             }
         }
+        for path in [Load.Path.webSocket, .relay] {
+            let load = Load(security: "tls", psk: true, streams: 1, path: path)
+            await attempt("\(load)") { try await self.measureThroughput(load, into: &$0) }
+        }
         if let daemon {
             for security in Self.securities {
-                let rate = try await self.daemonThroughput(daemon, security)
-                report.add("\(security), p2pd to p2pd, through its control sockets", rate, "MB/s")
+                await attempt("p2pd with \(security)") {
+                    let rate = try await self.daemonThroughput(daemon, security)
+                    $0.add("p2pd to p2pd with \(security), through its control sockets", rate, "MB/s")
+                }
             }
         } else {
             report.skip("p2pd", "run scripts/bootstrap --peers")
         }
-        if goPeer == nil { report.skip("go-libp2p without a daemon", "EDGEMESH_GO_PEER names no program") }
         for security in Self.securities {
-            try await self.measureLatency(security, into: &report)
-            try await self.measureMemory(security, into: &report)
+            await attempt("latency with \(security)") { try await self.measureLatency(security, into: &$0) }
+            await attempt("memory with \(security)") { try await self.measureMemory(security, into: &$0) }
         }
     }
 
     // MARK: Bulk
 
+    private struct Load: CustomStringConvertible {
+        enum Path: String {
+            case direct
+            case webSocket = "over WebSocket"
+            case relay = "through a relay"
+        }
+
+        var security: String
+        var psk: Bool
+        var streams: Int
+        var path = Path.direct
+
+        var description: String {
+            let way = self.path == .direct ? "" : ", \(self.path.rawValue)"
+            return
+                "\(self.security)\(self.psk ? " + psk" : ""), \(self.streams) stream\(self.streams > 1 ? "s" : "")\(way)"
+        }
+    }
+
     private struct Cost {
         var megabytesPerSecond: Double
-        /// Of both processes.
+        /// Of all processes.
         var cpuSecondsPerGigabyte: Double
     }
 
-    private func measureThroughput(
-        _ security: String,
-        _ psk: Bool,
-        _ streams: Int,
-        into report: inout Report
-    ) async throws {
-        let ours = try await self.transfer(self.peer, security, psk, streams)
-        let go = if let goPeer { try await self.transfer(goPeer, security, psk, streams) } else { Cost?.none }
-        let name = "\(security)\(psk ? " + psk" : ""), \(streams) stream\(streams > 1 ? "s" : "")"
+    private func measureThroughput(_ load: Load, into report: inout Report) async throws {
+        let ours = try await self.transfer(self.peer, load)
+        var go: Cost?
+        if let goPeer, load.path == .direct { go = try await self.transfer(goPeer, load) }
+        let budget: Figure.Budget? =
+            load.path != .direct ? nil : load.psk && load.security == "tls" ? .atLeast(1000) : .ratioAtLeast(1)
         report.add(
-            name,
+            "\(load)",
             ours.megabytesPerSecond,
             "MB/s",
             peer: go.map { ("go-libp2p", $0.megabytesPerSecond) },
-            budget: psk && security == "tls" ? .atLeast(1000) : .ratioAtLeast(1)
+            budget: budget
         )
         report.add(
-            "\(name), CPU of both ends",
+            "  CPU of \(load.path == .relay ? "all three" : "both ends")",
             ours.cpuSecondsPerGigabyte,
             "s/GB",
             peer: go.map { ("go-libp2p", $0.cpuSecondsPerGigabyte) }
@@ -84,22 +111,36 @@ struct LibP2PBenchmark {
     }
 
     /// The client sends, the server counts.
-    private func transfer(_ program: String, _ security: String, _ psk: Bool, _ streams: Int) async throws -> Cost {
-        let each = self.bytes / streams
-        let options = ["-security", security] + (psk ? ["-psk", self.key] : [])
-        let server = try PeerProcess([program] + options)
-        let address = try await Self.address(of: server)
-        let before = try Self.cpuSeconds(of: server)
+    private func transfer(_ program: String, _ load: Load) async throws -> Cost {
+        let each = self.bytes / load.streams
+        let options = ["-security", load.security] + (load.psk ? ["-psk", self.key] : [])
+        var servers: [PeerProcess] = []
+        var address: String
+        if load.path == .relay {
+            let relay = try PeerProcess([program, "-relay-service"] + options)
+            let (relayID, relayAddress) = try await Self.meshingPeer(relay)
+            address = "\(relayAddress)/p2p/\(relayID)"
+            let server = try PeerProcess([program, "-reserve", address] + options)
+            address += "/p2p-circuit/p2p/\(try await Self.meshingPeer(server).id)"
+            // The relay needs a connection to it, no more.
+            _ = try await server.line(#"{"event":"identified""#)
+            servers = [relay, server]
+        } else {
+            let listen = load.path == .webSocket ? ["-listen", "/ip4/127.0.0.1/tcp/0/ws"] : []
+            servers = [try PeerProcess([program] + listen + options)]
+            address = try await Self.address(of: servers[0])
+        }
+        let before = try Self.cpuSeconds(of: servers)
         let client = try PeerProcess(
             [program] + options
-                + ["-dial", address, "-op", "discard", "-bytes", "\(each)", "-streams", "\(streams)"]
+                + ["-dial", address, "-op", "discard", "-bytes", "\(each)", "-streams", "\(load.streams)"]
         )
         let output = try await client.finish(within: 600)
         guard let rate = Self.rate(in: output) else { throw BenchmarkError("no rate in:\n\(output)") }
-        let cpu = try Self.cpuSeconds(of: client) + Self.cpuSeconds(of: server) - before
+        let cpu = try Self.cpuSeconds(of: servers + [client]) - before
         return Cost(
             megabytesPerSecond: rate,
-            cpuSecondsPerGigabyte: cpu / (Double(each * streams) / 1e9)
+            cpuSecondsPerGigabyte: cpu / (Double(each * load.streams) / 1e9)
         )
     }
 
@@ -146,10 +187,11 @@ struct LibP2PBenchmark {
     }
 
     private func measureMemory(_ security: String, into report: inout Report) async throws {
-        for (operation, name, count) in [
-            ("hold-connections", "connection, idle", 500),
-            ("hold-streams", "stream, idle, with its echo handler", 4000),
-        ] {
+        let cases: [(String, String, Int, Figure.Budget?)] = [
+            ("hold-connections", "idle connection", 500, nil),
+            ("hold-streams", "idle stream with its handler", 4000, .atMost(1.5)),
+        ]
+        for (operation, name, count, budget) in cases {
             let server = try PeerProcess([self.peer, "-security", security])
             let address = try await Self.address(of: server)
             let warm = try PeerProcess([self.peer, "-security", security, "-dial", address, "-op", "identify"])
@@ -163,7 +205,8 @@ struct LibP2PBenchmark {
             report.add(
                 "\(security), memory per \(name)",
                 Double(Int64(after) - Int64(before)) / Double(count) / 1024,
-                "KiB"
+                "KiB",
+                budget: budget
             )
         }
     }
@@ -175,19 +218,27 @@ struct LibP2PBenchmark {
         return try await process.line("/ip4/")
     }
 
+    /// Of a peer of a mesh, which says it in JSON.
+    private static func meshingPeer(_ process: PeerProcess) async throws -> (id: String, address: String) {
+        let line = try await process.line(#"{"event":"ready""#)
+        let document = try Document.parseJSON(line.utf8)
+        guard let peer = document["peer"]?.string, let address = document["addresses"]?.array?.first?.string else {
+            throw BenchmarkError("a peer without an ID or an address: \(line)")
+        }
+        return (peer, address)
+    }
+
     private static func rate(in output: String) -> Double? {
         let words = output.split(whereSeparator: { $0 == " " || $0 == "\n" })
         return words.lastIndex(of: "MB/s").flatMap { Double(words[$0 - 1]) }
     }
 
-    /// Of a process that runs or has just ended.
-    private static func cpuSeconds(of process: PeerProcess) throws -> Double {
-        let stat = try readText("/proc/\(process.processID)/stat")
-        let fields = stat[(stat.lastIndex(of: ")") ?? stat.startIndex)...].split(separator: " ")
-        guard fields.count > 12, let user = Double(fields[12]), let system = Double(fields[13]) else {
-            throw BenchmarkError("cannot read the CPU time of process \(process.processID)")
+    /// Of processes that run or have just ended.
+    private static func cpuSeconds(of processes: [PeerProcess]) throws -> Double {
+        try processes.reduce(0) { sum, process in
+            let (user, system) = try ProcessUsage.ticks(of: process.processID)
+            return sum + Double(user + system) / Double(sysconf(Int32(_SC_CLK_TCK)))
         }
-        return (user + system) / Double(sysconf(Int32(_SC_CLK_TCK)))
     }
 
     private static func opensslSpeed(_ cipher: String) async throws -> Double {

@@ -107,10 +107,10 @@ extension Main {
             goPeer: variable("EDGEMESH_GO_PEER"),
             daemon: access("\(peers)/p2pd", X_OK) == 0 ? "\(peers)/p2pd" : nil,
             key: key,
-            bytes: quick ? 1 << 30 : 8 << 30,
+            bytes: quick ? 1 << 30 : 4 << 30,
             count: quick ? 500 : 4000
         )
-        try await benchmark.run(into: &report)
+        await benchmark.run(into: &report)
     }
 
     private static func variable(_ name: String) -> String? {
@@ -118,6 +118,6 @@ extension Main {
     }
 }
 
-private func writeError(_ text: String) {
+func writeError(_ text: String) {
     _ = write(2, text, text.utf8.count)
 }

@@ -11,12 +11,7 @@ struct ProcessUsage {
 
     /// The usage of a process now.
     init(of processID: Int32) throws {
-        let stat = try readText("/proc/\(processID)/stat")
-        // The command name may hold spaces: fields are counted from the last parenthesis.
-        let fields = stat[(stat.lastIndex(of: ")") ?? stat.startIndex)...].split(separator: " ")
-        guard fields.count > 12, let user = Int64(fields[12]), let system = Int64(fields[13]) else {
-            throw BenchmarkError("cannot read the CPU time of process \(processID)")
-        }
+        let (user, system) = try Self.ticks(of: processID)
         self.cpu = .milliseconds((user + system) * 1000 / Int64(sysconf(Int32(_SC_CLK_TCK))))
         let rollup = try readText("/proc/\(processID)/smaps_rollup")
         func kilobytes(_ key: String) -> UInt64 {
@@ -27,6 +22,17 @@ struct ProcessUsage {
         }
         self.resident = kilobytes("Rss") << 10
         self.anonymous = kilobytes("Anonymous") << 10
+    }
+
+    /// User and system CPU time in the kernel's ticks, also of a process that has ended and is not reaped.
+    static func ticks(of processID: Int32) throws -> (user: Int64, system: Int64) {
+        let stat = try readText("/proc/\(processID)/stat")
+        // The command name may hold spaces: fields are counted from the last parenthesis.
+        let fields = stat[(stat.lastIndex(of: ")") ?? stat.startIndex)...].split(separator: " ")
+        guard fields.count > 13, let user = Int64(fields[12]), let system = Int64(fields[13]) else {
+            throw BenchmarkError("cannot read the CPU time of process \(processID)")
+        }
+        return (user, system)
     }
 
     /// The usage of several processes added up, such as a server and its workers.

@@ -24,6 +24,7 @@ struct SecurityBenchmark {
             ("Noise + PSK", key, noise.0, noise.1), ("TLS", nil, tls.0, tls.1), ("TLS + PSK", key, tls.0, tls.1),
         ]
         for item in cases {
+            writeError("measuring \(item.name) …\n")
             let ends = SecuredEnds(psk: item.psk, client: item.client, server: item.server)
             for (name, size) in [("64 KiB", 65_536), ("1 KiB", 1024)] {
                 let cost = try await ends.transfer(bytes: self.megabytes << 20, writes: size)

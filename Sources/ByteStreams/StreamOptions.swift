@@ -37,10 +37,14 @@ public struct GlueReceiveAllocator: RecvByteBufferAllocator {
     public static let minimum = 2 * 1024
     public static let maximum = 256 * 1024
 
+    private let limit: Int
     private var size = Self.initial
     private var shortReads: UInt8 = 0
 
-    public init() {}
+    /// - Parameter limit: the largest size.
+    public init(limit: Int = GlueReceiveAllocator.maximum) {
+        self.limit = limit
+    }
 
     public func buffer(allocator: ByteBufferAllocator) -> ByteBuffer {
         allocator.buffer(capacity: self.size)
@@ -48,7 +52,7 @@ public struct GlueReceiveAllocator: RecvByteBufferAllocator {
 
     public mutating func record(actualReadBytes: Int) -> Bool {
         if actualReadBytes >= self.size {
-            self.size = min(Self.maximum, max(Self.minimum, self.size * 8))
+            self.size = min(self.limit, max(Self.minimum, self.size * 8))
             self.shortReads = 0
         } else if self.size <= Self.minimum {
             self.size = Self.minimum

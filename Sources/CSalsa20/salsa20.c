@@ -99,6 +99,17 @@ static void xor_groups_scalar(uint32_t state[16], uint8_t *output, const uint8_t
 #define NAME xor_groups_avx512vl
 #define TARGET __attribute__((target("avx2,avx512f,avx512vl")))
 #include "lanes.h"
+#undef LANES
+#undef NAME
+#define LANES 16
+#define NAME xor_pairs_avx512
+#include "lanes.h"
+
+static void xor_groups_avx512(uint32_t state[16], uint8_t *output, const uint8_t *input, size_t groups) {
+    size_t even = groups & ~(size_t)1;
+    xor_pairs_avx512(state, output, input, even);
+    if (even < groups) xor_groups_avx512vl(state, output + even * CSALSA20_GROUP, input + even * CSALSA20_GROUP, 1);
+}
 #endif
 
 bool csalsa20_path_supported(csalsa20_path path) {
@@ -109,14 +120,14 @@ bool csalsa20_path_supported(csalsa20_path path) {
 #endif
 #if defined(__x86_64__)
         case csalsa20_avx2: return __builtin_cpu_supports("avx2");
-        case csalsa20_avx512vl: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avx512vl");
+        case csalsa20_avx512: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avx512vl");
 #endif
         default: return false;
     }
 }
 
 csalsa20_path csalsa20_best_path(void) {
-    csalsa20_path path = csalsa20_avx512vl;
+    csalsa20_path path = csalsa20_avx512;
     while (!csalsa20_path_supported(path)) path--;
     return path;
 }
@@ -128,7 +139,7 @@ static void xor_groups(csalsa20_stream *stream, uint8_t *output, const uint8_t *
 #endif
 #if defined(__x86_64__)
         case csalsa20_avx2: return xor_groups_avx2(stream->state, output, input, groups);
-        case csalsa20_avx512vl: return xor_groups_avx512vl(stream->state, output, input, groups);
+        case csalsa20_avx512: return xor_groups_avx512(stream->state, output, input, groups);
 #endif
         default: return xor_groups_scalar(stream->state, output, input, groups);
     }

@@ -7,9 +7,16 @@ struct RecordCoalescer {
     /// The most plaintext of a record: what TLS takes, and where ChaCha20-Poly1305 of BoringSSL is at its best.
     static let recordLength = 16_384
 
+    /// How many full records are emitted as one, if a write has so many: one for who seals what is emitted, many for who cuts
+    /// records of that length on its own.
+    private let recordsAtOnce: Int
     private var held: ByteBuffer?
     /// If `held` is a buffer of ours with room for a record, not a slice of someone's write.
     private var isOwn = false
+
+    init(recordsAtOnce: Int = 1) {
+        self.recordsAtOnce = recordsAtOnce
+    }
 
     /// Takes a write and gives each record that is certainly full to `emit`.
     mutating func append(_ data: ByteBuffer, _ emit: (ByteBuffer) -> Void) {
@@ -33,8 +40,10 @@ struct RecordCoalescer {
             }
             emit(record)
         }
-        while data.readableBytes > Self.recordLength, let record = data.readSlice(length: Self.recordLength) {
-            emit(record)
+        while data.readableBytes > Self.recordLength {
+            // Something is left to be held: more may come and join it.
+            let records = min((data.readableBytes - 1) / Self.recordLength, self.recordsAtOnce)
+            if let full = data.readSlice(length: records * Self.recordLength) { emit(full) }
         }
         self.held = data
         self.isOwn = false

@@ -37,6 +37,7 @@ public struct TestHost: Sendable {
         // The limits of streams are those of every host. Benchmarks make many connections of one pair of peers.
         configuration.limits.systemConnections = .init(inbound: 16_384, outbound: 16_384)
         configuration.limits.peerConnections = configuration.limits.systemConnections
+        configuration.limits.connectionsPerAddress = 16_384
         configuration.limits.memoryBytes = 1 << 30
         configuration.maximumInboundHandshakes = 1024
         let announced = try self.announce.map { try Multiaddr($0) }

@@ -8,6 +8,8 @@ struct YamuxOutboundBatch {
     static let copiedPayloadBytes = 4096
 
     private var gathered = ByteBuffer()
+    /// What the batch before had gathered: under steady load the buffer has its size from the start.
+    private var expectedBytes = 0
     private var payloads: [(offset: Int, bytes: ByteBuffer)] = []
     private(set) var byteCount = 0
     var promises: [EventLoopPromise<Void>] = []
@@ -17,6 +19,7 @@ struct YamuxOutboundBatch {
     var isEmpty: Bool { self.byteCount == 0 && self.senders.isEmpty }
 
     mutating func append(_ header: YamuxFrameHeader) {
+        if self.gathered.capacity == 0 { self.gathered.reserveCapacity(max(256, self.expectedBytes)) }
         header.write(to: &self.gathered)
         self.byteCount += YamuxFrameHeader.byteCount
     }
@@ -40,6 +43,7 @@ struct YamuxOutboundBatch {
         if self.gathered.readableBytes > 0 { write(self.gathered.slice()) }
         self.payloads.removeAll(keepingCapacity: true)
         self.byteCount = 0
+        self.expectedBytes = self.gathered.writerIndex
         // The slices hold the old storage.
         self.gathered = ByteBuffer()
     }
@@ -221,8 +225,8 @@ extension YamuxHandler {
 
     private func gatherFrame(of stream: YamuxStreamChannel) {
         self.takeEmptyWrites(of: stream)
-        if stream.flushed > 0, !stream.writes.isEmpty, stream.canSend {
-            let size = stream.writes[0].bytes.readableBytes
+        if stream.flushed > 0, stream.canSend, var write = stream.writes.popFirst() {
+            let size = write.bytes.readableBytes
             let count = min(size, self.configuration.maximumPayloadBytes, Int(stream.machine.sendWindow))
             let header = YamuxFrameHeader(
                 .data,
@@ -231,12 +235,12 @@ extension YamuxHandler {
                 length: UInt32(clamping: count)
             )
             if count == size {
-                let write = stream.writes.removeFirst()
                 stream.flushed -= 1
                 if let promise = write.promise { self.batch.promises.append(promise) }
                 self.batch.append(header, write.bytes)
-            } else if let part = stream.writes[0].bytes.readSlice(length: count) {
+            } else if let part = write.bytes.readSlice(length: count) {
                 self.batch.append(header, part)
+                stream.writes.prepend(write)
             }
             stream.machine.sent(count)
             stream.unsentBytes -= count
@@ -261,10 +265,10 @@ extension YamuxHandler {
 
     /// A write of nothing only tells its writer that all before it has left.
     private func takeEmptyWrites(of stream: YamuxStreamChannel) {
-        while stream.flushed > 0, let first = stream.writes.first, first.bytes.readableBytes == 0 {
-            stream.writes.removeFirst()
+        while stream.beginsWithEmptyWrite, let write = stream.writes.popFirst() {
             stream.flushed -= 1
-            if let promise = first.promise { self.batch.promises.append(promise) }
+            stream.emptyWrites -= 1
+            if let promise = write.promise { self.batch.promises.append(promise) }
         }
     }
 

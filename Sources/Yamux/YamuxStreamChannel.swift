@@ -94,6 +94,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     var writes = Deque<PendingWrite>()
     /// How many of `writes` are flushed.
     var flushed = 0
+    /// How many of `writes` have no bytes.
+    var emptyWrites = 0
     var unsentBytes = 0
     private var closeOutputPromise: EventLoopPromise<Void>?
 
@@ -443,6 +445,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
             return
         }
         self.writes.append(PendingWrite(bytes: bytes, promise: promise))
+        if bytes.readableBytes == 0 { self.emptyWrites += 1 }
         self.unsentBytes += bytes.readableBytes
         session.unsentBytes += bytes.readableBytes
         let isFull = self.unsentBytes > self.waterMark.high || session.isCongested
@@ -465,6 +468,10 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
         let size = first.bytes.readableBytes
         let wholeFrame = self.session.map { min(size, $0.configuration.maximumPayloadBytes) } ?? size
         return Int(self.machine.sendWindow) >= min(size, self.flags.contains(.keepsMessages) ? wholeFrame : 1)
+    }
+
+    var beginsWithEmptyWrite: Bool {
+        self.emptyWrites > 0 && self.flushed > 0 && self.writes.first?.bytes.readableBytes == 0
     }
 
     /// The session has sent some of the writes.
@@ -490,6 +497,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     }
 
     private func fail(_ write: PendingWrite, _ error: any Error) {
+        if write.bytes.readableBytes == 0 { self.emptyWrites -= 1 }
         self.unsentBytes -= write.bytes.readableBytes
         self.session?.unsentBytes -= write.bytes.readableBytes
         write.promise?.fail(error)

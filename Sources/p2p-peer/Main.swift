@@ -1,6 +1,7 @@
 import CLinux
 import Glibc
 import LibP2P
+import LibP2PRelay
 import Logging
 import Multiformats
 import NIOCore
@@ -16,7 +17,8 @@ enum Main {
                  [-dial ADDRESS -op ping|identify|echo|sink|discard|source|streams|reset|halfclose [-bytes N] [-streams N]]
                  [-dial ADDRESS -op handshakes|latency|hold-connections|hold-streams -streams N]
                  [-announce ADDRESS,…] [-relay-service] [-reserve RELAY,…] [-hole-punch] [-keep ADDRESS,…]…
-          Prints its addresses, then 'ready PEERID', and serves until it is killed; with -dial, until the operation is done.
+          Prints its addresses, then 'ready PEERID', and serves until it is killed; with -dial, also through a circuit, until the
+          operation is done.
           With an option of the last line it is a peer of a mesh, and prints one line of JSON for whatever happens to it.
           -keep gives all addresses of one peer, each ending in /p2p/PEER.
 
@@ -103,6 +105,7 @@ enum Main {
                 // Until a signal ends the process.
                 while true { try await Task.sleep(for: .seconds(3600)) }
             }
+            if dial.isCircuit { host.add(transport: CircuitTransport(host: host)) }
             let begin = NIODeadline.now()
             let connection = try await host.connect(to: dial)
             print(

@@ -224,16 +224,35 @@ extension SocketTests {
             #expect(try channel.readOutbound(as: WebSocketFrame.self)?.opcode == .connectionClose)
         }
 
-        @Test func longWritesAreCutAndMasked() throws {
-            let channel = try Self.channel(isServer: false)
-            let bytes = ByteBuffer(repeating: 9, count: 70_000)
-            try channel.writeOutbound(bytes)
+        /// What a client writes, as NIO decodes it.
+        @Test(arguments: [0, 1, 7, 8, 125, 126, 1000, 32_768, 32_769, 70_000])
+        func writesAreCutAndMasked(_ length: Int) throws {
+            let client = EmbeddedChannel(handlers: [WebSocketFrameEncoder(), WebSocketByteHandler(isServer: false)])
+            let server = EmbeddedChannel(handler: ByteToMessageHandler(WebSocketFrameDecoder(maxFrameSize: 32_768)))
+            for channel in [client, server] {
+                try channel.connect(to: SocketAddress(ipAddress: "127.0.0.1", port: 1)).wait()
+            }
+            let bytes = ByteBuffer(bytes: (0..<length).map { UInt8(truncatingIfNeeded: $0 / 3) })
+            try client.writeOutbound(bytes)
+            while let piece = try client.readOutbound(as: ByteBuffer.self) { try server.writeInbound(piece) }
             var sizes: [Int] = []
-            while let frame = try channel.readOutbound(as: WebSocketFrame.self) {
+            var unmasked = ByteBuffer()
+            while let frame = try server.readInbound(as: WebSocketFrame.self) {
                 #expect(frame.opcode == .binary && frame.fin && frame.maskKey != nil)
                 sizes.append(frame.data.readableBytes)
+                unmasked.writeImmutableBuffer(frame.unmaskedData)
             }
-            #expect(sizes == [32768, 32768, 4464])
+            #expect(unmasked == bytes)
+            let whole = [Int](repeating: 32_768, count: max(0, length - 1) / 32_768)
+            #expect(sizes == whole + [length - whole.reduce(0, +)])
+        }
+
+        @Test(arguments: [0, 1, 7, 8, 9, 1000]) func framesAreUnmasked(_ length: Int) throws {
+            let channel = try Self.channel(isServer: true)
+            let text = String((0..<length).map { "\($0 % 10)".first ?? " " })
+            try channel.writeInbound(Self.frame(.binary, text))
+            let bytes = try channel.readInbound(as: ByteBuffer.self)
+            #expect(bytes.map { String(buffer: $0) } ?? "" == text)
         }
 
         @Test func requestsThatAreNoWebSocketAreAnswered() async throws {

@@ -71,7 +71,8 @@ final class Side {
         configuration: YamuxConfiguration = .init(),
         setUp: @escaping (StreamRecorder, any Channel) -> Void = { _, _ in },
         isTrusted: Bool = false,
-        initializer: YamuxHandler.StreamInitializer? = nil
+        initializer: YamuxHandler.StreamInitializer? = nil,
+        insteadOfRecorder: YamuxHandler.StreamInitializer? = nil
     ) throws {
         let inbound = Box<[StreamRecorder]>([])
         let closed = Box<[YamuxError?]>([])
@@ -86,6 +87,7 @@ final class Side {
         self.closed = closed
         self.events = events
         self.handler = YamuxHandler(role: role, configuration: configuration, events: observer) { channel in
+            if let insteadOfRecorder { return insteadOfRecorder(channel) }
             let recorder = StreamRecorder()
             inbound.value.append(recorder)
             return channel.eventLoop.makeCompletedFuture {
@@ -179,29 +181,43 @@ struct Frame: Equatable {
 
 /// Two sessions of one virtual clock, with nothing between them but this.
 final class Pair {
-    let loop = EmbeddedEventLoop()
+    let loop: EmbeddedEventLoop
     let client: Side
     let server: Side
 
+    /// - Parameter inboundStream: sets up the streams that the server is opened, in place of a recorder.
     init(
+        loop: EmbeddedEventLoop = EmbeddedEventLoop(),
         client clientConfiguration: YamuxConfiguration = .init(),
         server serverConfiguration: YamuxConfiguration = .init(),
-        setUp: @escaping (StreamRecorder, any Channel) -> Void = { _, _ in }
+        setUp: @escaping (StreamRecorder, any Channel) -> Void = { _, _ in },
+        inboundStream: YamuxHandler.StreamInitializer? = nil
     ) throws {
-        self.client = try Side(.client, loop: self.loop, configuration: clientConfiguration, setUp: setUp)
-        self.server = try Side(.server, loop: self.loop, configuration: serverConfiguration, setUp: setUp)
+        self.loop = loop
+        self.client = try Side(.client, loop: loop, configuration: clientConfiguration, setUp: setUp)
+        self.server = try Side(
+            .server,
+            loop: loop,
+            configuration: serverConfiguration,
+            setUp: setUp,
+            insteadOfRecorder: inboundStream
+        )
     }
 
     /// Lets both sides work until neither has anything to say.
     func settle() throws {
-        while true {
-            self.loop.advanceTime(by: .microseconds(20))
-            let toServer = try self.client.takeOutput()
-            let toClient = try self.server.takeOutput()
-            if toServer.readableBytes == 0, toClient.readableBytes == 0 { return }
-            try self.deliver(toServer, to: self.server)
-            try self.deliver(toClient, to: self.client)
-        }
+        while try self.exchange() {}
+    }
+
+    /// Lets both sides work once, and each hear what the other says.
+    /// - Returns: whether either had anything to say.
+    func exchange() throws -> Bool {
+        self.loop.advanceTime(by: .microseconds(20))
+        let toServer = try self.client.takeOutput()
+        let toClient = try self.server.takeOutput()
+        try self.deliver(toServer, to: self.server)
+        try self.deliver(toClient, to: self.client)
+        return toServer.readableBytes > 0 || toClient.readableBytes > 0
     }
 
     func deliver(_ bytes: ByteBuffer, to side: Side) throws {

@@ -66,48 +66,99 @@ import Testing
         }
     }
 
+    /// A connection over loopback whose client opens streams that each send some bytes, and what came of each.
+    private struct Connection {
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
+        let results: [EventLoopFuture<(bytes: UInt64, bad: Int)>]
+        let client: any Channel
+        let listener: any Channel
+
+        /// - Parameter accept: called with each stream that the server is opened, in order, before its handler is added.
+        init(
+            streams: Int,
+            bytesEach: Int,
+            accept: @escaping @Sendable (_ index: Int, _ stream: any Channel) throws -> Void = { _, _ in }
+        ) async throws {
+            let group = self.group
+            let promises = (0..<streams).map { _ in group.next().makePromise(of: (bytes: UInt64, bad: Int).self) }
+            self.results = promises.map(\.futureResult)
+            // Only the one connection of the listener counts them, on its event loop.
+            let accepted = Mutex(0)
+            self.listener = try await ServerBootstrap(group: group).childChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    let handler = YamuxHandler(role: .server) { stream in
+                        stream.eventLoop.makeCompletedFuture {
+                            let index = accepted.withLock { count in
+                                defer { count += 1 }
+                                return count
+                            }
+                            try stream.syncOptions?.setOption(.allowRemoteHalfClosure, value: true)
+                            try accept(index, stream)
+                            try stream.pipeline.syncOperations.addHandler(Sink(promises[index]))
+                        }
+                    }
+                    try channel.pipeline.syncOperations.addHandler(handler)
+                }
+            }.bind(host: "127.0.0.1", port: 0).get()
+            let client = try await ClientBootstrap(group: group).channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    try channel.pipeline.syncOperations.addHandler(YamuxHandler(role: .client) { $0.close() })
+                }
+            }.connect(to: try #require(self.listener.localAddress)).get()
+            self.client = client
+            try await client.eventLoop.submit {
+                let handler = try client.pipeline.syncOperations.handler(type: YamuxHandler.self)
+                for _ in 0..<streams {
+                    _ = handler.openStream { stream in
+                        stream.eventLoop.makeCompletedFuture {
+                            try stream.pipeline.syncOperations.addHandler(Source(bytesEach))
+                        }
+                    }
+                }
+            }.get()
+        }
+
+        func close() async throws {
+            try await self.client.close()
+            try await self.listener.close()
+            try await self.group.shutdownGracefully()
+        }
+    }
+
     @Test(.timeLimit(.minutes(1)), arguments: [1, 8])
     func sixtyFourMegabytesArriveWhole(_ streams: Int) async throws {
-        let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
-        let total = 64 << 20
-        let results = (0..<streams).map { _ in group.next().makePromise(of: (bytes: UInt64, bad: Int).self) }
-        // Only the one connection of the listener takes them, on its event loop.
-        let unused = Mutex(results[...])
-        let listener = try await ServerBootstrap(group: group).childChannelInitializer { channel in
-            channel.eventLoop.makeCompletedFuture {
-                let handler = YamuxHandler(role: .server) { stream in
-                    stream.eventLoop.makeCompletedFuture {
-                        try stream.syncOptions?.setOption(.allowRemoteHalfClosure, value: true)
-                        let promise = try #require(unused.withLock { $0.popFirst() })
-                        try stream.pipeline.syncOperations.addHandler(Sink(promise))
-                    }
-                }
-                try channel.pipeline.syncOperations.addHandler(handler)
-            }
-        }.bind(host: "127.0.0.1", port: 0).get()
-        let address = try #require(listener.localAddress)
-        let client = try await ClientBootstrap(group: group).channelInitializer { channel in
-            channel.eventLoop.makeCompletedFuture {
-                try channel.pipeline.syncOperations.addHandler(YamuxHandler(role: .client) { $0.close() })
-            }
-        }.connect(to: address).get()
-        try await client.eventLoop.submit {
-            let handler = try client.pipeline.syncOperations.handler(type: YamuxHandler.self)
-            for _ in 0..<streams {
-                _ = handler.openStream { stream in
-                    stream.eventLoop.makeCompletedFuture {
-                        try stream.pipeline.syncOperations.addHandler(Source(total / streams))
-                    }
-                }
-            }
-        }.get()
-        for result in results {
-            let (bytes, bad) = try await result.futureResult.get()
-            #expect(bytes == UInt64(total / streams))
+        let each = (64 << 20) / streams
+        let connection = try await Connection(streams: streams, bytesEach: each)
+        for result in connection.results {
+            let (bytes, bad) = try await result.get()
+            #expect(bytes == UInt64(each))
             #expect(bad == 0)
         }
-        try await client.close()
-        try await listener.close()
-        try await group.shutdownGracefully()
+        try await connection.close()
+    }
+
+    /// One stream is not read, with more under way for it than its window takes: the others move all that they have, and then it
+    /// does.
+    @Test(.timeLimit(.minutes(1))) func aStalledReaderHoldsNobodyUp() async throws {
+        let each = 8 << 20
+        let stalled = Mutex<(any Channel)?>(nil)
+        let connection = try await Connection(streams: 6, bytesEach: each) { index, stream in
+            guard index == 0 else { return }
+            try stream.syncOptions?.setOption(.autoRead, value: false)
+            stalled.withLock { $0 = stream }
+        }
+        for result in connection.results.dropFirst() { #expect(try await result.get().bytes == UInt64(each)) }
+        let stream = try #require(stalled.withLock { $0 })
+        let waiting = try await stream.eventLoop.submit {
+            let session = try #require((stream as? YamuxStreamChannel)?.session)
+            return (session.openStreams, session.unreadBytes)
+        }.get()
+        // A window that nobody reads does not grow; what waits is counted with the buffers that hold it.
+        #expect(waiting.0 == 1)
+        #expect((1...2 * YamuxConfiguration.initialWindowBytes).contains(waiting.1), "\(waiting.1) bytes")
+        try await stream.setOption(.autoRead, value: true).get()
+        let (bytes, bad) = try await connection.results[0].get()
+        #expect((bytes, bad) == (UInt64(each), 0))
+        try await connection.close()
     }
 }

@@ -12,7 +12,7 @@ typedef enum {
     csalsa20_scalar = 0,
     csalsa20_vector128 = 1,  // 4 blocks at once: SSE2 or NEON, part of every x86-64 and arm64
     csalsa20_avx2 = 2,       // 8 blocks at once
-    csalsa20_avx512vl = 3,   // 8 blocks at once; rotations are instructions and nothing spills
+    csalsa20_avx512 = 3,     // 16 blocks at once; rotations are instructions and nothing spills
 } csalsa20_path;
 
 // The keystream is made in groups of 8 blocks of 64 bytes; what is left of a group serves the next call.

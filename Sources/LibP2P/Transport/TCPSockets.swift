@@ -11,6 +11,10 @@ import Synchronization
 final class TCPSockets: Sendable {
     /// Connections that the kernel holds for a listener whose loop is busy.
     private static let backlog: Int32 = 512
+    /// The most that one read takes, and one round of reading. What decryption adds in buffers stays below malloc's mmap threshold,
+    /// beyond which every page of every read was a page fault, and all of it within the second-level cache.
+    private static let readLimit = 128 * 1024
+    private static let readsAtOnce: UInt = 1
     /// Bytes that wait in user space for a slow peer before writers are told to stop.
     private static let waterMark = ChannelOptions.Types.WriteBufferWaterMark(low: 64 * 1024, high: 256 * 1024)
 
@@ -47,7 +51,8 @@ final class TCPSockets: Sendable {
                 .connectTimeout(timeout)
                 .channelOption(SocketOption.noDelay, value: 1)
                 .channelOption(SocketOption.keepAlive, value: 1)
-                .channelOption(.recvAllocator, value: GlueReceiveAllocator())
+                .channelOption(.recvAllocator, value: GlueReceiveAllocator(limit: Self.readLimit))
+                .channelOption(.maxMessagesPerRead, value: Self.readsAtOnce)
                 .channelOption(.writeBufferWaterMark, value: Self.waterMark)
                 .channelInitializer { channel in
                     options.channelMade?(channel)
@@ -99,7 +104,8 @@ final class TCPSockets: Sendable {
             }
             .childChannelOption(SocketOption.noDelay, value: 1)
             .childChannelOption(SocketOption.keepAlive, value: 1)
-            .childChannelOption(.recvAllocator, value: GlueReceiveAllocator())
+            .childChannelOption(.recvAllocator, value: GlueReceiveAllocator(limit: Self.readLimit))
+            .childChannelOption(.maxMessagesPerRead, value: Self.readsAtOnce)
             .childChannelOption(.writeBufferWaterMark, value: Self.waterMark)
             .childChannelInitializer(initializer)
         if address.address.family == .v6 {

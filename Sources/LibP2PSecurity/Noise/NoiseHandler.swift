@@ -9,8 +9,9 @@ final class NoiseHandler: ChannelDuplexHandler {
 
     /// The largest handshake message that is taken; the largest identities and signatures that exist have 2 KiB.
     static let maximumHandshakeMessage = 8192
-    /// Sealed records are handed on when there is as much as this, also before a flush.
-    private static let outputLength = 65_536
+    private static let fullRecordLength = 2 + RecordCoalescer.recordLength + NoiseCipherState.tagLength
+    /// Sealed records are handed on when there are as many as this, also before a flush: they fill a buffer of 128 KiB.
+    private static let outputLength = 7 * NoiseHandler.fullRecordLength
 
     private enum State {
         case handshaking(NoiseHandshakeStateMachine, EventLoopPromise<SecuredPeer>)
@@ -218,11 +219,13 @@ final class NoiseHandler: ChannelDuplexHandler {
 
     private func seal(_ record: ByteBuffer, _ context: ChannelHandlerContext) throws(LibP2PSecurityError) {
         let length = record.readableBytes + NoiseCipherState.tagLength
-        var output = self.output ?? context.channel.allocator.buffer(capacity: 2 + length)
+        // Behind a full record there are others: a buffer that grows would be copied.
+        let isFull = record.readableBytes == RecordCoalescer.recordLength
+        var output = self.output ?? context.channel.allocator.buffer(capacity: isFull ? Self.outputLength : 2 + length)
         self.output = nil
         output.writeInteger(UInt16(clamping: length))
         try self.sendCipher?.seal(record, into: &output)
-        if output.readableBytes >= Self.outputLength {
+        if output.readableBytes + Self.fullRecordLength > Self.outputLength {
             context.write(self.wrapOutboundOut(output), promise: nil)
         } else {
             self.output = output

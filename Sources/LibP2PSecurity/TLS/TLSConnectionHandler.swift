@@ -15,7 +15,7 @@ final class TLSConnectionHandler: ChannelDuplexHandler {
     var verification: Result<PublicKey, LibP2PSecurityError>?
     /// Of the handshake; nil when it is over.
     private var promise: EventLoopPromise<SecuredPeer>?
-    private var coalescer = RecordCoalescer()
+    private var coalescer = RecordCoalescer(recordsAtOnce: 64)
     /// Completes with the last record of the next flush.
     private var writePromise: EventLoopPromise<Void>?
     private var hasReceived = false
