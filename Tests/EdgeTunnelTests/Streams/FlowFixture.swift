@@ -251,11 +251,11 @@ enum TestTarget {
 
     /// A TCP server that answers the end of its input with the count of its bytes.
     static func count() async throws -> any Channel {
-        try await self.server("127.0.0.1") { CountTarget() }
+        try await self.server { CountTarget() }
     }
 
-    private static func server(
-        _ host: String,
+    static func server(
+        _ host: String = "127.0.0.1",
         _ make: @escaping @Sendable () -> any ChannelHandler & Sendable
     ) async throws -> any Channel {
         try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)

@@ -54,19 +54,16 @@ extension FlowSocketTests {
         /// The target ends first; what the client still sends is taken.
         @Test(arguments: [false, true])
         func theTargetMayEndFirst(isOriginal: Bool) async throws {
-            let server = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
-                .childChannelOption(.allowRemoteHalfClosure, value: true)
-                .childChannelInitializer { channel in
-                    channel.writeAndFlush(ByteBuffer(string: "bye"), promise: nil)
-                    return channel.eventLoop.makeSucceededVoidFuture()
-                }
-                .bind(host: "127.0.0.1", port: 0).get()
+            let received = ReadLog()
+            let server = try await TestTarget.server { GreetingTarget(received) }
             try await FlowFixture.with(isOriginal: isOriginal) { fixture in
                 let channel = try await fixture.open(try FlowFixture.target(server.localAddress))
                 let log = try await channel.record()
-                try await eventually("the greeting") { log.text == "bye" }
+                try await eventually("the greeting and the end") { log.text == "bye" && log.hasEnded }
                 channel.send("still here")
                 try await channel.close(mode: .output).get()
+                try await eventually("the rest") { received.text == "still here" && received.hasEnded }
+                try await eventually("nothing is left") { fixture.acceptor.tally.total == 0 }
             }
             try await server.close()
         }
@@ -180,4 +177,27 @@ extension FlowSocketTests {
             try await server.close()
         }
     }
+}
+
+/// Says goodbye at once, and takes what still comes.
+private final class GreetingTarget: ChannelInboundHandler, Sendable {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    private let received: ReadLog
+
+    init(_ received: ReadLog) { self.received = received }
+
+    func channelActive(context: ChannelHandlerContext) {
+        context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(string: "bye")), promise: nil)
+        context.close(mode: .output, promise: nil)
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        let bytes = self.unwrapInboundIn(data)
+        self.received.note { $0.reads.append(bytes) }
+    }
+
+    // A socket whose output is shut closes when its input ends.
+    func channelInactive(context: ChannelHandlerContext) { self.received.note { $0.hasEnded = true } }
 }

@@ -133,6 +133,38 @@ extension FlowSocketTests {
         }
 
         @Test
+        func whoLeavesBeforeTheTargetAnswersLeavesNothing() async throws {
+            let server = try await TestTarget.echo()
+            let address = try #require(server.localAddress.flatMap { TransportAddress($0) })
+            let (hasBegun, mayGoOn) = (ReadLog(), ReadLog())
+            let dialer = TargetDialer(
+                stream: { _, loop, deadline in
+                    hasBegun.note { $0.hasEnded = true }
+                    return Self.wait(for: mayGoOn, on: loop).flatMap {
+                        TargetDialer.sockets.stream(address, loop, deadline)
+                    }
+                },
+                datagrams: TargetDialer.sockets.datagrams
+            )
+            try await FlowFixture.with(dialer: dialer) { fixture in
+                let channel = try await fixture.rawStream(TunnelProtocol.flow)
+                channel.writeAndFlush(Self.request(address), promise: nil)
+                try await eventually("the dial has begun") { hasBegun.hasEnded }
+                try await channel.eventLoop.submit { channel.closeWithReset() }.get()
+                try await eventually("the stream has ended") { fixture.acceptor.tally.total == 0 }
+                mayGoOn.note { $0.hasEnded = true }
+                try await eventually("it is counted") { fixture.acceptor.counters.abandoned == 1 }
+                #expect(fixture.acceptor.counters.opened == 0)
+            }
+            try await server.close()
+        }
+
+        private static func wait(for log: ReadLog, on loop: any EventLoop) -> EventLoopFuture<Void> {
+            guard !log.hasEnded else { return loop.makeSucceededVoidFuture() }
+            return loop.flatScheduleTask(in: .milliseconds(5)) { Self.wait(for: log, on: loop) }.futureResult
+        }
+
+        @Test
         func aPeerThatCannotBeReachedIsNoPath() async throws {
             let near = try FlowFixture.host()
             try await near.start()
@@ -218,9 +250,7 @@ extension FlowSocketTests {
 
         @Test
         func aSlowReaderHoldsLittle() async throws {
-            let server = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
-                .childChannelInitializer { channel in channel.pipeline.addHandler(EndlessTarget()) }
-                .bind(host: "127.0.0.1", port: 0).get()
+            let server = try await TestTarget.server { EndlessTarget() }
             try await FlowFixture.with { fixture in
                 // Nobody ever reads the channel.
                 let channel = try await fixture.open(try FlowFixture.target(server.localAddress))

@@ -31,6 +31,7 @@ extension FlowSocketTests {
         private static let theirs = "ke-original"
         /// Stands for a pod's: v1.17 takes none of loopback for an endpoint.
         private static let podAddress = "10.88.0.1"
+        private static let folder = "/tmp/edgemesh-original-\(getpid())"
         private static let secret = "a secret of the test"
 
         @Test
@@ -84,6 +85,8 @@ extension FlowSocketTests {
             #expect(access.refusals.isEmpty)
             await host.shutdown(deadline: .now())
             await kube.stop()
+            for name in ["psk", "agent.yaml"] { unlink("\(Self.folder)/\(name)") }
+            rmdir(Self.folder)
             try await echo.close()
             try await datagrams.close()
         }
@@ -197,7 +200,7 @@ extension FlowSocketTests {
         /// v1.17 wants to raise a limit further than most machines let it; told that it has, it starts.
         private static func start(_ kube: FakeKube) throws -> PeerProcess {
             let program = String(cString: try #require(getenv("EDGEMESH_ORIGINAL_AGENT")))
-            let folder = "/tmp/edgemesh-original-\(getpid())"
+            let folder = Self.folder
             mkdir(folder, 0o700)
             try Self.write(Self.secret, to: "\(folder)/psk")
             try Self.write(
@@ -212,7 +215,9 @@ extension FlowSocketTests {
             )
             let trace = ["/usr/bin/strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=prlimit64,setrlimit"]
             return try PeerProcess(
-                trace + ["-e", "inject=prlimit64,setrlimit:retval=0", program, "--config-file", "\(folder)/agent.yaml"],
+                trace + [
+                    "-e", "inject=prlimit64,setrlimit:retval=0", program, "--config-file", "\(folder)/agent.yaml",
+                ],
                 environment: ["NODE_NAME": Self.theirs, "NAMESPACE": "kubeedge"]
             )
         }
