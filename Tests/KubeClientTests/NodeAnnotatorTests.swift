@@ -37,7 +37,9 @@ struct NodeAnnotatorTests {
                 let stored = try Document.parseJSON(try #require(fake.json("nodes", name: "edge-1")))
                 let annotations = stored["metadata"]?["annotations"]
                 #expect(annotations?[NodeObject.peerIDAnnotation]?.string == value)
-                #expect(annotations?["other"]?.string == "stays" && stored["metadata"]?["labels"]?["zone"]?.string == "a")
+                #expect(
+                    annotations?["other"]?.string == "stays" && stored["metadata"]?["labels"]?["zone"]?.string == "a"
+                )
                 let decoded = try #require(try ClusterObject.decode(stored).first)
                 guard case .node(let node) = decoded else { return Issue.record("no node") }
                 #expect(node.peerID == value)

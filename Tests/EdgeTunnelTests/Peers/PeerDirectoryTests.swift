@@ -42,7 +42,10 @@ struct PeerDirectoryTests {
     @Test("a name that the catalog does not have is known by its key, as gateways are")
     func unknown() throws {
         let directory = self.directory
-        #expect(directory.peer(of: "k8s-master-gateway")?.description == "12D3KooWK7jA1pdgBVvNicvVEE1Dp24YNcFTyUzwCBLyH7fVgKZ8")
+        #expect(
+            directory.peer(of: "k8s-master-gateway")?.description
+                == "12D3KooWK7jA1pdgBVvNicvVEE1Dp24YNcFTyUzwCBLyH7fVgKZ8"
+        )
         #expect(directory.node(of: try self.derived("k8s-master-gateway")) == "k8s-master-gateway")
         #expect(directory.peer(of: "") == nil && directory.peer(of: String(repeating: "n", count: 254)) == nil)
     }

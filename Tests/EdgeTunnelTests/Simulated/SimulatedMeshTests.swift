@@ -66,7 +66,9 @@ struct SimulatedMeshTests {
         for node in nodes { await node.stop() }
     }
 
-    @Test("a node that is cut off is known to be down within the liveness timeout and an interval, and is back when it is")
+    @Test(
+        "a node that is cut off is known to be down within the liveness timeout and an interval, and is back when it is"
+    )
     func partition() throws {
         try withSimulation(seed: 1, link: Self.link) { simulation in
             let (one, two) = try Self.pair(simulation)
@@ -134,7 +136,9 @@ struct SimulatedMeshTests {
                 world.relays[0].machine.isAsleep = true
                 let lost = simulation.loop.now
                 #expect(
-                    try await simulation.wait(atMost: .seconds(30)) { world.one.path(to: world.two)?.relay == "relay-1" }
+                    try await simulation.wait(atMost: .seconds(30)) {
+                        world.one.path(to: world.two)?.relay == "relay-1"
+                    }
                 )
                 #expect(simulation.loop.now - lost <= .seconds(20), "\((simulation.loop.now - lost).inSeconds) s")
                 #expect(world.one.path(to: world.two)?.state == .up)
@@ -155,7 +159,9 @@ struct SimulatedMeshTests {
                 await world.relays[0].stop()
                 let lost = simulation.loop.now
                 #expect(
-                    try await simulation.wait(atMost: .seconds(10)) { world.one.path(to: world.two)?.relay == "relay-1" }
+                    try await simulation.wait(atMost: .seconds(10)) {
+                        world.one.path(to: world.two)?.relay == "relay-1"
+                    }
                 )
                 #expect(simulation.loop.now - lost <= .seconds(3), "\((simulation.loop.now - lost).inSeconds) s")
                 await Self.stop(Array(world.all.dropFirst()))

@@ -212,7 +212,9 @@ extension FlowSocketTests {
             )
             let trace = ["/usr/bin/strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=prlimit64,setrlimit"]
             return try PeerProcess(
-                trace + ["-e", "inject=prlimit64,setrlimit:retval=0", program, "--config-file", "\(folder)/agent.yaml"],
+                trace + [
+                    "-e", "inject=prlimit64,setrlimit:retval=0", program, "--config-file", "\(folder)/agent.yaml",
+                ],
                 environment: ["NODE_NAME": Self.theirs, "NAMESPACE": "kubeedge"]
             )
         }
