@@ -286,7 +286,8 @@ extension AgentConfiguration {
         guard CIDR(isBracketed ? host.dropFirst().dropLast() : host) != nil else { return false }
         let ports = text[text.index(after: colon)...].split(separator: "-", omittingEmptySubsequences: false)
         let numbers = ports.compactMap { UInt16($0) }
-        return ports.count <= 2 && numbers.count == ports.count && numbers[0] > 0 && numbers[0] <= numbers[numbers.count - 1]
+        return ports.count <= 2 && numbers.count == ports.count && numbers[0] > 0
+            && numbers[0] <= numbers[numbers.count - 1]
             && (isBracketed || !host.contains(":") || host.contains("/"))
     }
 

@@ -1,3 +1,4 @@
+import ByteStreams
 import Glibc
 import LibP2P
 import LibP2PDiscovery
@@ -128,6 +129,9 @@ public final class EdgeTunnelService: Service, NodeTunneling {
             throw EdgeTunnelError(code: .identity, message: "this node's key cannot be used", cause: error)
         }
         host.add(transport: transport)
+        // Each flow to this node is a socket to its target.
+        let sockets = (settings.limits.inbound ?? TunnelSettings.mostFlows) + 2 * TunnelSettings.mostPeers
+        _ = FileDescriptorLimit.raise(to: UInt64(clamping: sockets))
         var mdns = MDNSConfiguration(serviceName: settings.rendezvous)
         mdns.interfaceFilter = { interfaces.admits($0) }
         self.logger.notice(
@@ -176,7 +180,8 @@ public final class EdgeTunnelService: Service, NodeTunneling {
         guard !bytes.isEmpty, bytes.count <= Self.longestKeyFile else {
             throw EdgeTunnelError(
                 code: .preSharedKey,
-                message: "the pre-shared key \(path) is \(bytes.isEmpty ? "empty" : "too long"): put the cluster's key there"
+                message:
+                    "the pre-shared key \(path) is \(bytes.isEmpty ? "empty" : "too long"): put the cluster's key there"
             )
         }
         return PreSharedKey(originalFileBytes: bytes)
@@ -267,7 +272,10 @@ public final class EdgeTunnelService: Service, NodeTunneling {
     ) -> EventLoopFuture<any Channel> {
         guard let node = self.state.withLock({ $0.running }) else {
             return loop.makeFailedFuture(
-                TunnelError(code: .notRunning, message: "the tunnel of this agent is not up: none to node \(target.node)")
+                TunnelError(
+                    code: .notRunning,
+                    message: "the tunnel of this agent is not up: none to node \(target.node)"
+                )
             )
         }
         return node.open(target, transport, on: loop, deadline: deadline)

@@ -140,7 +140,10 @@ final class MeshNode: Sendable {
         wan.bootstrapPeers = bootstrap
         // In a cluster without public addresses the other one stays empty.
         lan.bootstrapPeers = bootstrap
-        return DualDHT(wan: KademliaDHT(host: host, configuration: wan), lan: KademliaDHT(host: host, configuration: lan))
+        return DualDHT(
+            wan: KademliaDHT(host: host, configuration: wan),
+            lan: KademliaDHT(host: host, configuration: lan)
+        )
     }
 
     var settings: TunnelSettings { self.state.withLock { $0.settings } }
@@ -242,7 +245,8 @@ final class MeshNode: Sendable {
             return loop.makeFailedFuture(
                 TunnelError(
                     code: .unknownNode,
-                    message: "nothing tells which peer node \(target.node) is; does its record in the cluster hold a valid one?"
+                    message:
+                        "nothing tells which peer node \(target.node) is; does its record in the cluster hold a valid one?"
                 )
             )
         }

@@ -35,7 +35,8 @@ extension TunnelSettings {
 
     /// Sets everything of a host that follows from the settings. The limits of flows are those of the flows' own tables, which say
     /// why they refuse; those of the host below leave room for them and for what else there is.
-    func apply(to configuration: inout HostConfiguration, _ interfaces: InterfaceSelection, _ directory: PeerDirectory) {
+    func apply(to configuration: inout HostConfiguration, _ interfaces: InterfaceSelection, _ directory: PeerDirectory)
+    {
         configuration.acceptPeer = { peer, _ in !directory.isRevoked(peer) }
         configuration.agentVersion = "edgemesh"
         configuration.interfaceFilter = { interfaces.admits($0.interface) }

@@ -50,7 +50,9 @@ struct NodeRecord {
 
     /// Why a dial on demand is of no use now: it has just failed.
     func freshFailure(now: NIODeadline) -> String? {
-        guard self.state == .down, let lastFailure, lastFailure + self.configuration.freshFailure > now else { return nil }
+        guard self.state == .down, let lastFailure, lastFailure + self.configuration.freshFailure > now else {
+            return nil
+        }
         return self.problem
     }
 

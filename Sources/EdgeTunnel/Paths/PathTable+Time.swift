@@ -57,7 +57,10 @@ extension PathTable {
         _ work: inout Work,
         _ now: NIODeadline
     ) {
-        guard let liveness else { return entry.probes = [:] }
+        guard let liveness else {
+            entry.probes = [:]
+            return
+        }
         let ids = Set(open.map(\.id))
         entry.probes = entry.probes.filter { ids.contains($0.key) }
         for connection in open {

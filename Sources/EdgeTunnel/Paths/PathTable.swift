@@ -15,6 +15,8 @@ final class PathTable: Sendable {
         var liveness = LivenessProbe.Configuration()
         /// For a node to be reached by any path, however long the caller waits for it.
         var dialTimeout: TimeAmount = .seconds(20)
+        /// The same in the background, where the next try is not far.
+        var redialTimeout: TimeAmount = .seconds(10)
         /// Nodes that are kept; beyond, idle ones are forgotten.
         var maximumNodes = 8192
         /// Nodes that are dialled anew at once.
@@ -148,7 +150,9 @@ final class PathTable: Sendable {
         let dialled = self.dial(peer)
         let promise = dialled.eventLoop.makePromise(of: Connection.self)
         let timer = dialled.eventLoop.scheduleTask(deadline: deadline) {
-            promise.fail(TunnelError(code: .timedOut, message: "node \(node) was not reached in time; it is still dialled"))
+            promise.fail(
+                TunnelError(code: .timedOut, message: "node \(node) was not reached in time; it is still dialled")
+            )
         }
         dialled.whenComplete { result in
             timer.cancel()
@@ -177,7 +181,10 @@ final class PathTable: Sendable {
             to: peer,
             addresses: self.relays.circuits(to: peer),
             // The table has its own pace, and a node that comes back is to be found at once.
-            options: DialOptions(ignoreBackoff: true, timeout: self.configuration.dialTimeout)
+            options: DialOptions(
+                ignoreBackoff: true,
+                timeout: isRedial ? self.configuration.redialTimeout : self.configuration.dialTimeout
+            )
         )
         guard isFirst else { return dialled }
         dialled.whenComplete { result in
@@ -218,7 +225,9 @@ final class PathTable: Sendable {
         let now = self.loop.now
         let kind = self.host.bestConnection(to: peer).map { self.kind(of: $0) }
         let change = self.state.withLock { state -> (before: NodePath.State, after: NodePath.State)? in
-            guard state.entries[peer] != nil || (kind != nil && self.admit(peer, in: &state, now: now)) else { return nil }
+            guard state.entries[peer] != nil || (kind != nil && self.admit(peer, in: &state, now: now)) else {
+                return nil
+            }
             let before = state.entries[peer]?.record.state ?? .idle
             if let kind {
                 state.entries[peer]?.record.connected(kind, now: now)
@@ -276,7 +285,9 @@ final class PathTable: Sendable {
                 guard record.isUsed(now: now) || relays.contains(peer) || state.entries[peer]?.probes.isEmpty == false
                 else { continue }
                 state.entries[peer]?.watchUntil = now + self.configuration.watchAfterChange
-                for id in (state.entries[peer]?.probes ?? [:]).keys { state.entries[peer]?.probes[id]?.suspect(now: now) }
+                for id in (state.entries[peer]?.probes ?? [:]).keys {
+                    state.entries[peer]?.probes[id]?.suspect(now: now)
+                }
             }
         }
         for peer in away { self.host.clearBackoff(of: peer) }
@@ -299,7 +310,9 @@ final class PathTable: Sendable {
         }
         self.logger.info(
             "a connection is given up",
-            metadata: ["peer-id": "\(connection.remotePeer)", "address": "\(connection.remoteAddress)", "reason": "\(reason)"]
+            metadata: [
+                "peer-id": "\(connection.remotePeer)", "address": "\(connection.remoteAddress)", "reason": "\(reason)",
+            ]
         )
         connection.close()
     }

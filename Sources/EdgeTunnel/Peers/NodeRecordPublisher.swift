@@ -40,7 +40,10 @@ struct NodeRecordPublisher: Sendable {
                         value: self.peer.description
                     )
                     backoff.reset()
-                    self.logger.notice("this node's record in the cluster names its peer", metadata: ["peer-id": "\(self.peer)"])
+                    self.logger.notice(
+                        "this node's record in the cluster names its peer",
+                        metadata: ["peer-id": "\(self.peer)"]
+                    )
                 } catch {
                     let delay = backoff.next()
                     pause = .nanoseconds(delay.saturatedNanoseconds)

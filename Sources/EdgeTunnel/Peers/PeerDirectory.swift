@@ -163,7 +163,8 @@ final class PeerDirectory: PeerNaming {
     }
 
     private static func learn(_ name: String, in state: inout State) {
-        if state.learned.count >= Self.maximumLearned, let oldest = state.learned.popFirst(), state.nodes[oldest] == nil,
+        if state.learned.count >= Self.maximumLearned, let oldest = state.learned.popFirst(),
+            state.nodes[oldest] == nil,
             let peer = state.derived.removeValue(forKey: oldest), state.names[peer] == oldest
         {
             state.names[peer] = nil
