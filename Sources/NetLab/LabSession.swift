@@ -60,13 +60,12 @@ public enum LabSession {
             throw LabError(.usage, "lab '\(lab)' has no host '\(host)'; it has: \(hosts)")
         }
         let namespace = try NamespaceHandle(named: name)
-        let resolverConfiguration = "\(state.directory)/\(host).resolv.conf"
         let request = SpawnRequest(
             arguments: command,
             program: command.first == "edgemesh" ? try LabPrivileges.executable() : nil,
             environment: labEnvironment(lab: lab, adding: [:]),
             namespace: namespace.descriptor,
-            resolverConfiguration: Files.exists(resolverConfiguration) ? resolverConfiguration : nil,
+            mounts: state.mounts(of: host),
             standardInput: STDIN_FILENO,
             standardOutput: STDOUT_FILENO,
             standardError: STDERR_FILENO,

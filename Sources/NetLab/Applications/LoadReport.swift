@@ -138,6 +138,13 @@ struct LoadReport: Sendable {
         return lines.joined(separator: "\n") + "\n"
     }
 
+    /// A decimal number with up to three digits after the point.
+    static func short(_ number: Double) -> String {
+        var text = Substring(Self.fixed(number, 3))
+        while text.last == "0" { text.removeLast() }
+        return String(text.last == "." ? text.dropLast() : text)
+    }
+
     /// A decimal number with `digits` after the point.
     static func fixed(_ number: Double, _ digits: Int) -> String {
         let scale = (0..<digits).reduce(1) { scale, _ in scale * 10 }
