@@ -175,10 +175,11 @@ extension Lab {
     public func output(
         on host: String,
         _ arguments: [String],
+        program: String? = nil,
         input: String = "",
         deadline: Duration = .seconds(10)
     ) async throws -> String {
-        let output = try await self.run(on: host, arguments, input: input, deadline: deadline)
+        let output = try await self.run(on: host, arguments, program: program, input: input, deadline: deadline)
         guard output.status.isSuccess else {
             throw LabError(
                 .commandFailed,

@@ -115,7 +115,7 @@ struct LabScript: Sendable, Hashable {
         return section
     }
 
-    private static func addressCommand(_ address: InterfaceAddress, on interface: String) -> String {
+    static func addressCommand(_ address: InterfaceAddress, on interface: String) -> String {
         // Duplicate address detection would keep an IPv6 address unusable for a second or two.
         "addr add \(address) dev \(interface)\(address.address.family == .v6 ? " nodad" : "")"
     }

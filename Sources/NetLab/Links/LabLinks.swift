@@ -150,4 +150,10 @@ extension Lab {
         let key = LabLinks.Key(host: host, interface: interface)
         try await NIOThreadPool.singleton.runIfActive { try self.links.attach(key, to: lan) }
     }
+
+    /// Runs commands of `ip` in a host, in one go.
+    func configure(_ host: String, _ commands: [String]) async throws {
+        let namespace = self.plan.namespace(of: host)
+        try await NIOThreadPool.singleton.runIfActive { try Command.runIP(in: namespace, commands) }
+    }
 }

@@ -1,10 +1,12 @@
+public import MeshCore
+
 /// What stands between a host and the internet. All of it is made by the kernel's own packet filter and connection tracking.
-enum NATKind: String, CaseIterable {
+public enum NATKind: String, Sendable, CaseIterable {
     /// Nothing: IPv4 and IPv6.
     case open = "public"
-    /// A stateful firewall before a host with a public address.
+    /// A stateful firewall before hosts with public addresses.
     case firewall
-    /// Whatever comes to the router's address goes to the host.
+    /// Whatever comes to the router's address goes to the first host.
     case fullCone = "full-cone"
     /// Masquerade, as home routers do: the port is kept, and only who was spoken to can answer.
     case masquerade
@@ -13,14 +15,12 @@ enum NATKind: String, CaseIterable {
     case fullyRandom = "fully-random"
     /// A home router behind a carrier's, both masquerading.
     case carrier = "cgn"
-    /// The firewall for a host that has IPv6 alone.
+    /// The firewall for hosts that have IPv6 alone.
     case firewall6 = "firewall-v6"
 
-    enum Outcome: String { case direct, punched, relayed }
+    public enum Outcome: String, Sendable { case direct, punched, relayed }
 
-    enum Family { case v4, v6 }
-
-    var families: Set<Family> {
+    public var families: Set<IPFamily> {
         switch self {
         case .open: [.v4, .v6]
         case .firewall6: [.v6]
@@ -29,14 +29,14 @@ enum NATKind: String, CaseIterable {
     }
 
     /// Anyone can dial it.
-    var isReachable: Bool { self == .open || self == .fullCone }
+    public var isReachable: Bool { self == .open || self == .fullCone }
 
     /// The mapping depends on the destination and its port (RFC 4787, 4.1), so that nobody can say the port in advance.
-    var isSymmetric: Bool { self == .random || self == .fullyRandom }
+    public var isSymmetric: Bool { self == .random || self == .fullyRandom }
 
     /// What theory says of TCP (RFC 5128): a reachable host is dialled by the other. Otherwise both dial at once, which opens
     /// filters that depend on address and port if each knows the other's port.
-    static func outcome(_ first: NATKind, _ second: NATKind) -> Outcome {
+    public static func outcome(_ first: NATKind, _ second: NATKind) -> Outcome {
         if first.families.isDisjoint(with: second.families) { return .relayed }
         if first.isReachable || second.isReachable { return .direct }
         return first.isSymmetric || second.isSymmetric ? .relayed : .punched
