@@ -267,8 +267,9 @@ extension Lab {
 final class NamespaceHandle: Sendable {
     let descriptor: Int32
 
-    init(named name: String) throws(LabError) {
-        let path = "\(LabState.namespaceRoot)/\(name)"
+    /// - Parameter process: A process in whose mount namespace it has this name, if that is not ours.
+    init(named name: String, asSeenBy process: Int32? = nil) throws(LabError) {
+        let path = (process.map { "/proc/\($0)/root" } ?? "") + "\(LabState.namespaceRoot)/\(name)"
         self.descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard self.descriptor >= 0 else { throw Files.error("open", path) }
     }

@@ -96,14 +96,13 @@ public enum LabSession {
 
     /// The lab of that name, or the only one.
     private static func running(_ name: String?) throws(LabError) -> LabState {
-        let names = LabState.names
+        let names = LabState.names.filter { name in LabState.load(name).map { kill($0.owner, 0) == 0 } ?? false }
         let all = names.isEmpty ? "none runs" : "there are: \(names.joined(separator: ", "))"
         guard let name = name ?? (names.count == 1 ? names[0] : nil) else {
             throw LabError(.usage, names.isEmpty ? "no lab runs" : "say which lab by --lab NAME; \(all)")
         }
-        guard let state = LabState.load(name) else { throw LabError(.usage, "there is no lab '\(name)'; \(all)") }
-        guard kill(state.owner, 0) == 0 else {
-            throw LabError(.usage, "lab '\(name)' is abandoned; remove it with: edgemesh lab clean")
+        guard names.contains(name), let state = LabState.load(name) else {
+            throw LabError(.usage, "no lab '\(name)' runs; \(all)")
         }
         return state
     }
@@ -132,7 +131,7 @@ public enum LabSession {
             let hosts = state.namespaces.map { $0.dropFirst("emlab-\(lab)-".count) }.joined(separator: ", ")
             throw LabError(.usage, "lab '\(lab)' has no host '\(host)'; it has: \(hosts)")
         }
-        let namespace = try NamespaceHandle(named: name)
+        let namespace = try NamespaceHandle(named: name, asSeenBy: state.owner)
         let request = SpawnRequest(
             arguments: command,
             program: command.first == "edgemesh" ? try LabPrivileges.executable() : nil,

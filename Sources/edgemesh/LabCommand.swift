@@ -7,8 +7,8 @@ struct LabCommand: AsyncParsableCommand {
         commandName: "lab",
         abstract: "Networks of namespaces for trials, tests and benchmarks, and small programs to run in them.",
         subcommands: [
-            Demo.self, Up.self, List.self, Status.self, Execute.self, Link.self, Kill.self, Start.self, Pause.self,
-            Resume.self, Renumber.self, Move.self, Down.self, Clean.self, App.self,
+            Demo.self, Up.self, List.self, Status.self, Execute.self, Link.self, OnNode<Kill>.self, OnNode<Start>.self,
+            OnNode<Pause>.self, OnNode<Resume>.self, OnNode<Renumber>.self, Move.self, Down.self, Clean.self, App.self,
         ]
     )
 

@@ -15,21 +15,61 @@ struct LabOption: ParsableArguments {
     }
 }
 
-/// A command that does something to one node.
-protocol LabNodeCommand: AsyncParsableCommand {
-    var lab: LabOption { get }
-    var command: WorldCommand { get }
-}
-
-extension LabNodeCommand {
-    func run() async throws {
-        try await self.lab.perform(self.command, as: Self._commandName)
-    }
+/// What can be done to a node of a lab by its name alone.
+protocol LabNodeAction: Sendable {
+    static var name: String { get }
+    static var abstract: String { get }
+    static func command(_ node: String) -> WorldCommand
 }
 
 /// What can be done to a lab of LANs while it runs.
 extension LabCommand {
-    struct Status: LabNodeCommand {
+    struct OnNode<Action: LabNodeAction>: AsyncParsableCommand {
+        static var configuration: CommandConfiguration {
+            CommandConfiguration(commandName: Action.name, abstract: Action.abstract)
+        }
+
+        @OptionGroup var lab: LabOption
+
+        @Argument(help: "The node.")
+        var node: String
+
+        func run() async throws {
+            try await self.lab.perform(Action.command(self.node), as: Action.name)
+        }
+    }
+
+    enum Kill: LabNodeAction {
+        static let name = "kill"
+        static let abstract = "Kill the agent of a node (SIGKILL)."
+        static func command(_ node: String) -> WorldCommand { .kill(node) }
+    }
+
+    enum Start: LabNodeAction {
+        static let name = "start"
+        static let abstract = "Start the agent of a node, and wait until it serves."
+        static func command(_ node: String) -> WorldCommand { .start(node) }
+    }
+
+    enum Pause: LabNodeAction {
+        static let name = "pause"
+        static let abstract = "Let the agent of a node stand still, as when its machine sleeps."
+        static func command(_ node: String) -> WorldCommand { .pause(node) }
+    }
+
+    enum Resume: LabNodeAction {
+        static let name = "resume"
+        static let abstract = "Let it go on; to it the clock has jumped."
+        static func command(_ node: String) -> WorldCommand { .resume(node) }
+    }
+
+    enum Renumber: LabNodeAction {
+        static let name = "renumber"
+        static let abstract = "Give a node another address in its LAN."
+        static func command(_ node: String) -> WorldCommand { .renumber(node) }
+    }
+
+    struct Status: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             commandName: "status",
             abstract: "The LANs, nodes, links and agents of a lab, as they are now."
@@ -37,15 +77,17 @@ extension LabCommand {
 
         @OptionGroup var lab: LabOption
 
-        var command: WorldCommand { .status }
+        func run() async throws {
+            try await self.lab.perform(.status, as: "status")
+        }
     }
 
-    struct Link: LabNodeCommand {
+    struct Link: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             commandName: "link",
             abstract: "Change the line of a LAN to the internet, or the cable of a node.",
             discussion: """
-                Changes: down, up, clear (no delay, no loss, no limit), delay=50ms (one way), jitter=5ms, loss=1%, \\
+                Changes: down, up, clear (no delay, no loss, no limit), delay=50ms (one way), jitter=5ms, loss=1%, \
                 bandwidth=10mbit. They hold for both directions, and others stay as they are.
                 """
         )
@@ -58,80 +100,12 @@ extension LabCommand {
         @Argument(help: "What changes; nothing shows the link.")
         var changes: [String] = []
 
-        var command: WorldCommand { .link(self.name, self.changes) }
+        func run() async throws {
+            try await self.lab.perform(.link(self.name, self.changes), as: "link")
+        }
     }
 
-    struct Kill: LabNodeCommand {
-        static let configuration = CommandConfiguration(
-            commandName: "kill",
-            abstract: "Kill the agent of a node (SIGKILL)."
-        )
-
-        @OptionGroup var lab: LabOption
-
-        @Argument(help: "The node.")
-        var node: String
-
-        var command: WorldCommand { .kill(self.node) }
-    }
-
-    struct Start: LabNodeCommand {
-        static let configuration = CommandConfiguration(
-            commandName: "start",
-            abstract: "Start the agent of a node, and wait until it serves."
-        )
-
-        @OptionGroup var lab: LabOption
-
-        @Argument(help: "The node.")
-        var node: String
-
-        var command: WorldCommand { .start(self.node) }
-    }
-
-    struct Pause: LabNodeCommand {
-        static let configuration = CommandConfiguration(
-            commandName: "pause",
-            abstract: "Let the agent of a node stand still, as when its machine sleeps."
-        )
-
-        @OptionGroup var lab: LabOption
-
-        @Argument(help: "The node.")
-        var node: String
-
-        var command: WorldCommand { .pause(self.node) }
-    }
-
-    struct Resume: LabNodeCommand {
-        static let configuration = CommandConfiguration(
-            commandName: "resume",
-            abstract: "Let it go on; to it the clock has jumped."
-        )
-
-        @OptionGroup var lab: LabOption
-
-        @Argument(help: "The node.")
-        var node: String
-
-        var command: WorldCommand { .resume(self.node) }
-    }
-
-    struct Renumber: LabNodeCommand {
-        static let configuration = CommandConfiguration(
-            commandName: "renumber",
-            abstract: "Give a node another address in its LAN."
-        )
-
-        @OptionGroup var lab: LabOption
-
-        @Argument(help: "The node.")
-        var node: String
-
-        var command: WorldCommand { .renumber(self.node) }
-    }
-
-    struct Move: LabNodeCommand {
+    struct Move: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             commandName: "move",
             abstract: "Plug a node into another LAN, where it gets another address."
@@ -145,7 +119,9 @@ extension LabCommand {
         @Argument(help: "The LAN.")
         var lan: String
 
-        var command: WorldCommand { .move(self.node, self.lan) }
+        func run() async throws {
+            try await self.lab.perform(.move(self.node, self.lan), as: "move")
+        }
     }
 
     struct Down: AsyncParsableCommand {

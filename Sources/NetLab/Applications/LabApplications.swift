@@ -89,7 +89,8 @@ extension LabApplications {
     private static func startPod(_ options: LabArguments) async throws -> [any Channel] {
         let name = try options.required("name")
         var servers = [
-            ("hostname", ["--name", name]), ("tcp-echo", ["--banner", name]), ("udp-echo", ["--listen", "0.0.0.0:2702"]),
+            ("hostname", ["--name", name]), ("tcp-echo", ["--banner", name]),
+            ("udp-echo", ["--listen", "0.0.0.0:2702"]),
             ("websocket-echo", []), ("bulk", []),
         ]
         let certificate = options.string("certificate", default: "")

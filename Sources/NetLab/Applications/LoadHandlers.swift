@@ -141,10 +141,8 @@ final class WebSocketExchange: ChannelInboundHandler {
     }
 
     func handlerAdded(context: ChannelHandlerContext) {
-        var message = ByteBuffer(string: "are you there?")
-        let key = WebSocketMaskingKey.random()
-        message.webSocketMask(key)
-        let frame = WebSocketFrame(fin: true, opcode: .text, maskKey: key, data: message)
+        let message = ByteBuffer(string: "are you there?")
+        let frame = WebSocketFrame(fin: true, opcode: .text, maskKey: .random(), data: message)
         context.writeAndFlush(self.wrapOutboundOut(frame), promise: nil)
     }
 

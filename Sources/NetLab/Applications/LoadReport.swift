@@ -110,7 +110,8 @@ struct LoadReport: Sendable {
             "mode": .string(self.mode.rawValue), "target": .string(self.target),
             "seconds": .init(.number((self.elapsed.inSeconds * 1e6).rounded() / 1e6)),
             "succeeded": .integer(self.succeeded), "failed": .integer(self.failed), "late": .integer(self.late),
-            "failures": counts(self.failures), "spread": counts(self.spread), "perSecond": .init(.number((self.perSecond * 10).rounded() / 10)),
+            "failures": counts(self.failures), "spread": counts(self.spread),
+            "perSecond": .init(.number((self.perSecond * 10).rounded() / 10)),
             "bytes": .integer(self.bytes),
             "megabytesPerSecond": .init(.number((self.megabytesPerSecond * 10).rounded() / 10)),
             "latencyMicroseconds": [

@@ -50,7 +50,9 @@ public struct Internet {
                 case .fullCone, .masquerade, .random, .fullyRandom, .carrier:
                     [Network(family: .v4, prefix: "10.0.\(number).", length: 24)]
                 }
-            self.gateways = try self.networks.map { network throws(LabError) in try Internet.address("\(network.prefix)1") }
+            self.gateways = try self.networks.map { network throws(LabError) in
+                try Internet.address("\(network.prefix)1")
+            }
         }
 
         /// The addresses of its host with that index. An open site's hosts begin where a router's outside would be.
@@ -80,7 +82,8 @@ public struct Internet {
 
         /// Its network in IPv4, or in IPv6 if it has none.
         public var network: String {
-            self.networks.first.map { $0.family == .v4 ? "\($0.prefix)0/\($0.length)" : "\($0.prefix)/\($0.length)" } ?? ""
+            self.networks.first.map { $0.family == .v4 ? "\($0.prefix)0/\($0.length)" : "\($0.prefix)/\($0.length)" }
+                ?? ""
         }
 
         var routes: [LabPlan.Route] { self.gateways.compactMap { LabPlan.Route.defaultRoute(via: $0) } }

@@ -135,7 +135,10 @@ private struct ScenarioReader {
 
     private func checkKeys(of document: Document, _ what: String, _ keys: [String]) throws(LabError) {
         guard let members = document.members else {
-            throw self.error(document, "\(what) has the keys \(keys.joined(separator: ", ")), and here is \(document.brief)")
+            throw self.error(
+                document,
+                "\(what) has the keys \(keys.joined(separator: ", ")), and here is \(document.brief)"
+            )
         }
         for member in members where !keys.contains(member.key) {
             throw self.error(
@@ -194,7 +197,10 @@ private struct ScenarioReader {
         let position = document["name"]?.position ?? document.position
         if let first = taken[name] {
             let place = first.line > 0 ? "is in line \(first.line) already" : "is the lab's own"
-            throw self.error(at: position, "the name '\(name)' \(place): LANs, nodes and services have names of their own")
+            throw self.error(
+                at: position,
+                "the name '\(name)' \(place): LANs, nodes and services have names of their own"
+            )
         }
         taken[name] = position
         return name

@@ -106,7 +106,12 @@ public final class World: Sendable {
     private func startApplications() async throws {
         let tls = try await self.makeCertificate()
         let processes = try self.nodes.flatMap(\.apps).map { pod in
-            try self.lab.startApplication(["pod", "--name", pod.name] + tls, on: pod.name, program: self.program, log: pod.name)
+            try self.lab.startApplication(
+                ["pod", "--name", pod.name] + tls,
+                on: pod.name,
+                program: self.program,
+                log: pod.name
+            )
         }
         for process in processes {
             // The last that it opens.
