@@ -55,13 +55,24 @@ struct LabCommand: AsyncParsableCommand {
     struct Demo: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             commandName: "demo",
-            abstract: "Build a node with three backends and show, step by step, what the agent does for it."
+            abstract: "Build a node, or three LANs, and show step by step what the agents do for them."
         )
 
         @Option(help: "The name of the lab.")
         var name = "demo"
 
-        @Option(help: "How many backends the services have, from 2.")
+        @Option(
+            help: "What to show: 'node', 'lans' (three LANs whose nodes reach each other by tunnels) or 'all'.",
+            transform: { text in
+                guard let part = DemoRunner.Part(rawValue: text) else {
+                    throw ValidationError("choose one of node, lans, all")
+                }
+                return part
+            }
+        )
+        var part = DemoRunner.Part.node
+
+        @Option(help: "How many backends the services of the one node have, from 2.")
         var backends = 3
 
         @Flag(name: .shortAndLong, help: "Show every command and what it said.")
@@ -77,6 +88,7 @@ struct LabCommand: AsyncParsableCommand {
 
         func run() async throws {
             var options = DemoRunner.Options()
+            options.part = self.part
             options.lab.name = self.name
             options.lab.backends = self.backends
             options.printsJSON = self.output.output == .json

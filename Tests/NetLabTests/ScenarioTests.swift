@@ -54,7 +54,7 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
 
     /// The line that is wrong, what is wrong with it, and what to write.
     @Test(arguments: [
-        ("name: a\nlans: [", "lab.yaml:", ""),
+        ("name: a\nlans: [", "lab.yaml:", ": "),
         ("lans: []", "lab.yaml:1:1: a scenario needs a name", "write 'name: scenario-1'"),
         ("name: a", "lab.yaml:1:1: a scenario needs 'lans'", "write 'lans:' with a list, such as '- name: home'"),
         ("name: a\nlans: home", "lab.yaml:2:7: 'lans' is a list", "- name: home"),

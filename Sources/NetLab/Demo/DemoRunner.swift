@@ -2,10 +2,18 @@ import Documents
 import Glibc
 import MeshCore
 
-/// `edgemesh lab demo`: builds the one-node lab and shows, with stock tools, what the agent does for a node. Each step
-/// is checked.
+/// `edgemesh lab demo`: builds labs and shows, with stock tools, what the agent does in them. Each step is checked.
 public enum DemoRunner {
+    public enum Part: String, Sendable, CaseIterable {
+        /// One node with its agent.
+        case node
+        /// Three LANs whose nodes reach each other.
+        case lans
+        case all
+    }
+
     public struct Options: Sendable {
+        public var part = Part.node
         public var lab = NodeLab.Options()
         public var printsJSON = false
         /// Show every command and what it said.
@@ -25,7 +33,8 @@ public enum DemoRunner {
         let console = DemoConsole(isSilent: options.printsJSON, isVerbose: options.isVerbose)
         let journal = DemoJournal(console: console)
         let isFinished = try await LabSignals.run { guardian in
-            await Self.runSteps(options, console: console, journal: journal, guardian: guardian)
+            if options.part != .lans { await Self.runNode(options, journal, console, guardian) }
+            if options.part != .node, journal.isPassed { await Self.runLANs(options, journal, console, guardian) }
         }
         guard isFinished else { return 130 }
         if options.printsJSON {
@@ -39,11 +48,11 @@ public enum DemoRunner {
         return journal.isPassed ? 0 : 1
     }
 
-    private static func runSteps(
+    private static func runNode(
         _ options: Options,
-        console: DemoConsole,
-        journal: DemoJournal,
-        guardian: LabSignals.Guardian
+        _ journal: DemoJournal,
+        _ console: DemoConsole,
+        _ guardian: LabSignals.Guardian
     ) async {
         console.plain(Self.picture(of: NodeLab.Layout(backends: options.lab.backends)) + "\n")
         var created: NodeLab?
@@ -65,6 +74,43 @@ public enum DemoRunner {
         }
         do {
             try node.remove()
+        } catch {
+            console.failure("\(error)")
+        }
+    }
+
+    private static func runLANs(
+        _ options: Options,
+        _ journal: DemoJournal,
+        _ console: DemoConsole,
+        _ guardian: LabSignals.Guardian
+    ) async {
+        var created: World?
+        await journal.step("Build three LANs", "edgemesh lab up FILE") {
+            let started = MonotonicTime.now()
+            var worldOptions = World.Options()
+            worldOptions.name = "\(options.lab.name)-lans"
+            worldOptions.program = options.lab.program
+            worldOptions.agentCommand = options.lab.agentCommand
+            let world = try await World.create(WorldDemo.scenario, worldOptions)
+            guardian.protect(world.lab)
+            created = world
+            let summary =
+                "\(world.lab.plan.hosts.count) hosts, of them \(world.nodes.count) nodes, in \(milliseconds(since: started))"
+            journal.numbers(summary)
+            journal.check(true, summary)
+        }
+        guard let world = created else { return }
+        console.plain("\n" + world.picture())
+        await WorldDemo(world: world, journal: journal).run()
+        if !journal.isPassed, options.showsLogOnFailure {
+            for node in world.nodes {
+                let log = (try? world.agentLogTail(of: node.name)) ?? ""
+                console.plain("\nThe log of \(node.name)'s agent ends with:\n\(log)")
+            }
+        }
+        do {
+            try world.remove()
         } catch {
             console.failure("\(error)")
         }

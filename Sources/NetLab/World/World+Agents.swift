@@ -49,6 +49,12 @@ extension World {
         return self.state.withLock { $0.agents[name] }.flatMap { $0.isRunning ? $0 : nil }
     }
 
+    /// The end of its agent's log, for people.
+    func agentLogTail(of node: String) throws(LabError) -> String {
+        let name = try self.node(node).name
+        return self.state.withLock { $0.agents[name] }?.logTail() ?? ""
+    }
+
     /// Starts the agent of a node, if it does not run, and returns at once.
     @discardableResult
     public func startAgent(of node: String) throws(LabError) -> LabProcess {
@@ -123,5 +129,27 @@ extension World {
     func status(of node: String, _ arguments: [String] = []) async throws -> Document {
         let text = try await self.runTool(on: node, ["edgemesh", "status"] + arguments + ["-o", "json"])
         return try Document.parseJSON(Array(text.utf8), limits: .default)
+    }
+
+    /// How the agent of a node reaches another, of its status: `kind`, `relay`, `rttMilliseconds`; nil if it does not tell.
+    func path(from node: String, to other: String) async throws -> Document? {
+        try await self.status(of: node)["edgeTunnel"]?["peers"]?[other]
+    }
+
+    /// Waits until a node reaches another by a path of one of these kinds: `direct`, `punched`, `relayed`.
+    @discardableResult
+    func waitForPath(
+        from node: String,
+        to other: String,
+        _ kinds: Set<String>,
+        within deadline: Duration = .seconds(60)
+    ) async throws -> String {
+        var kind: String?
+        let wanted = kinds.sorted().joined(separator: " or ")
+        try await self.lab.wait(for: "a path from \(node) to \(other) that is \(wanted)", within: deadline) {
+            kind = try await self.path(from: node, to: other)?["kind"]?.string
+            return kind.map(kinds.contains) ?? false
+        }
+        return kind ?? ""
     }
 }
