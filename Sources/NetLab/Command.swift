@@ -35,19 +35,15 @@ enum Command {
     @discardableResult
     static func runLocal(
         _ arguments: [String],
-        input: String = "",
-        deadline: Duration = .seconds(10)
+        input: String = ""
     ) async throws -> CommandOutput {
-        try await NIOThreadPool.singleton.runIfActive {
-            try Self.runLocalBlocking(arguments, input: input, deadline: deadline)
-        }
+        try await NIOThreadPool.singleton.runIfActive { try Self.runLocalBlocking(arguments, input: input) }
     }
 
     @discardableResult
     static func runLocalBlocking(
         _ arguments: [String],
-        input: String = "",
-        deadline: Duration = .seconds(10)
+        input: String
     ) throws(LabError) -> CommandOutput {
         let request = SpawnRequest(
             arguments: arguments,
@@ -56,7 +52,7 @@ enum Command {
             standardOutput: 1,
             standardError: 2
         )
-        let output = try Self.runBlocking(request, input: input, deadline: deadline)
+        let output = try Self.runBlocking(request, input: input, deadline: .seconds(10))
         guard output.status.isSuccess else {
             throw LabError(
                 .commandFailed,

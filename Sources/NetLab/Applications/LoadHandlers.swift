@@ -2,15 +2,31 @@ import NIOCore
 import NIOHTTP1
 import NIOWebSocket
 
+/// A connection for one exchange, whose answer fails if the connection ends before.
+protocol ExchangeHandler: ChannelInboundHandler {
+    var answer: EventLoopPromise<String?> { get }
+}
+
+extension ExchangeHandler {
+    func channelInactive(context: ChannelHandlerContext) {
+        self.answer.fail(LoadFailure.closed)
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        self.answer.fail(error)
+        context.close(promise: nil)
+    }
+}
+
 /// Sends one GET and completes with the body of the answer.
-final class HTTPExchange: ChannelInboundHandler {
+final class HTTPExchange: ExchangeHandler {
     typealias InboundIn = HTTPClientResponsePart
     typealias OutboundOut = HTTPClientRequestPart
 
     /// Longer answers are cut: what counts is who answered.
     private static let maximumAnswer = 256
 
-    private let answer: EventLoopPromise<String?>
+    let answer: EventLoopPromise<String?>
     private var body = ""
     private var isSuccess = false
 
@@ -41,15 +57,6 @@ final class HTTPExchange: ChannelInboundHandler {
             self.isSuccess ? self.answer.succeed(self.body.trimmed) : self.answer.fail(LoadFailure.status)
         }
     }
-
-    func channelInactive(context: ChannelHandlerContext) {
-        self.answer.fail(LoadFailure.closed)
-    }
-
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        self.answer.fail(error)
-        context.close(promise: nil)
-    }
 }
 
 /// Sends one datagram and completes with the text of the first that comes back.
@@ -77,12 +84,12 @@ final class DatagramExchange: ChannelInboundHandler {
 }
 
 /// Sends a line to an echo server and completes with the server's banner once the line has come back.
-final class LineExchange: ChannelInboundHandler {
+final class LineExchange: ExchangeHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
 
     private static let line = "are you there?"
-    private let answer: EventLoopPromise<String?>
+    let answer: EventLoopPromise<String?>
     private var received = ByteBuffer()
 
     init(_ answer: EventLoopPromise<String?>) {
@@ -98,23 +105,14 @@ final class LineExchange: ChannelInboundHandler {
         let lines = String(buffer: self.received).split(separator: "\n", omittingEmptySubsequences: false)
         if lines.count == 3, lines[1] == Self.line { self.answer.succeed(String(lines[0])) }
     }
-
-    func channelInactive(context: ChannelHandlerContext) {
-        self.answer.fail(LoadFailure.closed)
-    }
-
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        self.answer.fail(error)
-        context.close(promise: nil)
-    }
 }
 
 /// Sends a WebSocket message and completes with the one that comes back.
-final class WebSocketExchange: ChannelInboundHandler {
+final class WebSocketExchange: ExchangeHandler {
     typealias InboundIn = WebSocketFrame
     typealias OutboundOut = WebSocketFrame
 
-    private let answer: EventLoopPromise<String?>
+    let answer: EventLoopPromise<String?>
 
     private init(_ answer: EventLoopPromise<String?>) {
         self.answer = answer
@@ -150,24 +148,15 @@ final class WebSocketExchange: ChannelInboundHandler {
         let frame = self.unwrapInboundIn(data)
         if frame.opcode == .text { self.answer.succeed(String(buffer: frame.unmaskedData)) }
     }
-
-    func channelInactive(context: ChannelHandlerContext) {
-        self.answer.fail(LoadFailure.closed)
-    }
-
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        self.answer.fail(error)
-        context.close(promise: nil)
-    }
 }
 
 /// Asks for the upgrade, and stays until it has come.
-private final class WebSocketRequest: ChannelInboundHandler, RemovableChannelHandler {
+private final class WebSocketRequest: ExchangeHandler, RemovableChannelHandler {
     typealias InboundIn = HTTPClientResponsePart
     typealias OutboundOut = HTTPClientRequestPart
 
     static let name = "upgrade"
-    private let answer: EventLoopPromise<String?>
+    let answer: EventLoopPromise<String?>
 
     init(_ answer: EventLoopPromise<String?>) {
         self.answer = answer
@@ -183,14 +172,5 @@ private final class WebSocketRequest: ChannelInboundHandler, RemovableChannelHan
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         // An answer that is no upgrade.
         self.answer.fail(LoadFailure.status)
-    }
-
-    func channelInactive(context: ChannelHandlerContext) {
-        self.answer.fail(LoadFailure.closed)
-    }
-
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        self.answer.fail(error)
-        context.close(promise: nil)
     }
 }
