@@ -12,9 +12,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum step { STEP_FORK, STEP_NETNS, STEP_MOUNTNS, STEP_RESOLV, STEP_DESCRIPTORS, STEP_EXEC };
+enum step { STEP_FORK, STEP_NETNS, STEP_MOUNTNS, STEP_MOUNT, STEP_DESCRIPTORS, STEP_EXEC };
 static const char *const step_names[] = {
-    "fork", "enter the network namespace", "make a mount namespace", "mount /etc/resolv.conf", "set descriptors up", "exec",
+    "fork", "enter the network namespace", "make a mount namespace", "mount its own /etc/resolv.conf and /run/edgemesh", "set descriptors up", "exec",
 };
 
 struct failure {
@@ -47,8 +47,9 @@ static void run_child(const struct clinux_lab_spawn *request, int report) {
         if (mount("", "/", NULL, MS_SLAVE | MS_REC, NULL) < 0) fail(report, STEP_MOUNTNS);
         // /sys shows the network devices of the namespace it was mounted in. Some hosts forbid mounting it; few care.
         mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-        if (request->resolv_conf && mount(request->resolv_conf, "/etc/resolv.conf", NULL, MS_BIND, NULL) < 0)
-            fail(report, STEP_RESOLV);
+        for (unsigned i = 0; i < request->mount_count; i++)
+            if (mount(request->mounts[i].source, request->mounts[i].target, NULL, MS_BIND, NULL) < 0)
+                fail(report, STEP_MOUNT);
     }
     if (give(request->stdin_fd, 0) < 0 || give(request->stdout_fd, 1) < 0 || give(request->stderr_fd, 2) < 0)
         fail(report, STEP_DESCRIPTORS);

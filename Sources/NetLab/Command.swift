@@ -35,9 +35,16 @@ enum Command {
     @discardableResult
     static func runLocal(
         _ arguments: [String],
-        input: String = "",
-        deadline: Duration = .seconds(10)
+        input: String = ""
     ) async throws -> CommandOutput {
+        try await NIOThreadPool.singleton.runIfActive { try Self.runLocalBlocking(arguments, input: input) }
+    }
+
+    @discardableResult
+    static func runLocalBlocking(
+        _ arguments: [String],
+        input: String
+    ) throws(LabError) -> CommandOutput {
         let request = SpawnRequest(
             arguments: arguments,
             environment: labEnvironment(lab: nil, adding: [:]),
@@ -45,7 +52,7 @@ enum Command {
             standardOutput: 1,
             standardError: 2
         )
-        let output = try await Self.run(request, input: input, deadline: deadline)
+        let output = try Self.runBlocking(request, input: input, deadline: .seconds(10))
         guard output.status.isSuccess else {
             throw LabError(
                 .commandFailed,
@@ -54,6 +61,33 @@ enum Command {
             )
         }
         return output
+    }
+
+    /// Runs commands of `ip` in one go, in a namespace or outside of all. An error names the command that failed.
+    static func runIP(in namespace: String? = nil, _ commands: [String]) throws(LabError) {
+        guard !commands.isEmpty else { return }
+        let options = namespace.map { ["-n", $0] } ?? []
+        do {
+            try Self.runLocalBlocking(
+                ["ip"] + options + ["-batch", "-"],
+                input: commands.joined(separator: "\n") + "\n"
+            )
+        } catch {
+            guard error.code == .commandFailed else { throw error }
+            let line = Self.failedLine(of: commands, said: error.cause ?? "") ?? "(one of \(commands.count) commands)"
+            throw LabError(.commandFailed, "'ip \(options.joined(separator: " ")) \(line)' failed", cause: error.cause)
+        }
+    }
+
+    /// iproute2 says "Command failed -:3", counted from 1; of an argument that it cannot read it quotes the argument.
+    private static func failedLine(of commands: [String], said: String) -> String? {
+        if let number = said.split(separator: "-:").last.flatMap({ Int($0.prefix { $0.isNumber }) }),
+            commands.indices.contains(number - 1)
+        {
+            return commands[number - 1]
+        }
+        let quoted = said.split(separator: "\"").dropFirst().first.map(String.init)
+        return quoted.flatMap { quoted in commands.first { $0.split(separator: " ").contains(Substring(quoted)) } }
     }
 
     static func runBlocking(

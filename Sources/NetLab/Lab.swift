@@ -1,6 +1,7 @@
 import CLinux
 import Glibc
 public import MeshCore
+import NIOPosix
 import Synchronization
 
 /// A lab that exists: network namespaces of its own on this machine, and the processes started in them.
@@ -15,6 +16,7 @@ public final class Lab: Sendable {
     private let lock: Mutex<LabLock?>
     private let namespaces: [String: NamespaceHandle]
     private let processes = Mutex<[LabProcess]>([])
+    let links: LabLinks
 
     private init(plan: LabPlan, state: LabState, lock: consuming LabLock, namespaces: [String: NamespaceHandle]) {
         self.plan = plan
@@ -22,6 +24,7 @@ public final class Lab: Sendable {
         self.directory = state.directory
         self.lock = Mutex(lock)
         self.namespaces = namespaces
+        self.links = LabLinks(plan)
     }
 
     /// Builds the lab, removing first what dead processes left. On error nothing stays behind.
@@ -55,11 +58,11 @@ public final class Lab: Sendable {
             // Where this fails, setting the key below says so.
             _ = try? await Command.runLocal(["modprobe", "br_netfilter"])
         }
-        try await Self.runIP([], script.machine)
+        try await Self.runIP(script.machine)
         var namespaces: [String: NamespaceHandle] = [:]
         for section in script.sections {
             let namespace = try NamespaceHandle(named: section.namespace)
-            try await Self.runIP(["-n", section.namespace], section.commands)
+            try await Self.runIP(in: section.namespace, section.commands)
             for sysctl in section.sysctls { try Self.apply(sysctl, in: namespace) }
             if !section.nftables.isEmpty {
                 try await Command.runLocal(
@@ -72,34 +75,18 @@ public final class Lab: Sendable {
         for host in plan.hosts {
             try Files.write(
                 host.resolverConfiguration,
-                to: Self.resolverConfigurationPath(of: host.name, in: directory)
+                to: LabState.resolverConfiguration(of: host.name, in: directory)
             )
+            if host.hasOwnRunDirectory {
+                try Files.makeDirectory(LabState.runDirectory)
+                try Files.makeDirectory(LabState.runDirectory(of: host.name, in: directory))
+            }
         }
         return namespaces
     }
 
-    private static func runIP(_ options: [String], _ commands: [String]) async throws {
-        guard !commands.isEmpty else { return }
-        do {
-            try await Command.runLocal(
-                ["ip"] + options + ["-batch", "-"],
-                input: commands.joined(separator: "\n") + "\n"
-            )
-        } catch let error as LabError where error.code == .commandFailed {
-            let line = Self.failedLine(of: commands, said: error.cause ?? "") ?? "(one of \(commands.count) commands)"
-            throw LabError(.commandFailed, "'ip \(options.joined(separator: " ")) \(line)' failed", cause: error.cause)
-        }
-    }
-
-    /// iproute2 says "Command failed -:3", counted from 1; of an argument that it cannot read it quotes the argument.
-    private static func failedLine(of commands: [String], said: String) -> String? {
-        if let number = said.split(separator: "-:").last.flatMap({ Int($0.prefix { $0.isNumber }) }),
-            commands.indices.contains(number - 1)
-        {
-            return commands[number - 1]
-        }
-        let quoted = said.split(separator: "\"").dropFirst().first.map(String.init)
-        return quoted.flatMap { quoted in commands.first { $0.split(separator: " ").contains(Substring(quoted)) } }
+    private static func runIP(in namespace: String? = nil, _ commands: [String]) async throws {
+        try await NIOThreadPool.singleton.runIfActive { try Command.runIP(in: namespace, commands) }
     }
 
     private static func apply(_ sysctl: LabScript.Sysctl, in namespace: NamespaceHandle) throws(LabError) {
@@ -116,10 +103,6 @@ public final class Lab: Sendable {
         }
     }
 
-    private static func resolverConfigurationPath(of host: String, in directory: String) -> String {
-        "\(directory)/\(host).resolv.conf"
-    }
-
     /// Ends all processes of the lab and removes it. Calling it again does nothing.
     public func remove() throws {
         try self.lock.withLock { lock throws in
@@ -129,6 +112,8 @@ public final class Lab: Sendable {
             // They are our children: as zombies they would keep their numbers.
             let end = MonotonicTime.now() + .seconds(3)
             while processes.contains(where: \.isRunning), MonotonicTime.now() < end { usleep(1000) }
+            // Their sockets would keep the namespaces alive.
+            self.links.stop()
             try LabCleaner.remove(self.state)
             lock = nil
         }
@@ -136,6 +121,7 @@ public final class Lab: Sendable {
 
     /// Leaves everything where it is, as a process does that is killed.
     func abandonForTesting() {
+        self.links.stop()
         self.lock.withLock { $0 = nil }
     }
 }
@@ -189,10 +175,11 @@ extension Lab {
     public func output(
         on host: String,
         _ arguments: [String],
+        program: String? = nil,
         input: String = "",
         deadline: Duration = .seconds(10)
     ) async throws -> String {
-        let output = try await self.run(on: host, arguments, input: input, deadline: deadline)
+        let output = try await self.run(on: host, arguments, program: program, input: input, deadline: deadline)
         guard output.status.isSuccess else {
             throw LabError(
                 .commandFailed,
@@ -214,14 +201,14 @@ extension Lab {
             program: program,
             environment: labEnvironment(lab: self.plan.name, adding: environment),
             namespace: try self.handle(of: host).descriptor,
-            resolverConfiguration: Self.resolverConfigurationPath(of: host, in: self.directory),
+            mounts: self.state.mounts(of: host),
             standardInput: 0,
             standardOutput: 1,
             standardError: 2
         )
     }
 
-    private func handle(of host: String) throws(LabError) -> NamespaceHandle {
+    func handle(of host: String) throws(LabError) -> NamespaceHandle {
         guard let handle = self.namespaces[self.plan.namespace(of: host)] else {
             let names = self.plan.hosts.map(\.name).joined(separator: ", ")
             throw LabError(.usage, "lab '\(self.plan.name)' has no host '\(host)'; it has: \(names)")
@@ -280,8 +267,9 @@ extension Lab {
 final class NamespaceHandle: Sendable {
     let descriptor: Int32
 
-    init(named name: String) throws(LabError) {
-        let path = "\(LabState.namespaceRoot)/\(name)"
+    /// - Parameter process: A process in whose mount namespace it has this name, if that is not ours.
+    init(named name: String, asSeenBy process: Int32? = nil) throws(LabError) {
+        let path = (process.map { "/proc/\($0)/root" } ?? "") + "\(LabState.namespaceRoot)/\(name)"
         self.descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard self.descriptor >= 0 else { throw Files.error("open", path) }
     }

@@ -28,6 +28,8 @@ public struct LabPlan: Sendable, Hashable {
         public var sysctls: [String: String] = [:]
         /// What its processes see as `/etc/resolv.conf`.
         public var resolverConfiguration = ""
+        /// Whether its processes see a `/run/edgemesh` of their own, so that each node of a lab can have its agent.
+        public var hasOwnRunDirectory = false
 
         public init(name: String) {
             self.name = name
@@ -179,6 +181,37 @@ extension LabPlan {
         router.forwardsPackets = true
         router.masqueradedInterfaces = ["outside"]
         self.add(router)
+    }
+
+    /// The bridge of a LAN in the switch's namespace.
+    func bridge(ofLAN lan: String) -> String { "lan\(self.lans.firstIndex(of: lan) ?? 0)" }
+
+    /// What an interface of a host is plugged into.
+    struct Cable: Sendable, Hashable {
+        var host: String
+        var interface: Interface
+        /// The name of its far end, in the namespace `farNamespace`, where it is a port of `bridge`.
+        var port: String
+        var farNamespace: String
+        var bridge: String
+    }
+
+    var cables: [Cable] {
+        let ends = self.hosts.flatMap { host in host.interfaces.map { (host.name, $0) } }
+        return ends.enumerated().map { number, end in
+            let (namespace, bridge) =
+                switch end.1.attachment {
+                case .lan(let lan): (self.switchNamespace, self.bridge(ofLAN: lan))
+                case .bridge(let bridge, let node): (self.namespace(of: node), bridge)
+                }
+            return Cable(
+                host: end.0,
+                interface: end.1,
+                port: "veth\(number)",
+                farNamespace: namespace,
+                bridge: bridge
+            )
+        }
     }
 
     /// The network namespace of a host.

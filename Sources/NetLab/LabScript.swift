@@ -25,26 +25,13 @@ struct LabScript: Sendable, Hashable {
     init(_ plan: LabPlan) {
         self.machine = plan.namespaces.map { "netns add \($0)" }
         var portCommands: [String: [String]] = [:]
-        var cable = 0
-        for host in plan.hosts {
-            for interface in host.interfaces {
-                let (farNamespace, bridge) =
-                    switch interface.attachment {
-                    case .lan(let lan): (plan.switchNamespace, Self.bridgeName(ofLAN: lan, in: plan))
-                    case .bridge(let bridge, let node): (plan.namespace(of: node), bridge)
-                    }
-                let port = "veth\(cable)"
-                cable += 1
-                let mtu = interface.mtu.map { "mtu \($0) " } ?? ""
-                self.machine.append(
-                    "link add name \(interface.name) \(mtu)netns \(plan.namespace(of: host.name)) "
-                        + "type veth peer name \(port) \(mtu)netns \(farNamespace)"
-                )
-                // Hairpin: a pod may reach itself through its service.
-                portCommands[farNamespace, default: []] += [
-                    "link set dev \(port) master \(bridge) up", "link set dev \(port) type bridge_slave hairpin on",
-                ]
-            }
+        for cable in plan.cables {
+            let mtu = cable.interface.mtu.map { "mtu \($0) " } ?? ""
+            self.machine.append(
+                "link add name \(cable.interface.name) \(mtu)netns \(plan.namespace(of: cable.host)) "
+                    + "type veth peer name \(cable.port) \(mtu)netns \(cable.farNamespace)"
+            )
+            portCommands[cable.farNamespace, default: []] += Self.plugIn(cable.port, to: cable.bridge)
         }
         if !plan.lans.isEmpty {
             self.sections.append(Self.switchSection(plan, ports: portCommands[plan.switchNamespace] ?? []))
@@ -55,8 +42,9 @@ struct LabScript: Sendable, Hashable {
         }
     }
 
-    private static func bridgeName(ofLAN lan: String, in plan: LabPlan) -> String {
-        "lan\(plan.lans.firstIndex(of: lan) ?? 0)"
+    static func plugIn(_ port: String, to bridge: String) -> [String] {
+        // Hairpin: a pod may reach itself through its service.
+        ["link set dev \(port) master \(bridge) up", "link set dev \(port) type bridge_slave hairpin on"]
     }
 
     private static func switchSection(_ plan: LabPlan, ports: [String]) -> Section {
@@ -71,6 +59,8 @@ struct LabScript: Sendable, Hashable {
         section.sysctls = ["iptables", "ip6tables", "arptables"].map {
             Sysctl(key: "bridge/bridge-nf-call-\($0)", value: "0", isOptional: true)
         }
+        // Nor does a switch say anything itself, through the ports that are between a cable and a bridge.
+        section.sysctls.append(Sysctl(key: "ipv6/conf/default/disable_ipv6", value: "1", isOptional: true))
         return section
     }
 
@@ -125,7 +115,7 @@ struct LabScript: Sendable, Hashable {
         return section
     }
 
-    private static func addressCommand(_ address: InterfaceAddress, on interface: String) -> String {
+    static func addressCommand(_ address: InterfaceAddress, on interface: String) -> String {
         // Duplicate address detection would keep an IPv6 address unusable for a second or two.
         "addr add \(address) dev \(interface)\(address.address.family == .v6 ? " nodad" : "")"
     }

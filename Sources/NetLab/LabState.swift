@@ -7,6 +7,8 @@ struct LabState: Sendable, Hashable {
     static let environmentMark = "EDGEMESH_LAB"
     static let root = "/run/edgemesh-lab"
     static let namespaceRoot = "/run/netns"
+    /// Where an agent has its socket.
+    static let runDirectory = "/run/edgemesh"
 
     var name: String
     /// The process that made it.
@@ -15,6 +17,23 @@ struct LabState: Sendable, Hashable {
 
     /// Logs, manifests, sockets and state of the lab.
     var directory: String { "\(Self.root)/\(self.name)" }
+
+    static func resolverConfiguration(of host: String, in directory: String) -> String {
+        "\(directory)/\(host).resolv.conf"
+    }
+
+    static func runDirectory(of host: String, in directory: String) -> String { "\(directory)/\(host).run" }
+
+    /// What processes of a host see in other places.
+    func mounts(of host: String) -> [SpawnRequest.Mount] {
+        [
+            SpawnRequest.Mount(
+                source: Self.resolverConfiguration(of: host, in: self.directory),
+                target: "/etc/resolv.conf"
+            ),
+            SpawnRequest.Mount(source: Self.runDirectory(of: host, in: self.directory), target: Self.runDirectory),
+        ].filter { Files.exists($0.source) }
+    }
 
     static func path(of name: String) -> String { "\(Self.root)/\(name).json" }
 

@@ -29,12 +29,18 @@ struct SpawnRequest {
     var environment: [String: String]
     /// A descriptor of the network namespace to run in; nil to stay in this process's.
     var namespace: Int32?
-    /// A file to show as `/etc/resolv.conf`; only with a namespace.
-    var resolverConfiguration: String?
+    /// What it sees in other places of the file system; only with a namespace.
+    var mounts: [Mount] = []
     var standardInput: Int32
     var standardOutput: Int32
     var standardError: Int32
     var newSession = true
+
+    struct Mount {
+        var source: String
+        /// Has to exist.
+        var target: String
+    }
 
     /// Starts it. The caller has to wait for the returned process.
     func start() throws(LabError) -> pid_t {
@@ -45,20 +51,26 @@ struct SpawnRequest {
         var error: Int32 = 0
         let child = withCStrings(self.arguments) { argv in
             withCStrings(self.environment.map { "\($0.key)=\($0.value)" }) { envp in
-                withCStrings([program, self.resolverConfiguration ?? ""]) { texts in
-                    var request = clinux_lab_spawn()
-                    request.program = UnsafePointer(texts[0])
-                    request.argv = argv
-                    request.envp = envp
-                    request.netns = self.namespace ?? -1
-                    request.resolv_conf = self.resolverConfiguration == nil ? nil : UnsafePointer(texts[1])
-                    request.stdin_fd = self.standardInput
-                    request.stdout_fd = self.standardOutput
-                    request.stderr_fd = self.standardError
-                    request.new_session = self.newSession ? 1 : 0
-                    let child = clinux_lab_spawn(&request, &failedStep)
-                    error = errno
-                    return child
+                withCStrings([program] + self.mounts.flatMap { [$0.source, $0.target] }) { texts in
+                    let mounts = self.mounts.indices.map { index in
+                        clinux_lab_mount(source: texts[1 + 2 * index], target: texts[2 + 2 * index])
+                    }
+                    return mounts.withUnsafeBufferPointer { mounts in
+                        var request = clinux_lab_spawn()
+                        request.program = UnsafePointer(texts[0])
+                        request.argv = argv
+                        request.envp = envp
+                        request.netns = self.namespace ?? -1
+                        request.mounts = mounts.baseAddress
+                        request.mount_count = UInt32(mounts.count)
+                        request.stdin_fd = self.standardInput
+                        request.stdout_fd = self.standardOutput
+                        request.stderr_fd = self.standardError
+                        request.new_session = self.newSession ? 1 : 0
+                        let child = clinux_lab_spawn(&request, &failedStep)
+                        error = errno
+                        return child
+                    }
                 }
             }
         }

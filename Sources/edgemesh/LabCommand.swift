@@ -6,7 +6,10 @@ struct LabCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "lab",
         abstract: "Networks of namespaces for trials, tests and benchmarks, and small programs to run in them.",
-        subcommands: [Demo.self, Up.self, List.self, Execute.self, Clean.self, App.self]
+        subcommands: [
+            Demo.self, Up.self, List.self, Status.self, Execute.self, Link.self, OnNode<Kill>.self, OnNode<Start>.self,
+            OnNode<Pause>.self, OnNode<Resume>.self, OnNode<Renumber>.self, Move.self, Down.self, Clean.self, App.self,
+        ]
     )
 
     struct App: AsyncParsableCommand {
@@ -52,13 +55,24 @@ struct LabCommand: AsyncParsableCommand {
     struct Demo: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             commandName: "demo",
-            abstract: "Build a node with three backends and show, step by step, what the agent does for it."
+            abstract: "Build a node, or three LANs, and show step by step what the agents do for them."
         )
 
         @Option(help: "The name of the lab.")
         var name = "demo"
 
-        @Option(help: "How many backends the services have, from 2.")
+        @Option(
+            help: "What to show: 'node', 'lans' (three LANs whose nodes reach each other by tunnels) or 'all'.",
+            transform: { text in
+                guard let part = DemoRunner.Part(rawValue: text) else {
+                    throw ValidationError("choose one of node, lans, all")
+                }
+                return part
+            }
+        )
+        var part = DemoRunner.Part.node
+
+        @Option(help: "How many backends the services of the one node have, from 2.")
         var backends = 3
 
         @Flag(name: .shortAndLong, help: "Show every command and what it said.")
@@ -74,6 +88,7 @@ struct LabCommand: AsyncParsableCommand {
 
         func run() async throws {
             var options = DemoRunner.Options()
+            options.part = self.part
             options.lab.name = self.name
             options.lab.backends = self.backends
             options.printsJSON = self.output.output == .json
@@ -89,14 +104,24 @@ struct LabCommand: AsyncParsableCommand {
     struct Up: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             commandName: "up",
-            abstract: "Build the one-node lab with its agent, and keep it until Ctrl-C."
+            abstract: "Build a lab with its agents, and keep it until Ctrl-C.",
+            discussion: """
+                With a file: the LANs, nodes, relays, links and services that it describes (examples/lab has some). Without: \
+                one node.
+                """
         )
 
-        @Option(help: "The name of the lab.")
-        var name = "node"
+        @Argument(help: "A scenario file.")
+        var file: String?
 
-        @Option(help: "How many backends the services have.")
+        @Option(help: "The name of the lab; the scenario's, or 'node'.")
+        var name: String?
+
+        @Option(help: "How many backends the services of the one node have.")
         var backends = 3
+
+        @Flag(help: "Build the networks and their pods, but leave the agents to 'lab start'.")
+        var withoutAgents = false
 
         func validate() throws {
             guard (1...60).contains(self.backends) else {
@@ -105,12 +130,20 @@ struct LabCommand: AsyncParsableCommand {
         }
 
         func run() async throws {
-            var options = NodeLab.Options()
-            options.name = self.name
-            options.backends = self.backends
             try await reportingErrors("edgemesh lab up") {
+                // Before the world is built: what is wrong with the file is said at once.
+                let scenario = try self.file.map { try Scenario.read(from: $0) }
                 try await LabPrivileges.enterUserNamespaceIfNeeded(arguments: CommandLine.arguments)
-                try await LabSession.up(options)
+                if let scenario {
+                    var options = World.Options()
+                    options.name = self.name
+                    try await LabSession.up(scenario, options, startsAgents: !self.withoutAgents)
+                } else {
+                    var options = NodeLab.Options()
+                    options.name = self.name ?? "node"
+                    options.backends = self.backends
+                    try await LabSession.up(options)
+                }
             }
         }
     }
@@ -129,19 +162,19 @@ struct LabCommand: AsyncParsableCommand {
             abstract: "Run a command in a host of a running lab."
         )
 
-        @Argument(help: "The lab.")
-        var lab: String
+        @OptionGroup var lab: LabOption
 
-        @Argument(help: "The host.")
+        @Argument(help: "The host: a node, a pod or a router.")
         var host: String
 
         @Argument(parsing: .captureForPassthrough, help: "The command; a shell by default.")
         var command: [String] = []
 
         func run() async throws {
-            let command = self.command.isEmpty ? ["sh"] : self.command
+            let given = self.command.first == "--" ? Array(self.command.dropFirst()) : self.command
+            let command = given.isEmpty ? ["sh"] : given
             let code = try await reportingErrors("edgemesh lab exec") {
-                try LabSession.execute(lab: self.lab, host: self.host, command: command)
+                try LabSession.execute(lab: self.lab.lab, host: self.host, command: command)
             }
             throw ExitCode(code)
         }
@@ -149,7 +182,7 @@ struct LabCommand: AsyncParsableCommand {
 }
 
 /// Runs `body`; what it throws is printed behind `name`, and ends the command with exit code 1.
-private func reportingErrors<Result>(_ name: String, _ body: () async throws -> Result) async throws -> Result {
+func reportingErrors<Result>(_ name: String, _ body: () async throws -> Result) async throws -> Result {
     do {
         return try await body()
     } catch {

@@ -48,10 +48,10 @@ struct Grid {
     func run() async throws -> Report {
         let begin = MonotonicTime.now()
         var internet = Internet(name: self.name)
-        let relaySites = try (0..<3).map { try internet.addSite(.open, "relay\($0)") }
-        let dialledSites = try self.kinds.map { try internet.addSite($0, "b-\($0.rawValue)") }
-        let diallingSites = try self.kinds.map { try internet.addSite($0, "a-\($0.rawValue)") }
-        let pairSites = try ["c", "d"].map { try internet.addSite(.fullyRandom, $0) }
+        let relaySites = try (0..<3).map { try PeerSite(.open, "relay\($0)", in: &internet) }
+        let dialledSites = try self.kinds.map { try PeerSite($0, "b-\($0.rawValue)", in: &internet) }
+        let diallingSites = try self.kinds.map { try PeerSite($0, "a-\($0.rawValue)", in: &internet) }
+        let pairSites = try ["c", "d"].map { try PeerSite(.fullyRandom, $0, in: &internet) }
         let lab = try await Lab.create(internet.finished())
         defer { try? lab.remove() }
 
@@ -81,13 +81,13 @@ struct Grid {
 
     // MARK: Peers
 
-    private func start(_ site: Internet.Site, in lab: Lab, _ options: [String]) throws -> RunningPeer {
+    private func start(_ site: PeerSite, in lab: Lab, _ options: [String]) throws -> RunningPeer {
         let announce = site.kind == .fullCone ? ["-announce", site.reachableAt.joined(separator: ",")] : []
         let arguments = [self.program, "-listen", site.listen.joined(separator: ",")] + announce + options
         return RunningPeer(site: site, process: try lab.start(on: site.host, arguments))
     }
 
-    private func startReserving(_ site: Internet.Site, at relays: [RunningPeer], in lab: Lab) throws -> RunningPeer {
+    private func startReserving(_ site: PeerSite, at relays: [RunningPeer], in lab: Lab) throws -> RunningPeer {
         let addresses = try relays.map { try self.address(of: $0, from: site) }
         return try self.start(site, in: lab, ["-hole-punch", "-reserve", addresses.joined(separator: ",")])
     }
@@ -100,14 +100,14 @@ struct Grid {
     }
 
     /// A relay's address of a family that the site has.
-    private func address(of relay: RunningPeer, from site: Internet.Site) throws -> String {
+    private func address(of relay: RunningPeer, from site: PeerSite) throws -> String {
         let prefix = site.kind.families.contains(.v4) ? "/ip4/" : "/ip6/"
         let address = relay.site.reachableAt.first { $0.hasPrefix(prefix) } ?? ""
         return "\(address)/p2p/\(try self.id(relay))"
     }
 
     /// All that a host would know of a peer which knows itself what can be reached.
-    private func addresses(of peer: RunningPeer, from site: Internet.Site, by relays: [RunningPeer]) throws -> String {
+    private func addresses(of peer: RunningPeer, from site: PeerSite, by relays: [RunningPeer]) throws -> String {
         let direct = peer.site.reachableAt.filter { address in
             site.kind.families.contains(address.hasPrefix("/ip4/") ? .v4 : .v6)
         }

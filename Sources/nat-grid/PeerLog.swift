@@ -3,7 +3,7 @@ import NetLab
 
 /// A peer that runs in the lab, and what it has said.
 struct RunningPeer: Sendable {
-    let site: Internet.Site
+    let site: PeerSite
     let process: LabProcess
 
     /// Its events up to now. A line that is still being written does not count.

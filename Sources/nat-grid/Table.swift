@@ -1,4 +1,5 @@
 import MeshCore
+import NetLab
 
 extension Grid.Report {
     /// The grid as a table: who dials in rows, who is dialled in columns.

@@ -13,9 +13,13 @@ final class LabSocket {
 
     private let descriptor: Int32
 
-    init(_ node: NodeLab, on host: String, _ transport: TransportProtocol) throws {
+    convenience init(_ node: NodeLab, on host: String, _ transport: TransportProtocol) throws {
+        try self.init(node.lab, on: host, transport)
+    }
+
+    init(_ lab: Lab, on host: String, _ transport: TransportProtocol) throws {
         let type = transport == .udp ? SOCK_DGRAM : SOCK_STREAM
-        self.descriptor = try node.lab.withNetwork(of: host) {
+        self.descriptor = try lab.withNetwork(of: host) {
             socket(AF_INET, Int32(type.rawValue | SOCK_CLOEXEC.rawValue), 0)
         }
         guard self.descriptor >= 0 else { throw Failure(call: "socket", number: errno) }

@@ -1,4 +1,5 @@
 import Glibc
+import NetLab
 import Testing
 
 @testable import nat_grid

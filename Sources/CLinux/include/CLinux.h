@@ -10,6 +10,7 @@
 
 #include "lab.h"
 #include "multicast.h"
+#include "packet.h"
 #include "splice.h"
 
 /// setns(2), unshare(2), mount(2) flags by their names.

@@ -5,6 +5,12 @@
 
 #include <sys/types.h>
 
+/// What a process sees in place of `target`, which exists.
+struct clinux_lab_mount {
+    const char *source;
+    const char *target;
+};
+
 struct clinux_lab_spawn {
     /// Searched in PATH if it has no slash.
     const char *program;
@@ -12,8 +18,9 @@ struct clinux_lab_spawn {
     char *const *envp;
     /// Network namespace to enter, or -1 to stay. Entering one also gives the process a mount namespace of its own.
     int netns;
-    /// A file to show as /etc/resolv.conf, or NULL. Needs `netns`.
-    const char *resolv_conf;
+    /// Files and directories that the process sees in other places. Needs `netns`.
+    const struct clinux_lab_mount *mounts;
+    unsigned mount_count;
     int stdin_fd;
     int stdout_fd;
     int stderr_fd;

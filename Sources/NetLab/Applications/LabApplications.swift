@@ -14,9 +14,12 @@ public enum LabApplications {
         edgemesh lab app websocket-echo [--listen 0.0.0.0:8080]            echoes messages
         edgemesh lab app tls --name NAME --certificate FILE --key FILE [--listen 0.0.0.0:443]   its name over HTTPS
         edgemesh lab app bulk [--listen 0.0.0.0:5201]                      takes or gives bytes, for `client throughput`
-        edgemesh lab app client http|udp|connect|throughput|idle --target HOST:PORT
-            [--connections 1] [--requests N | --seconds S] [--interval MS] [--timeout MS] [--direction up|down]
-            [-o text|json]
+        edgemesh lab app pod --name NAME [--certificate FILE --key FILE]   all of these in one process: 9376 hostname,
+                                                                           2701 tcp-echo, 2702 udp-echo, 8080 websocket,
+                                                                           443 tls, 5201 bulk
+        edgemesh lab app client \(LoadOptions.Mode.allCases.map(\.rawValue).joined(separator: "|")) --target HOST:PORT
+            [--connections 1] [--requests N | --seconds S] [--interval MS] [--timeout MS] [--late MS]
+            [--direction up|down] [-o text|json]
         """
 
     /// Runs an application until this task is cancelled; the client until its work is done.
@@ -74,9 +77,32 @@ public enum LabApplications {
         case "bulk":
             let options = try LabArguments(arguments, known: ["listen"])
             return [try await BulkServer.start(on: options.address("listen", default: "0.0.0.0:5201"))]
+        case "pod": return try await Self.startPod(LabArguments(arguments, known: ["name", "certificate", "key"]))
         default:
             throw LabError(.usage, "there is no lab application '\(name)'; there are:\n\(Self.usage)")
         }
+    }
+}
+
+extension LabApplications {
+    /// All servers on the ports that they have by default.
+    private static func startPod(_ options: LabArguments) async throws -> [any Channel] {
+        let name = try options.required("name")
+        var servers = [
+            ("hostname", ["--name", name]), ("tcp-echo", ["--banner", name]),
+            ("udp-echo", ["--listen", "0.0.0.0:2702"]),
+            ("websocket-echo", []), ("bulk", []),
+        ]
+        let certificate = options.string("certificate", default: "")
+        if !certificate.isEmpty {
+            let files = ["--certificate", certificate, "--key", try options.required("key")]
+            servers.append(("tls", ["--name", name] + files))
+        }
+        var channels: [any Channel] = []
+        for (server, arguments) in servers {
+            channels += try await Self.startServer(name: server, arguments: arguments)
+        }
+        return channels
     }
 }
 

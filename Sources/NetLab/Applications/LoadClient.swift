@@ -3,6 +3,7 @@ import MeshCore
 import NIOCore
 import NIOHTTP1
 import NIOPosix
+import NIOSSL
 
 /// Closed-loop load: as many workers as connections, each with one exchange open at a time.
 enum LoadClient {
@@ -13,7 +14,7 @@ enum LoadClient {
         let start = MonotonicTime.now()
         var report = LoadReport(mode: options.mode, target: target)
         switch options.mode {
-        case .http, .udp, .connect:
+        case .http, .https, .tcp, .websocket, .udp, .connect:
             report = try await Self.collect(options, workers: options.connections, loops: loops) { loop, index in
                 ExchangeWorker.run(options, share: Self.share(of: options, worker: index), start: start, on: loop)
             }
@@ -87,6 +88,7 @@ final class ExchangeWorker {
     private var remaining: Int?
     private var report: LoadReport
     private var lastSuccess: MonotonicTime
+    private let tls: NIOSSLContext?
 
     static func run(
         _ options: LoadOptions,
@@ -109,6 +111,26 @@ final class ExchangeWorker {
         self.promise = loop.makePromise()
         self.report = LoadReport(mode: options.mode, target: options.target.description)
         self.lastSuccess = start
+        var configuration = TLSConfiguration.makeClientConfiguration()
+        configuration.certificateVerification = .none
+        self.tls = options.mode == .https ? try? NIOSSLContext(configuration: configuration) : nil
+    }
+
+    private static func addHandlers(
+        of mode: LoadOptions.Mode,
+        _ tls: NIOSSLContext?,
+        _ answer: EventLoopPromise<String?>,
+        to pipeline: ChannelPipeline.SynchronousOperations
+    ) throws {
+        switch mode {
+        case .http, .https:
+            if let tls { try pipeline.addHandler(NIOSSLClientHandler(context: tls, serverHostname: nil)) }
+            try pipeline.addHTTPClientHandlers()
+            try pipeline.addHandler(HTTPExchange(answer))
+        case .tcp: try pipeline.addHandler(LineExchange(answer))
+        case .websocket: try WebSocketExchange.add(to: pipeline, answer)
+        case .udp, .connect, .throughput, .idle: break
+        }
     }
 
     private func next() {
@@ -124,6 +146,7 @@ final class ExchangeWorker {
             switch result {
             case .success(let answer):
                 self.report.succeed(answer: answer, after: now - started)
+                if now - started > self.options.late { self.report.late += 1 }
                 self.report.longestGap = max(self.report.longestGap, now - self.lastSuccess)
                 self.lastSuccess = now
             case .failure(let error):
@@ -156,15 +179,13 @@ final class ExchangeWorker {
                 }
                 .connect(to: self.options.target)
         default:
-            let isHTTP = self.options.mode == .http
+            let (mode, tls) = (self.options.mode, self.tls)
             connected = ClientBootstrap(group: self.loop)
                 .connectTimeout(timeout)
                 .channelOption(.tcpOption(.tcp_nodelay), value: 1)
                 .channelInitializer { channel in
                     channel.eventLoop.makeCompletedFuture {
-                        guard isHTTP else { return }
-                        try channel.pipeline.syncOperations.addHTTPClientHandlers()
-                        try channel.pipeline.syncOperations.addHandler(HTTPExchange(answer))
+                        try Self.addHandlers(of: mode, tls, answer, to: channel.pipeline.syncOperations)
                     }
                 }
                 .connect(to: self.options.target)

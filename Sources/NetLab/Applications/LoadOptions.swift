@@ -6,6 +6,12 @@ struct LoadOptions: Sendable {
     enum Mode: String, Sendable, CaseIterable {
         /// HTTP GETs, each on a connection of its own, counted by the text of the answer.
         case http
+        /// The same over TLS, whatever the server's certificate is.
+        case https
+        /// A connection to `lab app tcp-echo`, a line to it and back; counted by the server's banner.
+        case tcp
+        /// A WebSocket connection to `lab app websocket-echo`, a message to it and back.
+        case websocket
         /// Datagrams, each from a socket of its own, counted by the text of the answer.
         case udp
         /// Connects and closes.
@@ -27,6 +33,8 @@ struct LoadOptions: Sendable {
     var interval: Duration = .zero
     /// For one exchange.
     var timeout: Duration = .seconds(5)
+    /// An exchange that took longer came late.
+    var late: Duration = .seconds(1)
     var uploads = false
     var printsJSON = false
 
@@ -38,7 +46,7 @@ struct LoadOptions: Sendable {
     init(_ arguments: [String]) async throws {
         let options = try LabArguments(
             arguments,
-            known: ["target", "connections", "requests", "seconds", "interval", "timeout", "direction", "o"]
+            known: ["target", "connections", "requests", "seconds", "interval", "timeout", "late", "direction", "o"]
         )
         guard options.positional.count == 1, let mode = Mode(rawValue: options.positional[0]) else {
             throw LabError(.usage, "say what to do: client \(Mode.allCases.map(\.rawValue).joined(separator: "|"))")
@@ -63,11 +71,12 @@ struct LoadOptions: Sendable {
         self.duration = try options.seconds("seconds")
         self.interval = .milliseconds(try options.integer("interval", in: 0...60_000) ?? 0)
         self.timeout = .milliseconds(try options.integer("timeout", in: 1...600_000) ?? 5000)
+        self.late = .milliseconds(try options.integer("late", in: 1...600_000) ?? 1000)
         self.uploads = try options.choice("direction", of: ["down", "up"]) == "up"
         self.printsJSON = try options.choice("o", of: ["text", "json"]) == "json"
         if self.requests == nil, self.duration == nil {
             switch mode {
-            case .http, .udp, .connect: self.requests = self.connections
+            case .http, .https, .tcp, .websocket, .udp, .connect: self.requests = self.connections
             case .throughput, .idle: self.duration = .seconds(5)
             }
         }

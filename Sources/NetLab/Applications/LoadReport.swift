@@ -58,6 +58,8 @@ struct LoadReport: Sendable {
     /// Answers by their text: the backend's name.
     var spread: [String: Int] = [:]
     var latency = LatencyHistogram()
+    /// Exchanges that succeeded, but late.
+    var late = 0
     var bytes: UInt64 = 0
     /// The longest time in which no exchange succeeded.
     var longestGap: Duration = .zero
@@ -89,6 +91,7 @@ struct LoadReport: Sendable {
         for (reason, count) in other.failures { Self.count(reason, in: &self.failures, by: count) }
         for (answer, count) in other.spread { Self.count(answer, in: &self.spread, by: count) }
         self.latency.merge(other.latency)
+        self.late += other.late
         self.bytes += other.bytes
         self.longestGap = max(self.longestGap, other.longestGap)
     }
@@ -106,8 +109,9 @@ struct LoadReport: Sendable {
         return [
             "mode": .string(self.mode.rawValue), "target": .string(self.target),
             "seconds": .init(.number((self.elapsed.inSeconds * 1e6).rounded() / 1e6)),
-            "succeeded": .integer(self.succeeded), "failed": .integer(self.failed), "failures": counts(self.failures),
-            "spread": counts(self.spread), "perSecond": .init(.number((self.perSecond * 10).rounded() / 10)),
+            "succeeded": .integer(self.succeeded), "failed": .integer(self.failed), "late": .integer(self.late),
+            "failures": counts(self.failures), "spread": counts(self.spread),
+            "perSecond": .init(.number((self.perSecond * 10).rounded() / 10)),
             "bytes": .integer(self.bytes),
             "megabytesPerSecond": .init(.number((self.megabytesPerSecond * 10).rounded() / 10)),
             "latencyMicroseconds": [
@@ -126,7 +130,7 @@ struct LoadReport: Sendable {
             let quantiles = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)].map { name, fraction in
                 "\(name) \(Self.fixed(self.latency.quantile(fraction).inSeconds * 1e3, 3)) ms"
             }
-            lines.append("latency  \(quantiles.joined(separator: "  "))")
+            lines.append("latency  \(quantiles.joined(separator: "  "))" + (self.late > 0 ? "  late \(self.late)" : ""))
         }
         for (answer, count) in self.spread.sorted(by: { $0.key < $1.key }) {
             let share = Double(count) * 100 / Double(max(1, self.succeeded))
@@ -136,6 +140,13 @@ struct LoadReport: Sendable {
             lines.append("failure  \(reason): \(count)")
         }
         return lines.joined(separator: "\n") + "\n"
+    }
+
+    /// A decimal number with up to three digits after the point.
+    static func short(_ number: Double) -> String {
+        var text = Substring(Self.fixed(number, 3))
+        while text.last == "0" { text.removeLast() }
+        return String(text.last == "." ? text.dropLast() : text)
     }
 
     /// A decimal number with `digits` after the point.

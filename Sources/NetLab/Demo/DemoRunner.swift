@@ -2,10 +2,18 @@ import Documents
 import Glibc
 import MeshCore
 
-/// `edgemesh lab demo`: builds the one-node lab and shows, with stock tools, what the agent does for a node. Each step
-/// is checked.
+/// `edgemesh lab demo`: builds labs and shows, with stock tools, what the agent does in them. Each step is checked.
 public enum DemoRunner {
+    public enum Part: String, Sendable, CaseIterable {
+        /// One node with its agent.
+        case node
+        /// Three LANs whose nodes reach each other.
+        case lans
+        case all
+    }
+
     public struct Options: Sendable {
+        public var part = Part.node
         public var lab = NodeLab.Options()
         public var printsJSON = false
         /// Show every command and what it said.
@@ -25,7 +33,9 @@ public enum DemoRunner {
         let console = DemoConsole(isSilent: options.printsJSON, isVerbose: options.isVerbose)
         let journal = DemoJournal(console: console)
         let isFinished = try await LabSignals.run { guardian in
-            await Self.runSteps(options, console: console, journal: journal, guardian: guardian)
+            let stage = DemoStage(options: options, journal: journal, console: console, guardian: guardian)
+            if options.part != .lans { await stage.runNode() }
+            if options.part != .node, journal.isPassed { await stage.runLANs() }
         }
         guard isFinished else { return 130 }
         if options.printsJSON {
@@ -38,35 +48,70 @@ public enum DemoRunner {
         }
         return journal.isPassed ? 0 : 1
     }
+}
 
-    private static func runSteps(
-        _ options: Options,
-        console: DemoConsole,
-        journal: DemoJournal,
-        guardian: LabSignals.Guardian
-    ) async {
-        console.plain(Self.picture(of: NodeLab.Layout(backends: options.lab.backends)) + "\n")
+/// Builds the labs of the demo's parts, and takes them away.
+private struct DemoStage {
+    let options: DemoRunner.Options
+    let journal: DemoJournal
+    let console: DemoConsole
+    let guardian: LabSignals.Guardian
+
+    func runNode() async {
+        self.console.plain(Self.picture(of: NodeLab.Layout(backends: self.options.lab.backends)) + "\n")
         var created: NodeLab?
-        await journal.step("Build the lab", "ip netns add …") {
+        await self.journal.step("Build the lab", "ip netns add …") {
             let started = MonotonicTime.now()
-            let node = try await NodeLab.create(options.lab)
-            guardian.protect(node.lab)
+            let node = try await NodeLab.create(self.options.lab)
+            self.guardian.protect(node.lab)
             created = node
             let summary =
                 "\(node.lab.plan.hosts.count) hosts with their applications in \(milliseconds(since: started))"
-            journal.numbers(summary)
-            journal.check(true, summary)
+            self.journal.numbers(summary)
+            self.journal.check(true, summary)
         }
         guard let node = created else { return }
-        await DemoScript(node: node, journal: journal).run()
-        if !journal.isPassed, options.showsLogOnFailure, let log = try? Files.readText(node.agentLog) {
+        await DemoScript(node: node, journal: self.journal).run()
+        if !self.journal.isPassed, self.options.showsLogOnFailure, let log = try? Files.readText(node.agentLog) {
             let lines = log.split(separator: "\n").suffix(40).joined(separator: "\n")
-            console.plain("\nThe agent's log ends with:\n\(lines)")
+            self.console.plain("\nThe agent's log ends with:\n\(lines)")
         }
         do {
             try node.remove()
         } catch {
-            console.failure("\(error)")
+            self.console.failure("\(error)")
+        }
+    }
+
+    func runLANs() async {
+        var created: World?
+        await self.journal.step("Build three LANs", "edgemesh lab up FILE") {
+            let started = MonotonicTime.now()
+            var worldOptions = World.Options()
+            worldOptions.name = "\(self.options.lab.name)-lans"
+            worldOptions.program = self.options.lab.program
+            worldOptions.agentCommand = self.options.lab.agentCommand
+            let world = try await World.create(WorldDemo.scenario, worldOptions)
+            self.guardian.protect(world.lab)
+            created = world
+            let summary =
+                "\(world.lab.plan.hosts.count) hosts, of them \(world.nodes.count) nodes, in \(milliseconds(since: started))"
+            self.journal.numbers(summary)
+            self.journal.check(true, summary)
+        }
+        guard let world = created else { return }
+        self.console.plain("\n" + world.picture())
+        await WorldDemo(world: world, journal: self.journal).run()
+        if !self.journal.isPassed, self.options.showsLogOnFailure {
+            for node in world.nodes {
+                let log = (try? world.agentLogTail(of: node.name)) ?? ""
+                self.console.plain("\nThe log of \(node.name)'s agent ends with:\n\(log)")
+            }
+        }
+        do {
+            try world.remove()
+        } catch {
+            self.console.failure("\(error)")
         }
     }
 

@@ -38,12 +38,7 @@ public final class NodeLab: Sendable {
         }
 
         func plan(named name: String) -> LabPlan {
-            let resolverConfiguration = """
-                nameserver \(self.resolver)
-                search default.svc.cluster.local svc.cluster.local cluster.local
-                options ndots:5
-
-                """
+            let resolverConfiguration = Self.podResolverConfiguration(self.resolver)
             var plan = LabPlan(name: name)
             plan.addLAN("lan")
             plan.addNode(
@@ -71,6 +66,15 @@ public final class NodeLab: Sendable {
                 )
             }
             return plan
+        }
+
+        static func podResolverConfiguration(_ resolver: IPv4Address) -> String {
+            """
+            nameserver \(resolver)
+            search default.svc.cluster.local svc.cluster.local cluster.local
+            options ndots:5
+
+            """
         }
 
         var furtherClientAddresses: [InterfaceAddress] {
@@ -157,40 +161,21 @@ public final class NodeLab: Sendable {
 extension NodeLab {
     /// Starts one of `LabApplications` on a host.
     public func startApplication(_ arguments: [String], on host: String, log: String) throws(LabError) -> LabProcess {
-        try self.lab.start(on: host, ["edgemesh", "lab", "app"] + arguments, program: self.program, log: log)
+        try self.lab.startApplication(arguments, on: host, program: self.program, log: log)
     }
 
-    /// The command of the load client in a host, as shown to people.
+    /// Runs the load client in a host.
     func runClient(
         _ arguments: [String],
         on host: String,
         deadline: Duration = .seconds(60)
     ) async throws -> Document {
-        let command = ["edgemesh", "lab", "app", "client"] + arguments + ["-o", "json"]
-        let output = try await self.lab.run(on: host, command, program: self.program, deadline: deadline)
-        guard output.status.isSuccess,
-            let report = try? Document.parseJSON(Array(output.standardOutput.utf8), limits: .default)
-        else {
-            throw LabError(
-                .commandFailed,
-                "'\(command.joined(separator: " "))' on \(host) failed (\(output.status))",
-                cause: (output.standardError + output.standardOutput).trimmed
-            )
-        }
-        return report
+        try await self.lab.runClient(arguments, on: host, program: self.program, deadline: deadline)
     }
 
     /// Runs this program's own command on the node and returns what it prints; throws if its exit code is not 0.
     public func runTool(_ arguments: [String]) async throws -> String {
-        let output = try await self.lab.run(on: self.layout.node, arguments, program: self.program)
-        guard output.status.isSuccess else {
-            throw LabError(
-                .commandFailed,
-                "'\(arguments.joined(separator: " "))' failed (\(output.status))",
-                cause: (output.standardError + output.standardOutput).trimmed
-            )
-        }
-        return output.standardOutput
+        try await self.lab.output(on: self.layout.node, arguments, program: self.program)
     }
 
     public func startBackend(_ name: String) throws(LabError) {

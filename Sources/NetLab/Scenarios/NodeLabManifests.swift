@@ -59,7 +59,11 @@ enum NodeLabManifests {
                     selector: nil,
                     ports: [service.port]
                 ) + "---\n"
-                + Self.endpointSlice(service.name, port: service.port, address: lab.echo.address, node: lab.node)
+                + Self.endpointSlice(
+                    service.name,
+                    ports: [service.port],
+                    endpoints: [(lab.echo.address, lab.node)]
+                )
             return (service.file, text)
         }
     }
@@ -133,28 +137,43 @@ enum NodeLabManifests {
         return text
     }
 
-    static func endpointSlice(_ service: String, port: ServicePort, address: IPv4Address, node: String) -> String {
-        """
-        apiVersion: discovery.k8s.io/v1
-        kind: EndpointSlice
-        metadata:
-          name: \(service)-1
-          namespace: default
-          labels:
-            kubernetes.io/service-name: \(service)
-        addressType: IPv4
-        ports:
-          - name: \(port.name)
-            port: \(port.targetPort)
-            protocol: \(port.transport.description.uppercased())
-        endpoints:
-          - addresses:
-              - \(address)
-            nodeName: \(node)
-            conditions:
-              ready: true
+    static func endpointSlice(
+        _ service: String,
+        ports: [ServicePort],
+        endpoints: [(address: IPv4Address, node: String)]
+    ) -> String {
+        var text = """
+            apiVersion: discovery.k8s.io/v1
+            kind: EndpointSlice
+            metadata:
+              name: \(service)-1
+              namespace: default
+              labels:
+                kubernetes.io/service-name: \(service)
+            addressType: IPv4
+            ports:
 
-        """
+            """
+        for port in ports {
+            text += """
+                  - name: \(port.name)
+                    port: \(port.targetPort)
+                    protocol: \(port.transport.description.uppercased())
+
+                """
+        }
+        text += "endpoints:\n"
+        for endpoint in endpoints {
+            text += """
+                  - addresses:
+                      - \(endpoint.address)
+                    nodeName: \(endpoint.node)
+                    conditions:
+                      ready: true
+
+                """
+        }
+        return text
     }
 
     /// Named as its service: the original matches by name.

@@ -1,0 +1,116 @@
+public import MeshCore
+
+/// Where a node of a world is and who it is.
+public struct WorldNode: Sendable, Hashable {
+    public let name: String
+    /// Counted from 1: the third part of its pods' addresses, and the last of its service's.
+    public let number: Int
+    public let isRelay: Bool
+    /// The pod that calls.
+    public let client: NodeLab.Pod
+    /// The pods that answer.
+    public let apps: [NodeLab.Pod]
+    /// The LAN it is on now.
+    public internal(set) var lan: String
+    /// Which of the LAN's addresses it has.
+    var index: Int
+    public internal(set) var address: IPAddress
+
+    /// The service that has its name.
+    public var clusterIP: IPv4Address { IPv4Address(10, 96, 1, UInt8(truncatingIfNeeded: self.number)) }
+    var podNetwork: String { "10.244.\(self.number).0/24" }
+}
+
+/// A scenario with names and addresses: the plan of its lab.
+struct WorldPlan: Sendable {
+    static let tunnelPort = 20_006
+    static let resolver = IPv4Address(169, 254, 96, 16)
+
+    let scenario: Scenario
+    private(set) var lab: LabPlan
+    private(set) var sites: [String: Internet.Site] = [:]
+    private(set) var nodes: [WorldNode] = []
+    /// Nodes that others are told to use as relays, with the addresses that can be dialled.
+    private(set) var relays: [(node: String, addresses: [IPAddress])] = []
+
+    init(_ scenario: Scenario, name: String) throws(LabError) {
+        self.scenario = scenario
+        var internet = Internet(name: name)
+        for lan in scenario.lans {
+            let site = try internet.addSite(lan.nat, lan.name)
+            self.sites[lan.name] = site
+            for (index, node) in lan.nodes.enumerated() {
+                try Self.add(node, to: site, index: index, number: self.nodes.count + 1, &internet, &self.nodes)
+                if node.isRelay {
+                    let addresses = try site.reachableAddresses(of: index).filter { $0.family == .v4 }
+                    self.relays.append((node.name, addresses))
+                }
+            }
+        }
+        self.lab = internet.finished()
+    }
+
+    private static func add(
+        _ node: Scenario.Node,
+        to site: Internet.Site,
+        index: Int,
+        number: Int,
+        _ internet: inout Internet,
+        _ nodes: inout [WorldNode]
+    ) throws(LabError) {
+        guard let third = UInt8(exactly: number), third < 250,
+            let address = try site.addresses(of: index).first?.address
+        else { throw LabError(.invalidPlan, "a world has at most 249 nodes, each with an address") }
+        let podNetwork = "10.244.\(number).0/24"
+        let gateway = IPv4Address(10, 244, third, 1)
+        var host = LabPlan.Host(name: node.name)
+        host.bridges = [.init(name: "cni0", addresses: [InterfaceAddress(gateway, prefixLength: 24)])]
+        host.forwardsPackets = true
+        host.hasOwnRunDirectory = true
+        host.resolverConfiguration = "# A world has no other name servers than its agents.\n"
+        // As CNI plugins do it: the world outside knows nodes, not pods.
+        host.nftables = """
+            table inet pods {
+                chain postrouting {
+                    type nat hook postrouting priority srcnat; policy accept;
+                    oifname "eth0" ip saddr \(podNetwork) masquerade
+                }
+            }
+
+            """
+        try internet.add(host, to: site, index: index)
+
+        let client = NodeLab.Pod(name: "\(node.name)-client", address: IPv4Address(10, 244, third, 100))
+        let apps = (0..<node.pods).map { pod in
+            NodeLab.Pod(
+                name: pod == 0 ? "\(node.name)-app" : "\(node.name)-app-\(pod + 1)",
+                address: IPv4Address(10, 244, third, UInt8(10 + pod))
+            )
+        }
+        for pod in [client] + apps {
+            var host = LabPlan.Host(name: pod.name)
+            host.interfaces = [
+                .init(
+                    name: "eth0",
+                    attachment: .bridge("cni0", on: node.name),
+                    addresses: [InterfaceAddress(pod.address, prefixLength: 24)]
+                )
+            ]
+            host.routes = [LabPlan.Route.defaultRoute(via: .v4(gateway))].compactMap(\.self)
+            host.resolverConfiguration = NodeLab.Layout.podResolverConfiguration(Self.resolver)
+            internet.add(host)
+        }
+        nodes.append(
+            WorldNode(
+                name: node.name,
+                number: number,
+                isRelay: node.isRelay,
+                client: client,
+                apps: apps,
+                lan: site.name,
+                index: index,
+                address: address
+            )
+        )
+    }
+}
