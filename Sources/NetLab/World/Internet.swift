@@ -182,11 +182,12 @@ public struct Internet {
             .init(
                 name: "outside",
                 attachment: .lan(outside.lan),
-                addresses: try outside.lines.map { try Self.network($0.address) }
+                addresses: try outside.lines.map { line throws(LabError) in try Self.network(line.address) }
             ),
             .init(name: "inside", attachment: .lan(inside.lan), addresses: inside.addresses),
         ]
-        router.routes = try outside.lines.compactMap { .defaultRoute(via: try Self.address($0.gateway)) }
+        router.routes = try outside.lines.map { line throws(LabError) in try Self.address(line.gateway) }
+            .compactMap { LabPlan.Route.defaultRoute(via: $0) }
         router.forwardsPackets = true
         router.nftables = Self.rules(kind, host: host)
         return router
