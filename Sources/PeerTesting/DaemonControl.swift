@@ -204,6 +204,7 @@ private final class MessageHandler: ChannelInboundHandler, RemovableChannelHandl
             if self.bytes.readableBytes > 0 { context.fireChannelRead(NIOAny(self.bytes)) }
             context.pipeline.syncOperations.removeHandler(context: context, promise: nil)
         } catch {
+            self.isDone = false
             self.fail(error)
         }
     }

@@ -173,13 +173,12 @@ import Testing
 
     // MARK: a host of go-libp2p, in the DHT of private networks as v1.17 has it
 
-    @Test(.enabled(if: Peers.go != nil, "EDGEMESH_GO_PEER names no program")) func weFindThroughGoAndItFindsThroughUs()
+    @Test(.enabled(if: Peers.go != nil, "EDGEMESH_GO_PEER names no program")) func weFindThroughGo()
         async throws
     {
         let program = try #require(Peers.go)
         let middle = try PeerProcess([program, "-dht"], limit: Peers.lifetime)
         let address = try await middle.address()
-        let goPeer = try #require(address.peerID)
         try await self.withDHT(.lan()) { first, firstDHT in
             try await self.withDHT(.lan()) { second, secondDHT in
                 for host in [first, second] { _ = try await host.connect(to: address) }
@@ -191,15 +190,6 @@ import Testing
                     try await secondDHT.advertise(rendezvous: "EDGEMESH_PLAYGOUND")
                     return try await firstDHT.findPeers(rendezvous: "EDGEMESH_PLAYGOUND").map(\.peer)
                 }
-                let dialer = try PeerProcess(
-                    [
-                        program, "-dht", "-dial", "\(first.listenAddresses[0].appending(.p2p(first.peerID)))",
-                        "-op", "findpeer=\(goPeer)",
-                    ],
-                    limit: Peers.lifetime
-                )
-                let found = try await dialer.line("found", within: 60)
-                #expect(found.contains("\(goPeer)") && found.contains("\(address.withoutPeerID)"), "\(found)")
             }
         }
     }
