@@ -14,15 +14,14 @@ import Testing
     private struct Relay {
         let machine: Machine
         let interface: Interface
-        let host: Host
-        let service: RelayService
+        let (host, service): (Host, RelayService)
         let candidate: RelayCandidate
 
         init(_ address: IPAddress, _ delay: TimeAmount = .milliseconds(10), in simulation: Simulation) throws {
             self.machine = simulation.machine("relay-\(address)")
             self.interface = self.machine.attach(to: simulation.internet, address, link: Link(delay: delay))
-            self.host = try self.machine.host()
-            self.service = RelayService(host: self.host, logger: quiet)
+            let host = try self.machine.host()
+            (self.host, self.service) = (host, RelayService(host: host, logger: quiet))
             self.candidate = RelayCandidate(
                 peer: self.host.peerID,
                 addresses: [try Multiaddr("/ip4/\(address)/tcp/4001")]

@@ -216,14 +216,7 @@ import Testing
     }
 
     @Test func candidatesComeAndGo() {
-        let (a, b) = (Self.peers[0], Self.peers[1])
-        var bench = Bench(wanted: 2)
-        bench.plan.setCandidates([a])
-        _ = bench.next()
-        bench.probed(a, 1)
-        _ = bench.next()
-        bench.reserved(a)
-        bench.plan.setCandidates([a, b])
+        var (bench, a, b) = self.benchOfTwo(wanted: 2)
         #expect(bench.next() == [.probe(b)])
         bench.plan.setCandidates([b])
         #expect(bench.next() == [.lost(a)])
@@ -260,9 +253,9 @@ import Testing
     }
 
     /// Holds `a`, measured at 50 ms, and knows `b`.
-    private func benchOfTwo() -> (Bench, a: PeerID, b: PeerID) {
+    private func benchOfTwo(wanted: Int = 1) -> (Bench, a: PeerID, b: PeerID) {
         let (a, b) = (Self.peers[0], Self.peers[1])
-        var bench = Bench()
+        var bench = Bench(wanted: wanted)
         bench.plan.setCandidates([a])
         _ = bench.next()
         bench.probed(a, 50)
