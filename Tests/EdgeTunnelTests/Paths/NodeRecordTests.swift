@@ -1,4 +1,5 @@
 import MeshCore
+import MeshInterfaces
 import NIOCore
 import Testing
 
