@@ -342,8 +342,16 @@ let package = Package(
             [
                 "EdgeTunnel", "MeshInterfaces", "MeshCore", "MeshTesting", "Documents", "Multiformats", "KubeModel",
                 "ByteStreams", "PeerIdentity", "LibP2PSecurity", "Yamux", "ServiceCatalog", "LibP2P", "LibP2PRelay",
-                "LibP2PDiscovery", "NetSim", "FakeKube", "PeerTesting", nioCore, nioPosix, nioEmbedded, hashTrees,
+                "LibP2PDiscovery", "FakeKube", "PeerTesting", nioCore, nioPosix, nioEmbedded, hashTrees,
                 logging, lifecycle,
+            ]
+        ),
+        // Apart, as addresses are literals where NetSim is imported.
+        tests(
+            "EdgeTunnelSimulatedTests",
+            [
+                "EdgeTunnel", "MeshInterfaces", "MeshCore", "Multiformats", "KubeModel", "PeerIdentity",
+                "ServiceCatalog", "LibP2P", "LibP2PRelay", "NetSim", nioCore, hashTrees, logging,
             ]
         ),
     ],

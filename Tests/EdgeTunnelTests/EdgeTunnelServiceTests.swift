@@ -82,7 +82,7 @@ extension FlowSocketTests {
             let (near, far) = (
                 Self.service(Self.settings("edge-near", key: key)), Self.service(Self.settings("edge-far", key: key))
             )
-            let echo = try await FlowFixture.echo()
+            let echo = try await TestTarget.echo()
             try await Self.running([near, far]) { nodes in
                 nodes[0].host.peers.add(
                     nodes[1].host.listenAddresses,
@@ -102,8 +102,10 @@ extension FlowSocketTests {
                 let status = await near.status()
                 #expect(status["peers"]?["edge-far"]?["state"]?.string == "up")
                 #expect(status["counters"]?["flowsOpened"]?.integer == 1)
-                #expect(await far.status()["counters"]?["flowsAccepted"]?.integer == 1)
-                #expect(await near.metrics().contains { $0.name == "edgemesh_tunnel_flows_opened_total" })
+                let there = await far.status()
+                #expect(there["counters"]?["flowsAccepted"]?.integer == 1)
+                let metrics = await near.metrics()
+                #expect(metrics.contains { $0.name == "edgemesh_tunnel_flows_opened_total" })
                 try await channel.close()
             }
             try await echo.close()

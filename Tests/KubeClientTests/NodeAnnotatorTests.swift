@@ -41,8 +41,11 @@ struct NodeAnnotatorTests {
                     annotations?["other"]?.string == "stays" && stored["metadata"]?["labels"]?["zone"]?.string == "a"
                 )
                 let decoded = try #require(try ClusterObject.decode(stored).first)
-                guard case .node(let node) = decoded else { return Issue.record("no node") }
-                #expect(node.peerID == value)
+                if case .node(let node) = decoded {
+                    #expect(node.peerID == value)
+                } else {
+                    Issue.record("it is no node")
+                }
                 #expect(try ClusterObject.decode(decoded.document) == [decoded])
             }
             #expect(fake.requests.allSatisfy { $0.method == "PATCH" && $0.path == "/api/v1/nodes/edge-1" })

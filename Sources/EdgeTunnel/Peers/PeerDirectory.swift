@@ -10,8 +10,6 @@ import Synchronization
 /// A record counts alone: the key of the name does not prove a node that has one. Whoever held a record that was changed or taken
 /// away is revoked. What is known stays while the cloud is away. Any thread.
 final class PeerDirectory: PeerNaming {
-    /// Names beyond those of the catalog that are remembered, such as those of gateways.
-    static let maximumLearned = 4096
     static let maximumRevoked = 4096
 
     private struct State {
@@ -39,9 +37,12 @@ final class PeerDirectory: PeerNaming {
 
     private let ownName: String
     private let ownPeer: PeerID
+    private let maximumLearned: Int
     private let state = Mutex(State())
 
-    init(ownName: String, ownPeer: PeerID) {
+    /// - Parameter maximumLearned: names beyond those of the catalog that are remembered, such as those of gateways.
+    init(ownName: String, ownPeer: PeerID, maximumLearned: Int = 4096) {
+        self.maximumLearned = maximumLearned
         self.ownName = ownName
         self.ownPeer = ownPeer
         self.state.withLock { $0.names[ownPeer] = ownName }
@@ -60,7 +61,7 @@ final class PeerDirectory: PeerNaming {
         self.state.withLock { state in
             // Its record may have come meanwhile.
             guard state.recorded[node] == nil else { return }
-            if state.nodes[node] == nil { Self.learn(node, in: &state) }
+            if state.nodes[node] == nil { self.learn(node, in: &state) }
             Self.derive(node, peer, in: &state)
         }
         return peer
@@ -162,8 +163,8 @@ final class PeerDirectory: PeerNaming {
         if state.names[peer] == nil { state.names[peer] = name }
     }
 
-    private static func learn(_ name: String, in state: inout State) {
-        if state.learned.count >= Self.maximumLearned, let oldest = state.learned.popFirst(),
+    private func learn(_ name: String, in state: inout State) {
+        if state.learned.count >= self.maximumLearned, let oldest = state.learned.popFirst(),
             state.nodes[oldest] == nil,
             let peer = state.derived.removeValue(forKey: oldest), state.names[peer] == oldest
         {

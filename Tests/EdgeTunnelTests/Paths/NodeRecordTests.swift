@@ -1,4 +1,5 @@
 import MeshCore
+import MeshInterfaces
 import NIOCore
 import Testing
 
@@ -46,7 +47,8 @@ struct NodeRecordTests {
         var now = self.at(0)
         var pauses: [Double] = []
         for _ in 0..<10 {
-            #expect(record.dialStarted(now: now))
+            let isFirst = record.dialStarted(now: now)
+            #expect(isFirst)
             record.dialFailed("refused", now: now, using: &self.generator)
             #expect(record.state == .down && record.freshFailure(now: now) == "refused")
             guard let wake = record.wakeTime else { break }
@@ -56,7 +58,8 @@ struct NodeRecordTests {
         }
         #expect(pauses.count == 10 && pauses[0] <= 1 && pauses.allSatisfy { (0.5...30).contains($0) })
         #expect(pauses[9] >= 15)
-        #expect(record.dialStarted(now: now))
+        let isFirst = record.dialStarted(now: now)
+        #expect(isFirst)
         record.dialFailed("refused", now: now, using: &self.generator)
         record.hurry(now: now)
         #expect(record.wake(now: now) && record.freshFailure(now: now) == nil)

@@ -1,5 +1,6 @@
 import HashTreeCollections
 import KubeModel
+import MeshCore
 import Multiformats
 import NIOCore
 import PeerIdentity
@@ -87,8 +88,8 @@ struct PeerDirectoryTests {
 
     @Test("names that were only asked for are forgotten beyond the bound")
     func bound() throws {
-        let directory = self.directory
-        for index in 0...PeerDirectory.maximumLearned { _ = directory.peer(of: "n\(index)") }
+        let directory = PeerDirectory(ownName: "self", ownPeer: self.own, maximumLearned: 8)
+        for index in 0...8 { _ = directory.peer(of: "n\(index)") }
         #expect(directory.node(of: try self.derived("n0")) == nil)
         #expect(directory.node(of: try self.derived("n1")) == "n1")
     }
@@ -128,7 +129,7 @@ struct RelayBookTests {
             TunnelSettings.Relay(
                 nodeName: name,
                 hosts: try ["10.0.\(index).1", "10.0.\(index).2"].map {
-                    .ip4(try #require(.init($0)))
+                    .ip4(try #require(IPv4Address($0)))
                 }
             )
         }

@@ -1,4 +1,5 @@
 import LibP2P
+import LibP2PRelay
 import MeshCore
 import MeshInterfaces
 import Multiformats
