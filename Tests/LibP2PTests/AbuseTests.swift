@@ -66,7 +66,8 @@ extension SocketTests {
         @Test(
             arguments: [
                 (HostConfiguration().failedStreamBurst, "failedStreamsPerSecond"),
-                (1e9, "opens and resets streams too often"),
+                // Too often, or without reading that they are refused: whichever comes first.
+                (1e9, "the peer opens"),
             ]
         )
         func aHundredThousandStreamsThatAreResetEndTheConnection(_ burst: Double, _ reason: String) async throws {
