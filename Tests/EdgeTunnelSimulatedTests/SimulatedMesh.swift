@@ -73,7 +73,7 @@ final class SimulatedNode: Sendable {
     func use(_ other: SimulatedNode) async throws -> Connection {
         // A flow asks by name, so that the name is known from then on.
         _ = self.mesh.directory.peer(of: other.name)
-        try await self.mesh.paths.connection(
+        return try await self.mesh.paths.connection(
             to: other.name,
             other.host.peerID,
             on: self.machine.simulation.loop,
