@@ -71,7 +71,9 @@ final class SimulatedNode: Sendable {
 
     /// As an open flow would.
     func use(_ other: SimulatedNode) async throws -> Connection {
-        try await self.mesh.paths.connection(
+        // A flow asks by name, so that the name is known from then on.
+        _ = self.mesh.directory.peer(of: other.name)
+        return try await self.mesh.paths.connection(
             to: other.name,
             other.host.peerID,
             on: self.machine.simulation.loop,

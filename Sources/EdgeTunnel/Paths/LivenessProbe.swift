@@ -15,7 +15,10 @@ struct LivenessProbe {
         var pings = 3
 
         /// Between two pings.
-        func spacing(within time: TimeAmount) -> TimeAmount { .nanoseconds(time.nanoseconds / Int64(self.pings)) }
+        func spacing(within time: TimeAmount) -> TimeAmount {
+            // Rounded up, so that there is not one ping more a nanosecond before the end.
+            .nanoseconds((time.nanoseconds + Int64(self.pings) - 1) / Int64(self.pings))
+        }
     }
 
     enum Step: Equatable {
