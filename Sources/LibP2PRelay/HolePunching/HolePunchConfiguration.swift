@@ -14,7 +14,8 @@ public struct HolePunchConfiguration: Sendable {
     public var exchangeTimeout: TimeAmount = .seconds(20)
     /// A dial that is refused, as the other side's hole is not open yet, is tried again about this much later.
     public var redialDelay: TimeAmount = .milliseconds(100)
-    public var maximumRedials = 10
+    /// So often at most; about as often as fit into `punchTimeout`, as a busy peer may begin late.
+    public var maximumRedials = 50
     /// Addresses that are offered to a peer, and of its own that are dialled for it.
     public var maximumAddresses = 16
     /// Addresses of private networks are offered and dialled as well: both hosts may be in one.
