@@ -35,7 +35,7 @@ final class ProxyModule: StatusReporting {
         configuration: AgentConfiguration,
         platform: NodePlatform,
         catalog: ClusterCatalog,
-        tunnel: (any NodeTunneling)?,
+        tunnel: (any NodeTunneling)? = nil,
         group: MultiThreadedEventLoopGroup,
         logger: Logger
     ) {
