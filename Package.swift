@@ -54,8 +54,7 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
-                "LibP2PSecurity", "Yamux", "LibP2P",
-                "LibP2PSecurity", "Yamux",
+                "LibP2PSecurity", "Yamux", "LibP2P", "EdgeTunnel",
             ]
         ),
     ],
@@ -333,7 +332,8 @@ let package = Package(
             [
                 "EdgeTunnel", "MeshInterfaces", "MeshCore", "MeshTesting", "Documents", "Multiformats", "KubeModel",
                 "ByteStreams", "PeerIdentity", "LibP2PSecurity", "Yamux", "ServiceCatalog", "LibP2P", "LibP2PRelay",
-                "LibP2PDiscovery", "NetSim", nioCore, nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
+                "LibP2PDiscovery", "NetSim", "FakeKube", "PeerTesting", nioCore, nioPosix, nioEmbedded, hashTrees,
+                logging, lifecycle,
             ]
         ),
     ],

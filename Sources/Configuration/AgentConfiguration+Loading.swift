@@ -152,6 +152,20 @@ extension AgentConfiguration {
                 "modules.edgeTunnel.transport is \"quic\", which cannot carry a pre-shared key; use tcp or ws, or set psk.enable: false"
             )
         }
+        if tunnel.enable, tunnel.transport == .quic, !tunnel.psk.enable {
+            report.add(
+                .warning,
+                "modules.edgeTunnel.transport",
+                "modules.edgeTunnel.transport is \"quic\", which this agent does not speak, so there will be no tunnel; set tcp or ws on all nodes"
+            )
+        }
+        if tunnel.enable, tunnel.livenessTimeout < tunnel.livenessInterval {
+            report.add(
+                .error,
+                "modules.edgeTunnel.livenessTimeout",
+                "modules.edgeTunnel.livenessTimeout is shorter than livenessInterval, after which a peer is asked for the first time; set it to twice that or more"
+            )
+        }
         let cni = self.modules.edgeCNI
         if cni.enable, cni.cloudCIDR.isEmpty || cni.edgeCIDR.isEmpty {
             report.add(

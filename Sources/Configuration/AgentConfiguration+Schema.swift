@@ -233,7 +233,49 @@ extension AgentConfiguration {
             ),
             Key("modules.edgeTunnel.metricConfig.enable", \.modules.edgeTunnel.metricConfig.enable, .flag, .restart),
             Key("modules.edgeTunnel.metricConfig.port", \.modules.edgeTunnel.metricConfig.port, .port, .restart),
+        ] + self.ownTunnelKeys
+    }
+
+    /// Those that the original does not have.
+    private static var ownTunnelKeys: [ConfigurationKey<AgentConfiguration>] {
+        let target = ValueForm<String>.text(
+            "a block such as 10.0.0.0/8, or an address or a block with :PORT or :FIRST-LAST behind it",
+            Self.isTarget
+        )
+        return [
+            Key("modules.edgeTunnel.identity", \.modules.edgeTunnel.identity, .choice, .restart),
+            Key("modules.edgeTunnel.identityFile", \.modules.edgeTunnel.identityFile, .optionalPath, .restart),
+            Key("modules.edgeTunnel.targets.mode", \.modules.edgeTunnel.targets.mode, .choice, .live),
+            Key("modules.edgeTunnel.targets.allow", \.modules.edgeTunnel.targets.allow, .list(of: target), .live),
+            Key("modules.edgeTunnel.relayService", \.modules.edgeTunnel.relayService, .choice, .live),
+            Key("modules.edgeTunnel.portMapping", \.modules.edgeTunnel.portMapping, .flag, .restart),
+            Key("modules.edgeTunnel.holePunching", \.modules.edgeTunnel.holePunching, .flag, .restart),
+            Key(
+                "modules.edgeTunnel.livenessInterval",
+                \.modules.edgeTunnel.livenessInterval,
+                .seconds(0.5...3600),
+                .live
+            ),
+            Key(
+                "modules.edgeTunnel.livenessTimeout",
+                \.modules.edgeTunnel.livenessTimeout,
+                .seconds(1...3600),
+                .live
+            ),
         ]
+    }
+
+    private static func isTarget(_ text: String) -> Bool {
+        if CIDR(text) != nil { return true }
+        guard let colon = text.lastIndex(of: ":") else { return false }
+        let host = text[..<colon]
+        let isBracketed = host.hasPrefix("[") && host.hasSuffix("]")
+        guard CIDR(isBracketed ? host.dropFirst().dropLast() : host) != nil else { return false }
+        let ports = text[text.index(after: colon)...].split(separator: "-", omittingEmptySubsequences: false)
+        let numbers = ports.compactMap { UInt16($0) }
+        return ports.count <= 2 && numbers.count == ports.count && numbers[0] > 0
+            && numbers[0] <= numbers[numbers.count - 1]
+            && (isBracketed || !host.contains(":") || host.contains("/"))
     }
 
     private static var cniKeys: [ConfigurationKey<AgentConfiguration>] {

@@ -140,6 +140,30 @@ public struct AgentConfiguration: Sendable, Hashable {
         case quic
     }
 
+    /// Which key a node proves itself by.
+    public enum TunnelIdentity: String, Sendable, Hashable, CaseIterable {
+        case derived
+        case node
+    }
+
+    public enum RelayServiceMode: String, Sendable, Hashable, CaseIterable {
+        case configured
+        case volunteer
+        case off
+    }
+
+    public enum TargetsMode: String, Sendable, Hashable, CaseIterable {
+        case known
+        case any
+    }
+
+    /// What the agent dials for others.
+    public struct TunnelTargets: Sendable, Hashable {
+        public var mode = TargetsMode.known
+        /// `BLOCK`, `BLOCK:PORT` or `BLOCK:FIRST-LAST`.
+        public var allow: [String] = []
+    }
+
     public struct EdgeTunnel: Sendable, Hashable {
         public var enable = false
         public var listenPort: UInt16 = 20006
@@ -154,6 +178,15 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var listenInterfaces = "*"
         public var extraFilteredInterfaces = ""
         public var metricConfig = Metrics()
+        public var identity = TunnelIdentity.derived
+        /// Empty: `tunnel.key` in `stateDir`.
+        public var identityFile = ""
+        public var targets = TunnelTargets()
+        public var relayService = RelayServiceMode.configured
+        public var portMapping = true
+        public var holePunching = true
+        public var livenessInterval = Duration.seconds(5)
+        public var livenessTimeout = Duration.seconds(10)
     }
 
     public struct RelayNode: Sendable, Hashable {
@@ -173,10 +206,11 @@ public struct AgentConfiguration: Sendable, Hashable {
 
     public struct TunnelLimits: Sendable, Hashable {
         public var enable = true
-        public var tunnelBaseStreamIn = 10240
-        public var tunnelBaseStreamOut = 10240
-        public var tunnelPeerBaseStreamIn = 1024
-        public var tunnelPeerBaseStreamOut = 1024
+        // The original's are 10240 and 1024, of which its library let about 600 to one node be reached.
+        public var tunnelBaseStreamIn = 32768
+        public var tunnelBaseStreamOut = 32768
+        public var tunnelPeerBaseStreamIn = 16384
+        public var tunnelPeerBaseStreamOut = 16384
     }
 
     public struct Metrics: Sendable, Hashable {

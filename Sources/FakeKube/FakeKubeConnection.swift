@@ -23,17 +23,32 @@ struct FakeKubeConnection {
     @concurrent
     func serve(_ client: Client) async throws {
         try await client.executeThenClose { inbound, outbound in
+            var request: (head: HTTPRequestHead, body: [UInt8])?
             for try await part in inbound {
-                guard case .head(let head) = part else { continue }
+                switch part {
+                case .head(let head):
+                    request = (head, [])
+                    continue
+                case .body(let bytes):
+                    request?.body += bytes.readableBytesView
+                    continue
+                case .end: break
+                }
+                guard let (head, body) = request else { continue }
                 var answer = Answer(outbound: outbound)
-                try await self.answer(head, with: &answer, on: client.channel)
+                try await self.answer(head, body, with: &answer, on: client.channel)
                 guard head.isKeepAlive, !answer.closesAfter else { return }
             }
         }
     }
 
     @concurrent
-    private func answer(_ head: HTTPRequestHead, with answer: inout Answer, on channel: any Channel) async throws {
+    private func answer(
+        _ head: HTTPRequestHead,
+        _ body: [UInt8],
+        with answer: inout Answer,
+        on channel: any Channel
+    ) async throws {
         var request = Self.parse(head, connection: self.number)
         let place = Self.place(of: request.path)
         request.plural = place?.plural ?? ""
@@ -54,7 +69,7 @@ struct FakeKubeConnection {
                 return (effect, (404, "the server could not find the requested resource"))
             }
             if state.forbidden.contains(place.plural) {
-                let verb = logged.isWatch ? "watch" : "list"
+                let verb = logged.method == "PATCH" ? "patch" : logged.isWatch ? "watch" : "list"
                 return (effect, (403, "\(place.plural) is forbidden: User \"fake\" cannot \(verb) resource"))
             }
             return (effect, nil)
@@ -79,6 +94,14 @@ struct FakeKubeConnection {
         }
         if let (code, message) = refusal { return try await answer.fail(code, message) }
         guard let place else { return try await self.answerOther(request, with: &answer) }
+        if request.method == "PATCH" {
+            return try await self.patch(
+                place,
+                body,
+                contentType: head.headers.first(name: "Content-Type"),
+                with: &answer
+            )
+        }
         guard place.name == nil else { return try await self.get(place, with: &answer) }
         if request.isWatch {
             try await self.watch(request, place, with: &answer, on: channel)
@@ -110,6 +133,20 @@ struct FakeKubeConnection {
             return try await answer.fail(404, "\(place.plural) \"\(place.name ?? "")\" not found")
         }
         try await answer.send(object)
+    }
+
+    /// A merge patch (RFC 7386), the one kind that is known here.
+    @concurrent
+    private func patch(_ place: Place, _ body: [UInt8], contentType: String?, with answer: inout Answer) async throws {
+        let key = "\(place.namespace ?? "")/\(place.name ?? "")"
+        guard contentType == "application/merge-patch+json", let patch = try? Document.parseJSON(body) else {
+            return try await answer.fail(415, "the body of the request was in an unknown format")
+        }
+        guard let stored = self.fake.state.withLock({ $0.store.object(place.plural, key: key) }),
+            let object = try? Document.parseJSON(stored)
+        else { return try await answer.fail(404, "\(place.plural) \"\(place.name ?? "")\" not found") }
+        self.fake.apply(object.merging(patch))
+        try await self.get(place, with: &answer)
     }
 
     @concurrent
@@ -301,6 +338,25 @@ extension FakeKubeConnection {
             }
         }
         return String(decoding: bytes, as: UTF8.self)
+    }
+}
+
+extension Document {
+    /// RFC 7386 section 2.
+    fileprivate func merging(_ patch: Document) -> Document {
+        guard let changes = patch.members else { return patch }
+        var members = self.members ?? []
+        for change in changes {
+            let index = members.firstIndex { $0.key == change.key }
+            if change.value.isNull {
+                if let index { members.remove(at: index) }
+            } else if let index {
+                members[index] = .init(change.key, members[index].value.merging(change.value))
+            } else {
+                members.append(.init(change.key, change.value))
+            }
+        }
+        return .object(members)
     }
 }
 

@@ -9,13 +9,43 @@ import NIOSSL
 struct KubeRequest: Sendable {
     /// Path and query, without the endpoint's prefix.
     var path: String
-    /// Sent as JSON by POST; nil means GET.
-    var body: [UInt8]?
+    /// Nil means GET.
+    var body: Body?
     var acceptsGzip = false
     /// The longest silence while an answer is awaited.
     var idleLimit: Duration
     /// The longest time until the answer is complete.
     var totalLimit: Duration
+}
+
+extension KubeRequest {
+    /// What is sent, and how.
+    enum Body: Sendable {
+        /// A new object, by POST.
+        case json([UInt8])
+        /// Changes of fields of an object (RFC 7386), by PATCH.
+        case mergePatch([UInt8])
+
+        var bytes: [UInt8] {
+            switch self {
+            case .json(let bytes), .mergePatch(let bytes): bytes
+            }
+        }
+
+        var contentType: String {
+            switch self {
+            case .json: "application/json"
+            case .mergePatch: "application/merge-patch+json"
+            }
+        }
+
+        var method: HTTPMethod {
+            switch self {
+            case .json: .POST
+            case .mergePatch: .PATCH
+            }
+        }
+    }
 }
 
 /// Opens HTTP/1.1 connections to one API server. A connection serves one caller, request after request, so a
@@ -150,12 +180,12 @@ struct KubeConnection {
             headers.add(name: "Authorization", value: authorization)
         }
         if let body = request.body {
-            headers.add(name: "Content-Type", value: "application/json")
-            headers.add(name: "Content-Length", value: "\(body.count)")
+            headers.add(name: "Content-Type", value: body.contentType)
+            headers.add(name: "Content-Length", value: "\(body.bytes.count)")
         }
         let head = HTTPRequestHead(
             version: .http1_1,
-            method: request.body == nil ? .GET : .POST,
+            method: request.body?.method ?? .GET,
             uri: endpoint.pathPrefix + request.path,
             headers: headers
         )
@@ -165,7 +195,7 @@ struct KubeConnection {
         self.isAnswered = false
         let message = Message(
             head: head,
-            body: request.body ?? [],
+            body: request.body?.bytes ?? [],
             idleLimit: .nanoseconds(request.idleLimit.saturatedNanoseconds),
             totalLimit: .nanoseconds(request.totalLimit.saturatedNanoseconds)
         )

@@ -120,6 +120,7 @@ extension ClusterObject {
         metadata.set("name", self.name.name)
         metadata.set("namespace", self.name.namespace)
         metadata.set("labels", labels)
+        if case .node(let node) = self { metadata.set("annotations", node.annotations) }
         if case .pod(let pod) = self, pod.isTerminating {
             // Only its presence is read.
             metadata.set("deletionTimestamp", "1970-01-01T00:00:00Z")

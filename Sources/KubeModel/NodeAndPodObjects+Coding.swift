@@ -4,12 +4,15 @@ import MeshCore
 extension NodeObject {
     static let zoneLabel = "topology.kubernetes.io/zone"
     private static let regionLabel = "topology.kubernetes.io/region"
+    /// Where the cluster's record of a node says which libp2p peer its agent is.
+    public static let peerIDAnnotation = "edgemesh.kubeedge.io/peer-id"
 
     init(_ object: FieldReader, name: String) throws(ObjectError) {
         self.init(name: name)
         let labels = try object["metadata"]["labels"]
         self.zone = try labels[Self.zoneLabel].nonEmptyString()
         self.region = try labels[Self.regionLabel].nonEmptyString()
+        self.peerID = try object["metadata"]["annotations"][Self.peerIDAnnotation].nonEmptyString()
         self.podCIDRs = try object["spec"]["podCIDRs"].blocks()
         if self.podCIDRs.isEmpty, let text = try object["spec"]["podCIDR"].nonEmptyString() {
             guard let block = CIDR(text) else {
@@ -28,6 +31,8 @@ extension NodeObject {
         labels[Self.regionLabel] = self.region
         return labels
     }
+
+    var annotations: [String: String] { self.peerID.map { [Self.peerIDAnnotation: $0] } ?? [:] }
 
     var fields: KubeFields {
         var spec = KubeFields()

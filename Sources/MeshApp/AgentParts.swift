@@ -2,6 +2,7 @@ import CLinux
 import Configuration
 import EdgeDNS
 import EdgeProxy
+import EdgeTunnel
 import HashTreeCollections
 import KubeClient
 import KubeModel
@@ -21,6 +22,7 @@ final class AgentParts: Sendable {
     let store: OfflineStore
     let dns: EdgeDNSService?
     let proxy: ProxyModule?
+    let tunnel: EdgeTunnelService?
 
     private let configuration: AgentConfiguration
     private let platform: NodePlatform
@@ -57,8 +59,12 @@ final class AgentParts: Sendable {
                 group: group,
                 logger: logger
             ) : nil
+        self.tunnel =
+            modules.edgeTunnel.enable
+            ? TunnelModule.make(configuration, catalog: catalog, group: group, logger: logger) : nil
         for (name, isEnabled) in [
             (Agent.dnsModule, modules.edgeDNS.enable), (Agent.proxyModule, modules.edgeProxy.enable),
+            (TunnelModule.name, modules.edgeTunnel.enable),
         ] where !isEnabled {
             self.board.set(name, .disabled)
         }
@@ -66,7 +72,7 @@ final class AgentParts: Sendable {
 
     /// Those that report to status and metrics.
     var reporters: [any StatusReporting] {
-        (self.dns.map { [$0] } ?? []) + (self.proxy.map { [$0] } ?? [])
+        (self.dns.map { [$0] } ?? []) + (self.proxy.map { [$0] } ?? []) + (self.tunnel.map { [$0] } ?? [])
     }
 
     /// Takes over what can change live; all else stays as the process was started.
@@ -75,6 +81,7 @@ final class AgentParts: Sendable {
         self.catalog.update(settings: new.catalogSettings)
         self.dns?.update(new.dnsSettings)
         self.proxy?.update(new)
+        self.tunnel?.update(new.tunnelSettings)
     }
 
     /// In the order of starting; they are stopped in reverse, so that new flows end before names, and names before state.
@@ -96,6 +103,10 @@ final class AgentParts: Sendable {
                     try await dns.run()
                 }
             )
+        }
+        // Before the proxy, so that it goes on while the flows through it are drained.
+        if let tunnel = self.tunnel {
+            services.append(self.supervised(TunnelModule.name) { isUp in try await tunnel.run(isUp: isUp) })
         }
         if let proxy = self.proxy {
             let module = self.supervised(Agent.proxyModule) { isUp in try await proxy.run(isUp: isUp) }

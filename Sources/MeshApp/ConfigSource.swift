@@ -70,7 +70,6 @@ struct ConfigSource: Sendable {
     static func unservedParts(of configuration: AgentConfiguration) -> [String] {
         let modules = configuration.modules
         let parts = [
-            (modules.edgeTunnel.enable, "modules.edgeTunnel: nodes of other networks are not reached"),
             (modules.edgeCNI.enable, "modules.edgeCNI: pods of other networks are not reached by their addresses"),
             (modules.edgeProxy.enable && modules.edgeProxy.socks5Proxy.enable, "modules.edgeProxy.socks5Proxy"),
             (configuration.commonConfig.pprof.enableProfiling, "commonConfig.pprofConfig"),

@@ -56,6 +56,8 @@ public struct YamuxEvents {
     public var streamClosed: (_ inbound: Bool) -> Void = { _ in }
     public var goAwayReceived: (GoAwayCode) -> Void = { _ in }
     public var roundTripMeasured: (TimeAmount) -> Void = { _ in }
+    /// Bytes have come, whatever they were: the peer is alive.
+    public var received: () -> Void = {}
     /// Once, when no stream works any more; nil if this side closed the session in peace.
     public var sessionClosed: (YamuxError?) -> Void = { _ in }
 

@@ -5,6 +5,7 @@ extension YamuxHandler {
     public func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         guard self.phase != .closed else { return }
         self.heardSincePing = true
+        self.events.received()
         self.nestedReads.append(self.unwrapInboundIn(data))
         // What a stream's handler does may make the connection read again.
         guard !self.isParsing else { return }
@@ -92,7 +93,7 @@ extension YamuxHandler {
             stream.end(error: YamuxError(code: .streamReset, message: "the peer reset the stream\(code)"))
             return
         }
-        if received.windowOpened { self.wantsToSend(stream) }
+        if received.windowOpened || stream.flags.contains(.keepsMessages) { self.wantsToSend(stream) }
         let isLast = header.flags.contains(.fin)
         if isData {
             self.target = (stream, isLast)

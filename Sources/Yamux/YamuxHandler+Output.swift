@@ -194,7 +194,7 @@ extension YamuxHandler {
 
     private func gatherFrame(of stream: YamuxStreamChannel) {
         self.takeEmptyWrites(of: stream)
-        if stream.flushed > 0, stream.machine.sendWindow > 0, !stream.writes.isEmpty {
+        if stream.flushed > 0, !stream.writes.isEmpty, stream.canSend {
             let size = stream.writes[0].bytes.readableBytes
             let count = min(size, self.configuration.maximumPayloadBytes, Int(stream.machine.sendWindow))
             let header = YamuxFrameHeader(

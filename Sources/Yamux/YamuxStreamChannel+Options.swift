@@ -1,5 +1,5 @@
 import Glibc
-import NIOCore
+public import NIOCore
 
 /// Triggered as an outbound event on a stream's channel, resets the stream.
 public struct YamuxStreamReset: Sendable, Hashable {
@@ -9,6 +9,15 @@ public struct YamuxStreamReset: Sendable, Hashable {
     public init(code: UInt32 = 0) {
         self.code = code
     }
+}
+
+/// Set on a stream's channel, makes it carry messages: each write up to `YamuxConfiguration.maximumPayloadBytes` leaves as one
+/// frame, which waits until the peer's window takes it whole, and each frame up to `wholePayloadBytes` that comes is one read.
+/// For protocols that rely on the frames of the multiplexer for theirs.
+public struct YamuxMessageBoundaries: ChannelOption {
+    public typealias Value = Bool
+
+    public init() {}
 }
 
 extension YamuxStreamChannel {
@@ -35,6 +44,8 @@ extension YamuxStreamChannel {
             if value, !before, self.flags.contains(.isActivated) { self.pipeline.read() }
         case (_ as ChannelOptions.Types.AllowRemoteHalfClosureOption, let value as Bool):
             self.set(.allowsRemoteHalfClosure, value)
+        case (_ as YamuxMessageBoundaries, let value as Bool):
+            self.set(.keepsMessages, value)
         case (
             _ as ChannelOptions.Types.WriteBufferWaterMarkOption, let value as ChannelOptions.Types.WriteBufferWaterMark
         ):

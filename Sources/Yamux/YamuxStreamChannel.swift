@@ -32,7 +32,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     }
 
     struct Flags: OptionSet {
-        let rawValue: UInt16
+        let rawValue: UInt32
         static let autoRead = Flags(rawValue: 1)
         static let allowsRemoteHalfClosure = Flags(rawValue: 2)
         /// A `read()` has not been answered.
@@ -59,6 +59,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
         static let awaitsAccept = Flags(rawValue: 16384)
         /// Some reads are slices of what one read of the connection brought.
         static let holdsSlices = Flags(rawValue: 32768)
+        /// One write is one frame, and one frame one read: see ``YamuxMessageBoundaries``.
+        static let keepsMessages = Flags(rawValue: 65536)
     }
 
     private static let activeBit: UInt8 = 1
@@ -346,7 +348,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
 
     private func keep(_ payload: ByteBuffer) {
         var payload = payload
-        if self.reads.count >= Self.separateReads, let last = self.reads.indices.last,
+        if self.reads.count >= Self.separateReads, !self.flags.contains(.keepsMessages),
+            let last = self.reads.indices.last,
             self.reads[last].bytes.readableBytes + payload.readableBytes <= Self.readBurstBytes
         {
             self.reads[last].bytes.writeBuffer(&payload)
@@ -436,7 +439,9 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     /// There is something that the session could send now.
     var canSend: Bool {
         guard let first = self.writes.first, self.flushed > 0 else { return self.machine.output == .ending }
-        return self.machine.sendWindow > 0 || first.bytes.readableBytes == 0
+        let size = first.bytes.readableBytes
+        let wholeFrame = self.session.map { min(size, $0.configuration.maximumPayloadBytes) } ?? size
+        return Int(self.machine.sendWindow) >= min(size, self.flags.contains(.keepsMessages) ? wholeFrame : 1)
     }
 
     /// The session has sent some of the writes.

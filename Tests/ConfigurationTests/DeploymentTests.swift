@@ -7,10 +7,10 @@ import Testing
 @Suite("Deployment")
 struct DeploymentTests {
     private static let chart = "deploy/helm/edgemesh"
-    private static let templates = ["rbac", "configmap", "daemonset"]
+    private static let templates = ["rbac", "configmap", "daemonset", "node-identity"]
 
     private static func manifests() throws -> [Document] {
-        try ["01-rbac", "02-configmap", "03-daemonset"].flatMap { name in
+        try ["01-rbac", "02-configmap", "03-daemonset", "04-node-identity"].flatMap { name in
             let text = try #require(DocumentationTests.read("deploy/manifests/\(name).yaml"), "\(name)")
             return try Document.parseYAML(Array(text.utf8))
         }
@@ -38,7 +38,9 @@ struct DeploymentTests {
             let metadata = try #require(document["metadata"])
             for (key, value) in labels { #expect(metadata["labels"]?[key]?.string == value) }
             #expect(metadata["name"]?.string?.hasPrefix("edgemesh-agent") == true)
-            let isOfCluster = document["kind"]?.string?.hasPrefix("ClusterRole") == true
+            let isOfCluster = ["ClusterRole", "ValidatingAdmission"].contains {
+                document["kind"]?.string?.hasPrefix($0) == true
+            }
             #expect(metadata["namespace"]?.string == (isOfCluster ? nil : "kubeedge"))
         }
         let pod = try #require(try Self.manifest("DaemonSet")["spec"]?["template"]?["spec"])

@@ -90,7 +90,7 @@ struct LoadingTests {
         #expect(modules.edgeProxy.maxConnections == 10000)
         #expect(modules.edgeTunnel.relayNodes.first?.advertiseAddress.count == 2)
         #expect(modules.edgeTunnel.tunnelLimitConfig.tunnelPeerBaseStreamIn == 7)
-        #expect(modules.edgeTunnel.tunnelLimitConfig.tunnelPeerBaseStreamOut == 1024)
+        #expect(modules.edgeTunnel.tunnelLimitConfig.tunnelPeerBaseStreamOut == 16384)
         #expect(loaded.configuration.commonConfig.bridgeDeviceIPv6?.description == "fd00::16")
     }
 

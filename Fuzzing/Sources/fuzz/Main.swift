@@ -7,7 +7,7 @@ struct FuzzTarget {
 
     static let all: [FuzzTarget] = [
         .json, .yaml, .configuration, .dns, .watch, .multiaddr, .protobuf, .keys, .envelope, .psk, .noise,
-        .tlsCertificate, .yamux, .handshake, .session, .multistream, .identify,
+        .tlsCertificate, .yamux, .handshake, .session, .multistream, .identify, .discovery, .proxy, .flow, .datagrams,
     ]
 }
 

@@ -41,6 +41,7 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
     let streams: NIOLoopBound<any StreamMultiplexer>
     let host: Host
     let state: Mutex<State>
+    let reads = Atomic<UInt64>(0)
 
     init(
         id: UInt64,
@@ -92,6 +93,9 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
 
     /// The last measured round trip, by ping or by the multiplexer.
     public var roundTripTime: TimeAmount? { self.state.withLock { $0.roundTripTime } }
+
+    /// Grows whenever bytes come from the peer, whatever they are: a sign of life that costs nothing.
+    public var receivedReads: UInt64 { self.reads.load(ordering: .relaxed) }
 
     /// What the peer has told on this connection.
     public var identification: Identification? { self.state.withLock { $0.identification } }

@@ -1,4 +1,5 @@
 import Multiformats
+import NIOCore
 import Synchronization
 
 /// The open connections of a host, by number and by peer.
@@ -28,18 +29,15 @@ struct ConnectionTable {
 
     func isConnected(to peer: PeerID) -> Bool { self.byPeer[peer] != nil }
 
-    /// The connection for a new stream: direct before relayed, unlimited before limited, then the newest.
+    /// The connection for a new stream: direct before relayed, unlimited before limited, then the nearer by its round trip where
+    /// that makes a difference, then the newest.
     func best(to peer: PeerID, allowLimited: Bool, directOnly: Bool) -> Connection? {
         guard let connections = self.byPeer[peer] else { return nil }
         var best: Connection?
         for connection in connections where connection.takesStreams {
             if directOnly, connection.isRelayed { continue }
             if !allowLimited, connection.isLimited { continue }
-            if let known = best,
-                known.rank < connection.rank || (known.rank == connection.rank && known.id > connection.id)
-            {
-                continue
-            }
+            if let known = best, !connection.isBetter(than: known) { continue }
             best = connection
         }
         return best
@@ -51,4 +49,15 @@ extension Connection {
 
     /// The lower the better.
     var rank: Int { self.isLimited ? 2 : self.isRelayed ? 1 : 0 }
+
+    /// Round trips of one way differ from time to time; a change of ways is to be worth it.
+    func isBetter(than other: Connection) -> Bool {
+        guard self.rank == other.rank else { return self.rank < other.rank }
+        if let own = self.roundTripTime?.nanoseconds, let others = other.roundTripTime?.nanoseconds,
+            own < others / 4 * 3 || others < own / 4 * 3
+        {
+            return own < others
+        }
+        return self.id > other.id
+    }
 }

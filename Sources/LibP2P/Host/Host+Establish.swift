@@ -71,6 +71,7 @@ extension Host {
         let slot = ConnectionSlot()
         var events = YamuxEvents()
         events.goAwayReceived = { _ in slot.connection?.state.withLock { $0.isDraining = true } }
+        events.received = { slot.connection?.reads.add(1, ordering: .relaxed) }
         events.roundTripMeasured = { time in slot.connection?.state.withLock { $0.roundTripTime = time } }
         return ConnectionUpgrade.run(
             raw,

@@ -174,6 +174,11 @@ public final class Host: Sendable {
         self.state.withLock { $0.connections.all }
     }
 
+    /// The connection that a new stream to the peer takes; nil if there is none.
+    public func bestConnection(to peer: PeerID) -> Connection? {
+        self.state.withLock { $0.connections.best(to: peer, allowLimited: true, directOnly: false) }
+    }
+
     /// Closes all connections to the peer, and the streams on them.
     public func disconnect(from peer: PeerID) {
         for connection in self.connections(to: peer) { connection.close() }

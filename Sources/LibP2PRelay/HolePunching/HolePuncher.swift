@@ -31,6 +31,8 @@ public final class HolePuncher: Sendable {
         var running: [PeerID: Run] = [:]
         var nextRun: UInt64 = 0
         var progress: [UInt64: Progress] = [:]
+        /// Connections that simultaneous dials have made.
+        var punched: Set<UInt64> = []
         var metrics = HolePunchMetrics()
     }
 
@@ -75,6 +77,11 @@ public final class HolePuncher: Sendable {
         }
     }
 
+    /// Whether the connection came about by simultaneous dials; false once it is closed.
+    public func isPunched(_ connection: Connection) -> Bool {
+        self.state.withLock { $0.punched.contains(connection.id) }
+    }
+
     // MARK: Events
 
     private func observe(_ event: HostEvent) {
@@ -88,7 +95,10 @@ public final class HolePuncher: Sendable {
             let promise = self.state.withLock { $0.running[connection.remotePeer]?.promise }
             promise?.succeed(connection)
         case .disconnected(let connection, _):
-            self.state.withLock { $0.progress[connection.id] = nil }
+            self.state.withLock { state in
+                state.progress[connection.id] = nil
+                state.punched.remove(connection.id)
+            }
         default: break
         }
     }
@@ -337,7 +347,11 @@ public final class HolePuncher: Sendable {
         )
         let deadline = loop.now + self.configuration.punchTimeout
         self.dial(peer, punch.addresses, options, until: deadline, redials: 0, run, promise)
-        return try await promise.futureResult.get()
+        let direct = try await promise.futureResult.get()
+        self.state.withLock { _ = $0.punched.insert(direct.id) }
+        // Its end may have been told before.
+        if !direct.isOpen { self.state.withLock { _ = $0.punched.remove(direct.id) } }
+        return direct
     }
 
     private func isRunning(_ run: UInt64, _ peer: PeerID) -> Bool {

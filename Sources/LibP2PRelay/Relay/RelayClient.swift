@@ -132,6 +132,14 @@ public final class RelayClient: Sendable {
         }
     }
 
+    /// Tries all candidates again at once that failed or refused before, as when the network has changed.
+    public func retry() {
+        self.loop.execute {
+            self.keeper.value.plan.retryAll()
+            self.pump()
+        }
+    }
+
     /// The reservations that are held now.
     public var reservations: [ActiveReservation] { self.status.withLock { $0.reservations } }
 

@@ -148,6 +148,15 @@ struct ReservationPlan {
         self.candidates[peer] = candidate
     }
 
+    /// The network has changed: what failed before is worth another try at once.
+    mutating func retryAll() {
+        for (peer, candidate) in self.candidates {
+            guard case .waiting = candidate.state else { continue }
+            self.candidates[peer]?.state = .idle
+            self.candidates[peer]?.retry.reset()
+        }
+    }
+
     // MARK: Decisions
 
     /// What is to be done now.

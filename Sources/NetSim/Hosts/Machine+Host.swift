@@ -3,15 +3,16 @@ public import Logging
 import MeshCore
 import Multiformats
 import NIOCore
-import PeerIdentity
+public import PeerIdentity
 
 extension Machine {
     /// A libp2p host on this machine, whose time, addresses, names and random numbers are the simulation's. It is not started.
     ///
-    /// Its identity comes from the simulation's seed. It speaks Noise, whose messages always have the same length, which those of TLS
+    /// Its identity comes from the simulation's seed unless one is given. It speaks Noise, whose messages always have the same length, which those of TLS
     /// (with their ECDSA signatures) have not, so that equal seeds make equal traces.
     public func host(
         listen port: UInt16 = 4001,
+        identity: KeyPair? = nil,
         logger: Logger = Logger(label: "host", factory: { _ in SwiftLogNoOpLogHandler() }),
         _ configure: (inout HostConfiguration) -> Void = { _ in }
     ) throws -> Host {
@@ -31,7 +32,7 @@ extension Machine {
             withUnsafeBytes(of: self.simulation.randomNumber()) { seed.append(contentsOf: $0) }
         }
         let host = try Host(
-            identity: KeyPair(ed25519Seed: seed),
+            identity: try identity ?? KeyPair(ed25519Seed: seed),
             configuration: configuration,
             group: self.simulation.loop,
             logger: logger

@@ -1,0 +1,161 @@
+import LibP2P
+import MeshCore
+import MeshInterfaces
+import Multiformats
+import NIOCore
+import Synchronization
+
+extension PathTable {
+    /// What a look at all nodes has found to be done.
+    private struct Work {
+        var dials: [PeerID] = []
+        var pings: [Connection] = []
+        var dead: [Connection] = []
+    }
+
+    /// Looks at all nodes: whom to dial, whom to ask for a sign of life, whom to give up. On the loop.
+    func tick() {
+        let connections = Dictionary(grouping: self.host.connections.filter(\.isOpen), by: \.remotePeer)
+        let peers = self.state.withLock { $0.isRunning ? Array($0.entries.keys) : [] }
+        let flows = Dictionary(peers.map { ($0, self.surroundings.flows($0)) }, uniquingKeysWith: { first, _ in first })
+        let now = self.loop.now
+        let work = self.state.withLock { state in
+            var work = Work()
+            for peer in peers {
+                guard var entry = state.entries[peer] else { continue }
+                let open = connections[peer] ?? []
+                if flows[peer]?.own ?? 0 > 0 { entry.record.used(now: now) }
+                if entry.record.wake(now: now), state.redials + work.dials.count < self.configuration.maximumRedials {
+                    work.dials.append(peer)
+                }
+                if let until = entry.watchUntil, until <= now { entry.watchUntil = nil }
+                let isWatched =
+                    entry.record.isUsed(now: now) || entry.watchUntil != nil || flows[peer]?.others ?? 0 > 0
+                    || open.contains { $0.streamCount > 0 }
+                self.probe(open, isWatched ? state.liveness : nil, &entry, &work, now)
+                let isForgotten =
+                    open.isEmpty && entry.record.state == .idle
+                    && entry.record.since + self.configuration.forgetAfter <= now
+                state.entries[peer] = isForgotten ? nil : entry
+            }
+            state.counters.probesSent += UInt64(work.pings.count)
+            return work
+        }
+        for connection in work.dead {
+            self.giveUp(connection, "the peer gave no sign of life when it was asked")
+        }
+        for connection in work.pings { self.ping(connection) }
+        for peer in work.dials { self.redial(peer) }
+        self.publish()
+        self.schedule()
+    }
+
+    private func probe(
+        _ open: [Connection],
+        _ liveness: LivenessProbe.Configuration?,
+        _ entry: inout Entry,
+        _ work: inout Work,
+        _ now: NIODeadline
+    ) {
+        guard let liveness else {
+            entry.probes = [:]
+            return
+        }
+        let ids = Set(open.map(\.id))
+        entry.probes = entry.probes.filter { ids.contains($0.key) }
+        for connection in open {
+            let reads = connection.receivedReads
+            var probe =
+                entry.probes[connection.id] ?? LivenessProbe(liveness, reads: reads, now: now)
+            switch probe.look(reads: reads, now: now) {
+            case .wait: break
+            case .ping: work.pings.append(connection)
+            case .dead: work.dead.append(connection)
+            }
+            entry.probes[connection.id] = probe
+        }
+    }
+
+    private func ping(_ connection: Connection) {
+        let timeout = self.state.withLock { $0.liveness.timeout }
+        connection.ping(timeout: timeout).whenComplete { result in
+            let isAnswered = if case .success = result { true } else { false }
+            // A connection that ends takes its ping with it, which says nothing of the path.
+            guard isAnswered || connection.isOpen else { return }
+            self.state.withLock { state in
+                if !isAnswered { state.counters.probesLost += 1 }
+                state.entries[connection.remotePeer]?.record.probed(isAnswered: isAnswered)
+            }
+        }
+    }
+
+    /// Sets the timer for the next look. On the loop.
+    func schedule() {
+        let now = self.loop.now
+        let due = self.state.withLock { state -> NIODeadline? in
+            guard state.isRunning else { return nil }
+            var due = now + state.liveness.interval
+            for entry in state.entries.values {
+                if let wake = entry.record.wakeTime { due = min(due, wake) }
+                for probe in entry.probes.values { due = min(due, probe.wakeTime) }
+            }
+            // Dials that wait for room must not make it spin.
+            return max(due, now + .milliseconds(50))
+        }
+        guard let due else { return }
+        let timer = self.loop.scheduleTask(deadline: due) { [weak self] () -> Void in self?.tick() }
+        let before = self.state.withLock { state in
+            let before = state.timer
+            state.timer = timer
+            return before
+        }
+        before?.cancel()
+    }
+
+    // MARK: For status
+
+    var counters: Counters { self.state.withLock { $0.counters } }
+
+    /// What is known of each node that was connected or asked for, by its name.
+    var paths: [String: NodePath] {
+        let records = self.state.withLock { state in state.entries.mapValues(\.record) }
+        var paths: [String: NodePath] = [:]
+        for (peer, record) in records {
+            guard let node = self.naming.node(of: peer) else { continue }
+            paths[node] = self.path(to: peer, record)
+        }
+        return paths
+    }
+
+    private func path(to peer: PeerID, _ record: NodeRecord) -> NodePath {
+        var path = NodePath(state: record.state, peer: peer.description, since: MonotonicTime(record.since))
+        path.problem = record.state == .up ? nil : record.problem
+        path.loss = record.loss
+        let flows = self.surroundings.flows(peer)
+        path.flows = flows.own + flows.others
+        guard let best = self.host.bestConnection(to: peer) else { return path }
+        path.kind = self.kind(of: best)
+        path.remoteAddress = best.remoteAddress.description
+        path.roundTripTime = best.roundTripTime.map { .nanoseconds($0.nanoseconds) }
+        if let relay = best.remoteAddress.relay?.address.peerID {
+            path.relay = self.naming.node(of: relay) ?? relay.description
+        }
+        if let protocols = best.identification?.protocols {
+            path.agent =
+                protocols.contains(TunnelProtocol.flow)
+                ? .edgemesh : protocols.contains(TunnelProtocol.proxy) ? .original : .unknown
+        }
+        return path
+    }
+}
+
+extension MonotonicTime {
+    /// NIO's deadlines are of the same clock; of a simulated loop, of its own.
+    init(_ deadline: NIODeadline) {
+        self.init(nanoseconds: deadline.uptimeNanoseconds)
+    }
+}
+
+extension TimeAmount {
+    var inSeconds: Double { Double(self.nanoseconds) / 1e9 }
+}

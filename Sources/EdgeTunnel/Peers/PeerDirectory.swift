@@ -1,0 +1,182 @@
+import DequeModule
+import HashTreeCollections
+import KubeModel
+import Multiformats
+import PeerIdentity
+import Synchronization
+
+/// Which peer each node is: by the cluster's own record of the node if it has one, else by the key that its name gives.
+///
+/// A record counts alone: the key of the name does not prove a node that has one. Whoever held a record that was changed or taken
+/// away is revoked. What is known stays while the cloud is away. Any thread.
+final class PeerDirectory: PeerNaming {
+    /// Names beyond those of the catalog that are remembered, such as those of gateways.
+    static let maximumLearned = 4096
+    static let maximumRevoked = 4096
+
+    private struct State {
+        var nodes: TreeDictionary<String, NodeObject> = [:]
+        /// Nodes of the catalog whose key is to be derived.
+        var pending = Deque<String>()
+        /// By the record; nil if it is no peer ID, which proves nobody.
+        var recorded: [String: PeerID?] = [:]
+        var derived: [String: PeerID] = [:]
+        var names: [PeerID: String] = [:]
+        var learned = Deque<String>()
+        var revoked = Set<PeerID>()
+        var revocations = Deque<PeerID>()
+    }
+
+    /// What a change of the cluster means for peers.
+    struct Change: Equatable {
+        /// Nodes that are other peers now, or none: connections of these peers are to go.
+        var revoked: Set<PeerID> = []
+        /// Records that are no peer IDs, or that are another node's already, in words.
+        var problems: [String] = []
+        /// There are names to derive.
+        var isPending = false
+    }
+
+    private let ownName: String
+    private let ownPeer: PeerID
+    private let state = Mutex(State())
+
+    init(ownName: String, ownPeer: PeerID) {
+        self.ownName = ownName
+        self.ownPeer = ownPeer
+        self.state.withLock { $0.names[ownPeer] = ownName }
+    }
+
+    // MARK: Naming
+
+    func peer(of node: String) -> PeerID? {
+        if node == self.ownName { return self.ownPeer }
+        let known = self.state.withLock { state -> PeerID?? in
+            if let recorded = state.recorded[node] { return .some(recorded) }
+            return state.derived[node].map { .some($0) }
+        }
+        if let known { return known }
+        guard node.utf8.count <= 253, let peer = try? KeyPair.derived(nodeName: node).peerID else { return nil }
+        self.state.withLock { state in
+            // Its record may have come meanwhile.
+            guard state.recorded[node] == nil else { return }
+            if state.nodes[node] == nil { Self.learn(node, in: &state) }
+            Self.derive(node, peer, in: &state)
+        }
+        return peer
+    }
+
+    func node(of peer: PeerID) -> String? {
+        self.state.withLock { $0.names[peer] }
+    }
+
+    /// A key that was a node's by the cluster's record, and is not any more.
+    func isRevoked(_ peer: PeerID) -> Bool {
+        self.state.withLock { $0.revoked.contains(peer) }
+    }
+
+    /// The peer that the cluster's record says this node is.
+    var ownRecord: String? { self.state.withLock { $0.nodes[self.ownName]?.peerID } }
+
+    // MARK: Cluster
+
+    /// Takes in the nodes of the catalog.
+    /// - Returns: nil if they are as they were.
+    func update(_ nodes: TreeDictionary<String, NodeObject>) -> Change? {
+        self.state.withLock { state in
+            guard state.nodes != nodes else { return nil }
+            var change = Change()
+            let before = state.nodes
+            state.nodes = nodes
+            for (name, node) in before where nodes[name] == nil {
+                self.forget(node, in: &state, &change)
+            }
+            // In order, so that of two that claim one peer the same one has it on every node.
+            for (name, node) in nodes.sorted(by: { $0.key < $1.key }) where name != self.ownName {
+                let known = before[name]
+                guard known == nil || known?.peerID != node.peerID else { continue }
+                if let known, known.peerID != nil { self.forget(known, in: &state, &change) }
+                self.take(node, in: &state, &change)
+            }
+            change.isPending = !state.pending.isEmpty
+            return change
+        }
+    }
+
+    private func forget(_ node: NodeObject, in state: inout State, _ change: inout Change) {
+        if let recorded = state.recorded.removeValue(forKey: node.name), let peer = recorded {
+            if state.names[peer] == node.name { state.names[peer] = nil }
+            Self.revoke(peer, in: &state)
+            change.revoked.insert(peer)
+        } else if let peer = state.derived.removeValue(forKey: node.name), state.names[peer] == node.name {
+            state.names[peer] = nil
+        }
+    }
+
+    private func take(_ node: NodeObject, in state: inout State, _ change: inout Change) {
+        guard let text = node.peerID else {
+            state.pending.append(node.name)
+            return
+        }
+        // A name that was only known by its key so far is proven by the record from now on.
+        if let derived = state.derived.removeValue(forKey: node.name), state.names[derived] == node.name {
+            state.names[derived] = nil
+            change.revoked.insert(derived)
+        }
+        let peer = try? PeerID(text)
+        state.recorded[node.name] = .some(peer)
+        guard let peer else {
+            change.problems.append(
+                "node \(node.name): its annotation \(NodeObject.peerIDAnnotation) is no peer ID; remove it or let its agent write it"
+            )
+            return
+        }
+        if let other = state.names[peer], other != node.name {
+            change.problems.append(
+                "node \(node.name): its annotation \(NodeObject.peerIDAnnotation) names the peer of node \(other)"
+            )
+            state.recorded[node.name] = .some(nil)
+            return
+        }
+        state.names[peer] = node.name
+        state.revoked.remove(peer)
+        change.revoked.remove(peer)
+    }
+
+    /// Derives the keys of some of the names that wait for it: each costs some dozens of microseconds.
+    /// - Returns: whether there are more.
+    func derivePending(atMost count: Int) -> Bool {
+        for _ in 0..<count {
+            guard let name = self.state.withLock({ $0.pending.popFirst() }) else { return false }
+            guard let peer = try? KeyPair.derived(nodeName: name).peerID else { continue }
+            self.state.withLock { state in
+                guard state.recorded[name] == nil, state.nodes[name] != nil else { return }
+                Self.derive(name, peer, in: &state)
+            }
+        }
+        return self.state.withLock { !$0.pending.isEmpty }
+    }
+
+    private static func derive(_ name: String, _ peer: PeerID, in state: inout State) {
+        state.derived[name] = peer
+        if state.names[peer] == nil { state.names[peer] = name }
+    }
+
+    private static func learn(_ name: String, in state: inout State) {
+        if state.learned.count >= Self.maximumLearned, let oldest = state.learned.popFirst(),
+            state.nodes[oldest] == nil,
+            let peer = state.derived.removeValue(forKey: oldest), state.names[peer] == oldest
+        {
+            state.names[peer] = nil
+        }
+        state.learned.append(name)
+    }
+
+    private static func revoke(_ peer: PeerID, in state: inout State) {
+        guard state.revoked.insert(peer).inserted else { return }
+        if state.revocations.count >= Self.maximumRevoked, let oldest = state.revocations.popFirst() {
+            state.revoked.remove(oldest)
+        }
+        state.revocations.append(peer)
+    }
+}

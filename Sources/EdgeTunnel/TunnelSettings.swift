@@ -1,0 +1,87 @@
+public import Multiformats
+public import NIOCore
+
+/// How the tunnel of a node is set up: `modules.edgeTunnel` of the configuration, in the tunnel's own words.
+public struct TunnelSettings: Sendable, Hashable {
+    public enum Transport: String, Sendable, Hashable {
+        case tcp
+        case ws
+        /// Known, and refused with what to do instead.
+        case quic
+    }
+
+    /// Which key this node proves itself by.
+    public enum Identity: Sendable, Hashable {
+        /// That which v1.17 derives from the node's name.
+        case derived
+        /// A random one in a file, which is made if it is missing.
+        case node(file: String)
+    }
+
+    /// Whether this node relays for others.
+    public enum RelayService: String, Sendable, Hashable {
+        /// If it is among `relays`.
+        case configured
+        /// Also if others can reach it.
+        case volunteer
+        case off
+    }
+
+    /// A node that relays for others.
+    public struct Relay: Sendable, Hashable {
+        public var nodeName: String
+        /// Where it is: `/ip4/…`, `/ip6/…` or `/dns/…`; all have the port and the transport of this node.
+        public var hosts: [Multiaddr.Component]
+
+        public init(nodeName: String, hosts: [Multiaddr.Component]) {
+            self.nodeName = nodeName
+            self.hosts = hosts
+        }
+    }
+
+    /// Flows at once; nil for as many as the process can hold.
+    public struct Limits: Sendable, Hashable {
+        public var inbound: Int?
+        public var outbound: Int?
+        public var inboundPerPeer: Int?
+        public var outboundPerPeer: Int?
+
+        public init() {}
+    }
+
+    public var nodeName: String
+    public var identity = Identity.derived
+    /// The file whose bytes make the key of the private network, as in v1.17; nil for none.
+    public var preSharedKeyFile: String?
+    public var listenPort: UInt16 = 20006
+    public var transport = Transport.tcp
+    public var rendezvous = "EDGEMESH_PLAYGOUND"
+    public var relays: [Relay] = []
+    /// Relays to choose from at most; never fewer than `relays`.
+    public var maximumRelays = 15
+    public var relayService = RelayService.configured
+    /// Between looks at how far the relays are.
+    public var heartbeat: TimeAmount = .seconds(120)
+    public var limits = Limits()
+    /// Interfaces to listen on, by name; empty for all.
+    public var listenInterfaces: Set<String> = []
+    /// Prefixes of the names of interfaces to leave out.
+    public var filteredInterfaces: [String] = []
+    public var holePunching = true
+    public var portMapping = true
+    /// A peer in use that was silent for so long is asked for a sign of life.
+    public var livenessInterval: TimeAmount = .seconds(5)
+    /// After so long without one, its connection is given up.
+    public var livenessTimeout: TimeAmount = .seconds(10)
+    /// Which targets this node dials for others.
+    public var targets = TargetAccessSettings()
+
+    public init(nodeName: String) {
+        self.nodeName = nodeName
+    }
+
+    /// Whether the configuration makes this node a relay.
+    var isConfiguredRelay: Bool {
+        self.relayService != .off && self.relays.contains { $0.nodeName == self.nodeName }
+    }
+}

@@ -1,0 +1,93 @@
+import ByteStreams
+import Configuration
+import EdgeTunnel
+import KubeClient
+import Logging
+import MeshCore
+import Multiformats
+import NIOCore
+import NIOPosix
+import ServiceCatalog
+
+/// The tunnel, made of the agent's configuration.
+enum TunnelModule {
+    static let name = "edgeTunnel"
+
+    static func make(
+        _ configuration: AgentConfiguration,
+        catalog: ClusterCatalog,
+        group: MultiThreadedEventLoopGroup,
+        logger: Logger
+    ) -> EdgeTunnelService {
+        EdgeTunnelService(
+            settings: configuration.tunnelSettings,
+            catalog: catalog,
+            group: group,
+            annotator: configuration.followsAPI ? ClusterAnnotator(configuration: configuration, group: group) : nil,
+            logger: logger
+        )
+    }
+}
+
+/// Writes annotations by the API that the agent follows.
+private struct ClusterAnnotator: NodeAnnotating {
+    let configuration: AgentConfiguration
+    let group: MultiThreadedEventLoopGroup
+
+    func annotate(node: String, key: String, value: String) async throws {
+        let annotator = NodeAnnotator(
+            try self.configuration.kubeConfiguration(variable: ProcessEnvironment.variable),
+            version: Version.number,
+            group: self.group
+        )
+        try await annotator.annotate(node: node, key: key, value: value)
+    }
+}
+
+extension AgentConfiguration {
+    var tunnelSettings: TunnelSettings {
+        let tunnel = self.modules.edgeTunnel
+        var settings = TunnelSettings(nodeName: self.commonConfig.nodeName)
+        settings.listenPort = tunnel.listenPort
+        settings.transport = TunnelSettings.Transport(rawValue: tunnel.transport.rawValue) ?? .tcp
+        settings.rendezvous = tunnel.rendezvous
+        settings.preSharedKeyFile = tunnel.psk.enable ? tunnel.psk.path : nil
+        if tunnel.identity == .node {
+            let file = tunnel.identityFile.isEmpty ? "\(self.commonConfig.stateDir)/tunnel.key" : tunnel.identityFile
+            settings.identity = .node(file: file)
+        }
+        settings.relays = tunnel.relayNodes.map { relay in
+            TunnelSettings.Relay(
+                nodeName: relay.nodeName,
+                hosts: relay.advertiseAddress.map { Multiaddr.Component.ip4($0) }
+            )
+        }
+        settings.maximumRelays = tunnel.maxCandidates
+        settings.relayService = TunnelSettings.RelayService(rawValue: tunnel.relayService.rawValue) ?? .configured
+        settings.heartbeat = .seconds(Int64(tunnel.heartbeatPeriod))
+        if tunnel.tunnelLimitConfig.enable {
+            settings.limits.inbound = tunnel.tunnelLimitConfig.tunnelBaseStreamIn
+            settings.limits.outbound = tunnel.tunnelLimitConfig.tunnelBaseStreamOut
+            settings.limits.inboundPerPeer = tunnel.tunnelLimitConfig.tunnelPeerBaseStreamIn
+            settings.limits.outboundPerPeer = tunnel.tunnelLimitConfig.tunnelPeerBaseStreamOut
+        }
+        settings.listenInterfaces = Set(Self.names(tunnel.listenInterfaces).filter { $0 != "*" })
+        settings.filteredInterfaces = Self.names(tunnel.extraFilteredInterfaces)
+        settings.holePunching = tunnel.holePunching
+        settings.portMapping = tunnel.portMapping
+        settings.livenessInterval = TimeAmount(tunnel.livenessInterval)
+        settings.livenessTimeout = TimeAmount(tunnel.livenessTimeout)
+        settings.targets.mode = tunnel.targets.mode == .any ? .any : .catalog
+        settings.targets.allowsLoopback = tunnel.targets.mode == .any
+        settings.targets.allowed = tunnel.targets.allow.compactMap { TargetAccessSettings.Entry($0) }
+        settings.targets.routableCIDRs = self.modules.edgeProxy.routableCIDRs
+        return settings
+    }
+
+    /// Names with commas between them.
+    private static func names(_ text: String) -> [String] {
+        text.split(separator: ",").map { name in
+            String(name.drop { $0 == " " }.reversed().drop { $0 == " " }.reversed())
+        }.filter { !$0.isEmpty }
+    }
+}

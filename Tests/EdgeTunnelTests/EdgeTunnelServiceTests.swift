@@ -1,0 +1,203 @@
+import Documents
+import Glibc
+import KubeModel
+import LibP2P
+import Logging
+import MeshCore
+import MeshInterfaces
+import MeshTesting
+import Multiformats
+import NIOCore
+import NIOPosix
+import PeerIdentity
+import ServiceCatalog
+import Synchronization
+import Testing
+
+@testable import EdgeTunnel
+
+extension FlowSocketTests {
+    /// Whole services on loopback.
+    @Suite(.serialized)
+    struct EdgeTunnelServiceTests {
+        private static let folder = "/tmp/edgemesh-tunnel-tests-\(getpid())"
+
+        private static func write(_ name: String, _ text: String) throws -> String {
+            mkdir(self.folder, 0o700)
+            let path = "\(self.folder)/\(name)"
+            let file = try #require(fopen(path, "w"))
+            defer { fclose(file) }
+            fputs(text, file)
+            return path
+        }
+
+        private static func settings(_ name: String, key: String?) -> TunnelSettings {
+            var settings = TunnelSettings(nodeName: name)
+            settings.preSharedKeyFile = key
+            settings.listenPort = 0
+            settings.listenInterfaces = ["lo"]
+            settings.portMapping = false
+            settings.targets.mode = .any
+            return settings
+        }
+
+        private static func service(
+            _ settings: TunnelSettings,
+            annotator: (any NodeAnnotating)? = nil
+        ) -> EdgeTunnelService {
+            var logger = Logger(label: "test")
+            logger.logLevel = .critical
+            return EdgeTunnelService(
+                settings: settings,
+                catalog: ClusterCatalog(),
+                group: MultiThreadedEventLoopGroup.singleton,
+                annotator: annotator,
+                logger: logger
+            )
+        }
+
+        /// Runs services while `body` does.
+        private static func running(
+            _ services: [EdgeTunnelService],
+            _ body: ([MeshNode]) async throws -> Void
+        ) async throws {
+            let tasks = services.map { service in Task { try await service.run() } }
+            do {
+                try await eventually("the tunnels are up", within: .seconds(60)) {
+                    services.allSatisfy { $0.state.withLock { $0.running } != nil }
+                }
+                try await body(services.compactMap { $0.state.withLock { $0.running } })
+            } catch {
+                for task in tasks { task.cancel() }
+                for task in tasks { _ = try? await task.value }
+                throw error
+            }
+            for task in tasks { task.cancel() }
+            for task in tasks { _ = try? await task.value }
+        }
+
+        @Test("a flow goes to a target behind another node, and both say so")
+        func flow() async throws {
+            let key = try Self.write("psk", "the key of this test")
+            let (near, far) = (
+                Self.service(Self.settings("edge-near", key: key)), Self.service(Self.settings("edge-far", key: key))
+            )
+            let echo = try await FlowFixture.echo()
+            try await Self.running([near, far]) { nodes in
+                nodes[0].host.peers.add(
+                    nodes[1].host.listenAddresses,
+                    to: nodes[1].host.peerID,
+                    lifetime: .permanent
+                )
+                let target = try FlowFixture.target(echo.localAddress, node: "edge-far")
+                let channel = try await near.openStream(
+                    to: target,
+                    on: MultiThreadedEventLoopGroup.singleton.next(),
+                    deadline: .now() + .seconds(60)
+                ).get()
+                try await eventually("the path is up") {
+                    near.paths["edge-far"]?.state == .up && near.paths["edge-far"]?.agent == .edgemesh
+                }
+                #expect(near.paths["edge-far"]?.flows == 1 && near.paths["edge-far"]?.kind == .direct)
+                let status = await near.status()
+                #expect(status["peers"]?["edge-far"]?["state"]?.string == "up")
+                #expect(status["counters"]?["flowsOpened"]?.integer == 1)
+                #expect(await far.status()["counters"]?["flowsAccepted"]?.integer == 1)
+                #expect(await near.metrics().contains { $0.name == "edgemesh_tunnel_flows_opened_total" })
+                try await channel.close()
+            }
+            try await echo.close()
+            #expect(near.paths.isEmpty)
+            await #expect(throws: TunnelError.self) {
+                _ = try await near.openStream(
+                    to: FlowFixture.target(echo.localAddress ?? SocketAddress(ipAddress: "127.0.0.1", port: 1)),
+                    on: MultiThreadedEventLoopGroup.singleton.next(),
+                    deadline: .now() + .seconds(1)
+                ).get()
+            }
+        }
+
+        @Test("who holds another pre-shared key does not get in, and the error says what was tried")
+        func strangers() async throws {
+            let services = [
+                Self.service(Self.settings("edge-near", key: try Self.write("psk-1", "one key"))),
+                Self.service(Self.settings("edge-far", key: try Self.write("psk-2", "another key"))),
+            ]
+            try await Self.running(services) { nodes in
+                nodes[0].host.peers.add(
+                    nodes[1].host.listenAddresses,
+                    to: nodes[1].host.peerID,
+                    lifetime: .permanent
+                )
+                let told = Mutex<[Set<String>]>([])
+                let observation = services[0].observeUnreachableNodes { nodes in told.withLock { $0.append(nodes) } }
+                defer { observation.cancel() }
+                let error = await #expect(throws: TunnelError.self) {
+                    _ = try await services[0].openStream(
+                        to: FlowFixture.target(SocketAddress(ipAddress: "127.0.0.1", port: 1), node: "edge-far"),
+                        on: MultiThreadedEventLoopGroup.singleton.next(),
+                        deadline: .now() + .seconds(60)
+                    ).get()
+                }
+                #expect(error?.code == .noPath && error?.message.contains("/ip4/127.0.0.1") == true, "\(error as Any)")
+                try await eventually("it is told") { told.withLock { $0.last } == ["edge-far"] }
+                #expect(services[0].paths["edge-far"]?.state == .down)
+            }
+        }
+
+        @Test("what cannot work says what mends it")
+        func broken() async throws {
+            let missing = Self.settings("edge", key: "\(Self.folder)/missing")
+            var error = await #expect(throws: EdgeTunnelError.self) { try await Self.service(missing).run() }
+            #expect(error?.code == .preSharedKey && error?.message.contains("psk.enable: false") == true)
+            var quic = Self.settings("edge", key: nil)
+            quic.transport = .quic
+            error = await #expect(throws: EdgeTunnelError.self) { try await Self.service(quic).run() }
+            #expect(error?.code == .transport && error?.message.contains("tcp or ws") == true)
+            var identity = Self.settings("edge", key: nil)
+            identity.identity = .node(file: try Self.write("no-key", "nonsense"))
+            error = await #expect(throws: EdgeTunnelError.self) { try await Self.service(identity).run() }
+            #expect(error?.code == .identity)
+        }
+
+        @Test("a node with its own key writes its peer ID into the cluster's record, again after a failure")
+        func annotation() async throws {
+            mkdir(Self.folder, 0o700)
+            let file = "\(Self.folder)/tunnel-\(UInt32.random(in: .min ... .max)).key"
+            var settings = Self.settings("edge", key: nil)
+            settings.identity = .node(file: file)
+            let annotator = RecordingAnnotator(failures: 1)
+            let service = Self.service(settings, annotator: annotator)
+            try await Self.running([service]) { nodes in
+                try await eventually("the record is written", within: .seconds(60)) { annotator.written.count == 1 }
+                #expect(annotator.written == ["edge edgemesh.kubeedge.io/peer-id=\(nodes[0].host.peerID)"])
+                #expect(try KeyPair.loadOrCreate(path: file).peerID == nodes[0].host.peerID)
+            }
+        }
+    }
+}
+
+/// Fails some times, then notes what it is to write.
+private final class RecordingAnnotator: NodeAnnotating {
+    private struct Refused: Error {}
+
+    private let state: Mutex<(failures: Int, written: [String])>
+
+    init(failures: Int) {
+        self.state = Mutex((failures, []))
+    }
+
+    var written: [String] { self.state.withLock { $0.written } }
+
+    func annotate(node: String, key: String, value: String) async throws {
+        let isRefused = self.state.withLock { state in
+            guard state.failures == 0 else {
+                state.failures -= 1
+                return true
+            }
+            state.written.append("\(node) \(key)=\(value)")
+            return false
+        }
+        if isRefused { throw Refused() }
+    }
+}
