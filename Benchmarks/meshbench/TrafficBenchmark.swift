@@ -25,7 +25,7 @@ struct TrafficBenchmark {
         var p50 = 0.0
         var p99 = 0.0
         var cpuMicrosecondsPerConnection = 0.0
-        var bytesPerIdleConnection = 0.0
+        var kibibytesPerIdleConnection = 0.0
     }
 
     func run(program: String, into report: inout Report) async throws {
@@ -49,44 +49,29 @@ struct TrafficBenchmark {
             ),
             bench
         )
-        report.add(
-            "kernel path: throughput",
-            kernel.megabytesPerSecond,
-            "MB/s",
-            peer: ("direct", direct.megabytesPerSecond),
-            budget: .ratioAtLeast(0.95)
-        )
-        report.add("kernel path: request p50", kernel.p50, "us", peer: ("direct", direct.p50))
-        report.add("kernel path: request p99", kernel.p99, "us", peer: ("direct", direct.p99))
-        report.add(
-            "user path: throughput",
-            user.megabytesPerSecond,
-            "MB/s",
-            peer: ("haproxy", peer.megabytesPerSecond)
-        )
-        report.add(
-            "user path: CPU per GB",
-            user.cpuSecondsPerGigabyte,
-            "s",
-            peer: ("haproxy", peer.cpuSecondsPerGigabyte),
-            budget: .atMost(0.35)
-        )
-        report.add("user path: request p50", user.p50, "us", peer: ("haproxy", peer.p50))
-        report.add("user path: request p99", user.p99, "us", peer: ("haproxy", peer.p99))
-        report.add(
-            "user path: CPU per connection",
-            user.cpuMicrosecondsPerConnection,
-            "us",
-            peer: ("haproxy", peer.cpuMicrosecondsPerConnection),
-            budget: .atMost(150)
-        )
-        report.add(
-            "user path: memory per idle connection",
-            user.bytesPerIdleConnection / 1024,
-            "KiB",
-            peer: ("haproxy", peer.bytesPerIdleConnection / 1024),
-            budget: .atMost(6)
-        )
+        let comparisons: [(String, Result, String, Result, Figure.Budget?)] = [
+            ("kernel", kernel, "direct", direct, .ratioAtLeast(0.95)),
+            ("user", user, "haproxy", peer, nil),
+        ]
+        for (name, path, other, reference, budget) in comparisons {
+            func add(_ what: String, _ unit: String, _ figure: KeyPath<Result, Double>, _ budget: Figure.Budget? = nil)
+            {
+                report.add(
+                    "\(name) path: \(what)",
+                    path[keyPath: figure],
+                    unit,
+                    peer: (other, reference[keyPath: figure]),
+                    budget: budget
+                )
+            }
+            add("throughput", "MB/s", \.megabytesPerSecond, budget)
+            add("request p50", "us", \.p50)
+            add("request p99", "us", \.p99)
+            guard name == "user" else { continue }
+            add("CPU per GB", "s", \.cpuSecondsPerGigabyte, .atMost(0.35))
+            add("CPU per connection", "us", \.cpuMicrosecondsPerConnection, .atMost(150))
+            add("memory per idle connection", "KiB", \.kibibytesPerIdleConnection, .atMost(6))
+        }
     }
 
     private func measure(_ path: Path, _ bench: BenchmarkLab) async throws -> Result {
@@ -121,7 +106,7 @@ struct TrafficBenchmark {
             let holding = try ProcessUsage.total(of: path.processes)
             _ = try await idle
             let gained = Double(holding.resident) - Double(after.resident)
-            result.bytesPerIdleConnection = max(0, gained) / Double(connections)
+            result.kibibytesPerIdleConnection = max(0, gained) / 1024 / Double(connections)
         }
         return result
     }

@@ -25,6 +25,19 @@ public struct AdminClient: Sendable {
         return true
     }
 
+    /// The process that made the socket; nil if nothing accepts connections on it.
+    public var agentProcess: Int32? {
+        guard let descriptor = try? self.connected() else { return nil }
+        defer { close(descriptor) }
+        // `struct ucred`: process, user, group.
+        var credentials: (Int32, UInt32, UInt32) = (0, 0, 0)
+        var length = socklen_t(MemoryLayout.size(ofValue: credentials))
+        guard getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0, credentials.0 > 0 else {
+            return nil
+        }
+        return credentials.0
+    }
+
     /// Sends a request and reads the JSON answer. Throws if the status is not 2xx, with the agent's own words.
     public func json(_ method: AdminRequest.Method = .get, _ target: String) throws(AdminError) -> Document {
         let (status, body) = try self.request(method, target)

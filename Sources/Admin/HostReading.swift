@@ -11,12 +11,36 @@ public protocol HostReading: Sendable {
     func run(_ program: String, _ arguments: [String], input: String) async -> CommandResult?
     /// Why an address and port cannot be bound: the errno; nil if they can.
     func bindError(_ address: TransportAddress, _ transport: TransportProtocol) -> Int32?
+    /// The processes that hold an address and port, or all addresses with that port; none if that cannot be found out.
+    func holders(_ address: TransportAddress, _ transport: TransportProtocol) async -> [SocketHolder]
     /// An HTTP GET to a local port: the body; nil if nothing answers.
     func localHTTP(port: UInt16, path: String) -> String?
     /// What the kernel and the tools of packet filtering can do, tried out where it disturbs nobody.
     func kernelCapabilities() async -> KernelCapabilities
     /// The soft limit of open files.
     var fileLimit: UInt64 { get }
+}
+
+/// The process behind a socket.
+public struct SocketHolder: Hashable, Sendable, CustomStringConvertible {
+    public var name: String
+    public var processID: Int32
+
+    public init(name: String, processID: Int32) {
+        self.name = name
+        self.processID = processID
+    }
+
+    /// Those of a line of `ss -Hlnp`: `… users:(("dnsmasq",pid=71,fd=4),…)`.
+    static func all(inLine line: some StringProtocol) -> [SocketHolder] {
+        line.split(separator: "(\"").dropFirst().compactMap { text in
+            let parts = text.split(separator: "\",pid=", maxSplits: 1)
+            guard parts.count == 2, let processID = Int32(parts[1].prefix { $0.isNumber }) else { return nil }
+            return SocketHolder(name: String(parts[0]), processID: processID)
+        }
+    }
+
+    public var description: String { "\(self.name) (process \(self.processID))" }
 }
 
 public struct CommandResult: Hashable, Sendable {
@@ -66,6 +90,23 @@ public struct LiveHost: HostReading {
         setsockopt(descriptor, Int32(IPPROTO_IP), IP_FREEBIND, &one, socklen_t(MemoryLayout<Int32>.size))
         let result = Self.withSocketAddress(address) { bind(descriptor, $0, $1) }
         return result == 0 ? nil : errno
+    }
+
+    public func holders(_ address: TransportAddress, _ transport: TransportProtocol) async -> [SocketHolder] {
+        let kind = transport == .udp ? "-u" : "-t"
+        let listing = await self.run("ss", ["-Hlnp", kind, "'sport = :\(address.port)'"], input: "")?.output ?? ""
+        func holders(of hosts: Set<String>) -> [SocketHolder] {
+            listing.split(separator: "\n").flatMap { line -> [SocketHolder] in
+                guard let local = line.split(separator: " ").dropFirst(3).first,
+                    let colon = local.lastIndex(of: ":"),
+                    // Interfaces stand behind addresses as `%lo`.
+                    hosts.contains(String(local[..<colon].prefix { $0 != "%" }))
+                else { return [] }
+                return SocketHolder.all(inLine: line)
+            }
+        }
+        let own = holders(of: ["\(address.address)", "[\(address.address)]"])
+        return own.isEmpty ? holders(of: ["0.0.0.0", "*", "[::]"]) : own
     }
 
     public func localHTTP(port: UInt16, path: String) -> String? {

@@ -2,22 +2,27 @@ import MeshCore
 
 // The checks of names: who answers on the DNS address, and who asks there.
 extension SystemChecks {
-    func dnsPort() -> CheckResult {
+    func dnsPort() async -> CheckResult {
         let name = "dns-port"
         let address = TransportAddress(self.expectation.bridgeAddress, self.expectation.dnsPort)
+        var free: [TransportProtocol] = []
         for transport in [TransportProtocol.udp, .tcp] {
-            guard let reason = self.host.bindError(address, transport) else { continue }
-            if self.expectation.isAgentRunning {
-                return CheckResult(name, .pass, "\(address) is held by the running agent")
+            guard let reason = self.host.bindError(address, transport) else {
+                free.append(transport)
+                continue
             }
             switch reason {
             case 98:  // EADDRINUSE
+                let holders = await self.host.holders(address, transport)
+                // Who cannot look into other processes has to take the running agent for the holder.
+                let isAgent = holders.isEmpty || holders.contains { $0.processID == self.expectation.agentProcess }
+                if self.expectation.isAgentRunning && isAgent { continue }
                 return CheckResult(
                     name,
                     .fail,
-                    "\(address)/\(transport) is in use by another program",
+                    "\(address)/\(transport) is in use by \(holders.first?.description ?? "another program")",
                     mend:
-                        "find it with `ss -lnp 'sport = :\(address.port)'`; a resolver that listens on all addresses must "
+                        "see it with `ss -lnp 'sport = :\(address.port)'`; a resolver that listens on all addresses must "
                         + "be told to leave \(address.address) alone"
                 )
             case 13, 1:  // EACCES, EPERM
@@ -36,15 +41,14 @@ extension SystemChecks {
                 )
             }
         }
-        if self.expectation.isAgentRunning {
-            return CheckResult(
-                name,
-                .fail,
-                "an agent runs, but \(address) is free: its DNS is not up",
-                mend: "see `edgemesh status` for the module edgeDNS"
-            )
-        }
-        return CheckResult(name, .pass, "\(address) is free")
+        guard self.expectation.isAgentRunning else { return CheckResult(name, .pass, "\(address) is free") }
+        if free.isEmpty { return CheckResult(name, .pass, "\(address) is held by the running agent") }
+        return CheckResult(
+            name,
+            .fail,
+            "an agent runs, but \(address) is free over \(free.map(\.description).joined(separator: " and ")): its DNS is not up",
+            mend: "see `edgemesh status` for the module edgeDNS"
+        )
     }
 
     /// `/etc/resolv.conf` of the node itself: where queries for other zones go.

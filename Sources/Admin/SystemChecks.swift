@@ -11,6 +11,8 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         public var isProxyEnabled: Bool
         /// Whether an agent answers on the admin socket: then its ports are taken, as they should be.
         public var isAgentRunning: Bool
+        /// Its process, if it is known.
+        public var agentProcess: Int32?
         /// The configured one: `auto`, `nftables`, `iptables` or `none`.
         public var kernelBackend: String
 
@@ -20,6 +22,7 @@ public struct SystemChecks<Host: HostReading>: Sendable {
             isDNSEnabled: Bool,
             isProxyEnabled: Bool,
             isAgentRunning: Bool,
+            agentProcess: Int32? = nil,
             kernelBackend: String = "auto"
         ) {
             self.bridgeAddress = bridgeAddress
@@ -27,6 +30,7 @@ public struct SystemChecks<Host: HostReading>: Sendable {
             self.isDNSEnabled = isDNSEnabled
             self.isProxyEnabled = isProxyEnabled
             self.isAgentRunning = isAgentRunning
+            self.agentProcess = agentProcess
             self.kernelBackend = kernelBackend
         }
     }
@@ -51,7 +55,7 @@ public struct SystemChecks<Host: HostReading>: Sendable {
             results.append(self.defaultRoute())
         }
         if self.expectation.isDNSEnabled {
-            results.append(self.dnsPort())
+            results.append(await self.dnsPort())
             results.append(self.nodeResolver())
             results.append(self.podResolver())
         }

@@ -10,6 +10,14 @@ public final class GlueCounters {
     public init() {}
 }
 
+/// Goes on with the sockets of a glued pair that moves much. Confined to the pair's loop.
+public protocol GluedSocketsCarrier: AnyObject {
+    /// Takes the two sockets over if it can: it duplicates them, calls `release`, which closes their channels without ending
+    /// the connections, and goes on. The channels have no byte of theirs left.
+    /// - Returns: false if it cannot; the pair goes on as it is and does not ask again.
+    func carry(client: NIOBSDSocket.Handle, server: NIOBSDSocket.Handle, release: () -> Void) -> Bool
+}
+
 /// One half of a pair that joins two byte streams of one event loop.
 ///
 /// - A side is read only while the other side's write buffer has room, so a slow reader holds at most
@@ -40,7 +48,13 @@ public final class GlueHandler: ChannelInboundHandler {
         static let started = Flags(rawValue: 32)
         /// All that was to be written is with the kernel.
         static let flushed = Flags(rawValue: 64)
+        /// Nothing is read until the partner's pending bytes are with the kernel and the sockets can be handed over.
+        static let handingOver = Flags(rawValue: 128)
     }
+
+    /// A read of so many bytes is one of a bulk transfer; after `bulkBytes` of them the sockets are offered to the carrier.
+    static let bulkRead = 16 * 1024
+    static let bulkBytes = 256 * 1024
 
     private let side: Side
     private let counters: GlueCounters
@@ -50,24 +64,39 @@ public final class GlueHandler: ChannelInboundHandler {
     private var idle: IdleTimer?
     private let lingerTimeout: TimeAmount?
     private var linger: Scheduled<Void>?
+    private var carrier: (any GluedSocketsCarrier)?
+    /// Bytes of this side's bulk reads since the sockets were offered last.
+    private var inBulk = 0
 
-    private init(side: Side, counters: GlueCounters, lingerTimeout: TimeAmount?) {
+    private init(
+        side: Side,
+        counters: GlueCounters,
+        lingerTimeout: TimeAmount?,
+        carrier: (any GluedSocketsCarrier)?
+    ) {
         self.side = side
         self.counters = counters
         self.lingerTimeout = lingerTimeout
+        self.carrier = carrier
     }
 
     /// The two halves; each goes into the pipeline of its channel, then `start()` of either begins the reading.
     /// - Parameters:
     ///   - idleTimeout: both sides are closed after this long without a byte in either direction.
     ///   - lingerTimeout: how long a side may take nothing of what is left for it when the other has ended; nil for ever.
+    ///   - carrier: who is offered the sockets when they move bulk data; only where no handler stands between them and the
+    ///     pair. A channel that is no socket is never offered.
     public static func matchedPair(
         counters: GlueCounters,
         idleTimeout: TimeAmount? = nil,
-        lingerTimeout: TimeAmount? = nil
+        lingerTimeout: TimeAmount? = nil,
+        carrier: (any GluedSocketsCarrier)? = nil
     ) -> (client: GlueHandler, server: GlueHandler) {
-        let client = GlueHandler(side: .client, counters: counters, lingerTimeout: lingerTimeout)
-        let server = GlueHandler(side: .server, counters: counters, lingerTimeout: lingerTimeout)
+        func half(_ side: Side) -> GlueHandler {
+            GlueHandler(side: side, counters: counters, lingerTimeout: lingerTimeout, carrier: carrier)
+        }
+        let client = half(.client)
+        let server = half(.server)
         client.partner = server
         server.partner = client
         if let idleTimeout {
@@ -111,6 +140,7 @@ public final class GlueHandler: ChannelInboundHandler {
         self.idle = nil
         self.linger?.cancel()
         self.context = nil
+        self.carrier = nil
         self.detachPartner()?.peerIsGone()
     }
 
@@ -129,6 +159,7 @@ public final class GlueHandler: ChannelInboundHandler {
         case .client: self.counters.clientToServerBytes &+= UInt64(bytes.readableBytes)
         case .server: self.counters.serverToClientBytes &+= UInt64(bytes.readableBytes)
         }
+        if bytes.readableBytes >= Self.bulkRead { self.inBulk &+= bytes.readableBytes }
         target.write(self.wrapOutboundOut(bytes), promise: nil)
     }
 
@@ -136,6 +167,7 @@ public final class GlueHandler: ChannelInboundHandler {
         self.idle?.touch(context.eventLoop.now)
         // A flush can fail and close everything under our feet; `requestRead` looks again.
         self.partner?.context?.flush()
+        if self.inBulk >= Self.bulkBytes { self.offerSockets() }
         if self.flags.contains(.started) { self.requestRead() }
     }
 
@@ -177,8 +209,8 @@ public final class GlueHandler: ChannelInboundHandler {
     // MARK: This side
 
     private func requestRead() {
-        guard let context = self.context, !self.flags.contains(.inputEnded), self.flags.contains(.active),
-            let target = self.partner?.context
+        guard let context = self.context, self.flags.isDisjoint(with: [.inputEnded, .handingOver]),
+            self.flags.contains(.active), let target = self.partner?.context
         else { return }
         if target.channel.isWritable {
             self.flags.remove(.readWanted)
@@ -186,6 +218,57 @@ public final class GlueHandler: ChannelInboundHandler {
         } else {
             self.flags.insert(.readWanted)
         }
+    }
+
+    /// This side moves much: the carrier may have both sockets as soon as the partner's has taken what was read before.
+    private func offerSockets() {
+        self.inBulk = 0
+        guard self.carrier != nil, self.flags.isDisjoint(with: [.inputEnded, .handingOver]), let partner = self.partner,
+            let target = partner.context
+        else { return }
+        guard partner.hasPendingBytes else { return self.handOver() }
+        self.flags.insert(.handingOver)
+        let promise = target.eventLoop.makePromise(of: Void.self)
+        let handler = NIOLoopBound(self, eventLoop: target.eventLoop)
+        promise.futureResult.whenComplete { _ in
+            handler.value.flags.remove(.handingOver)
+            handler.value.handOver()
+            handler.value.requestRead()
+        }
+        target.writeAndFlush(self.wrapOutboundOut(ByteBuffer()), promise: promise)
+    }
+
+    /// Gives both sockets to the carrier, if neither has ended and no byte is between them.
+    private func handOver() {
+        guard let carrier = self.carrier, let partner = self.partner, self.isWholeAndEmpty, partner.isWholeAndEmpty
+        else {
+            return
+        }
+        let (client, server) = self.side == .client ? (self, partner) : (partner, self)
+        let isCarried =
+            if let clientSocket = client.socket, let serverSocket = server.socket {
+                carrier.carry(client: clientSocket, server: serverSocket) { self.closeBoth() }
+            } else {
+                false
+            }
+        if !isCarried {
+            self.carrier = nil
+            partner.carrier = nil
+        }
+    }
+
+    private var isWholeAndEmpty: Bool {
+        self.flags.contains(.active) && self.flags.isDisjoint(with: [.inputEnded, .outputEnded, .closing])
+            && !self.hasPendingBytes
+    }
+
+    /// Whether bytes wait in the channel for its peer.
+    private var hasPendingBytes: Bool {
+        (try? self.context?.channel.syncOptions?.getOption(.bufferedWritableBytes)) != 0
+    }
+
+    private var socket: NIOBSDSocket.Handle? {
+        try? self.context?.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: NIOBSDSocket.Handle.self) { $0 }
     }
 
     /// The partner's input has ended: so does our output, behind what is pending.

@@ -127,6 +127,13 @@ extension AgentConfiguration {
             ),
             Key(ignored: "modules.edgeProxy.socks5Proxy.nodeName"),
             Key("modules.edgeProxy.socks5Proxy.namespace", \.modules.edgeProxy.socks5Proxy.namespace, .text, .restart),
+            Key("modules.edgeProxy.socks5Proxy.username", \.modules.edgeProxy.socks5Proxy.username, .text, .restart),
+            Key(
+                "modules.edgeProxy.socks5Proxy.passwordFile",
+                \.modules.edgeProxy.socks5Proxy.passwordFile,
+                .optionalPath,
+                .restart
+            ),
             Key(ignored: "modules.edgeProxy.loadBalancer.caller"),
             Key(ignored: "modules.edgeProxy.loadBalancer.nodeName"),
             Key(
@@ -157,6 +164,12 @@ extension AgentConfiguration {
                 "modules.edgeProxy.maxConnections",
                 \.modules.edgeProxy.maxConnections,
                 .integer(1...10_000_000),
+                .live
+            ),
+            Key(
+                "modules.edgeProxy.maxSplicedConnections",
+                \.modules.edgeProxy.maxSplicedConnections,
+                .integer(0...100_000),
                 .live
             ),
             Key(

@@ -118,6 +118,7 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var lingerTimeout = Duration.seconds(120)
         public var udpIdleTimeout = Duration.seconds(180)
         public var maxConnections = 20_000
+        public var maxSplicedConnections = 256
         public var maxUDPSessions = 16_384
     }
 
@@ -126,6 +127,10 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var listenPort: UInt16 = 10800
         /// Settled by `load`: from `NAMESPACE`, else from here, else `kubeedge`.
         public var namespace = ""
+        /// Empty: everyone on the node may use the proxy.
+        public var username = ""
+        /// Its first line is the password.
+        public var passwordFile = ""
     }
 
     public struct LoadBalancer: Sendable, Hashable {

@@ -47,9 +47,9 @@ extension ValueForm where Value == String {
 
     /// IFNAMSIZ of Linux, and what it refuses in a name.
     static var interfaceName: ValueForm {
-        .text("an interface name of 1 to 15 characters without / and spaces") { name in
+        .text("an interface name of 1 to 15 characters without /, : and spaces") { name in
             (1...15).contains(name.utf8.count) && name != "." && name != ".."
-                && name.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "/") }
+                && name.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && !"/:".utf8.contains($0) }
         }
     }
 }
@@ -155,8 +155,11 @@ extension ValueForm where Value == TransportAddress {
     /// An address with the port, which is 53 if it is not written.
     static var dnsServer: ValueForm {
         ValueForm("an address such as 10.0.0.10, 10.0.0.10:5353 or [fd00::10]:53") { document in
-            guard let text = document.string else { return nil }
-            return IPAddress(text).map { TransportAddress($0, 53) } ?? TransportAddress(text)
+            guard let text = document.string,
+                let server = IPAddress(text).map({ TransportAddress($0, 53) }) ?? TransportAddress(text),
+                server.port != 0, !server.address.isUnspecified
+            else { return nil }
+            return server
         } write: {
             .string($0.port == 53 ? $0.address.description : $0.description)
         }

@@ -67,6 +67,7 @@ struct AnswerCache {
             self.table[place].hits &+= 1
             let isDue =
                 !entry.prefetched && entry.hits >= AnswerCache.prefetchHits && entry.lifetime >= 2
+                && entry.retryAfter.map { now >= $0 } ?? true
                 && entry.lifetime - age <= max(1, entry.lifetime / AnswerCache.prefetchFraction)
             if isDue { self.table[place].prefetched = true }
             return Hit(
@@ -88,7 +89,7 @@ struct AnswerCache {
         )
     }
 
-    /// A refresh of an outdated answer failed: serve it for a while without trying again.
+    /// A refresh failed: what is kept serves for a while without trying again.
     mutating func refreshFailed(_ name: UnsafeRawBufferPointer, _ tag: UInt32, now: MonotonicTime) {
         guard let place = self.table.find(name, tag) else { return }
         self.table[place].retryAfter = now + self.limits.staleRetry

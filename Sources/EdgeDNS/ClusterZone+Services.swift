@@ -78,18 +78,19 @@ extension ClusterZone {
     ) -> Outcome {
         guard let base = self.name(of: service.name) else { return .nameError }
         var targets: [(name: DomainName, port: UInt16, addresses: [IPAddress])] = []
+        var known: [PortOfName: Int] = [:]
         if service.object.isHeadless {
             guard !service.publishedEndpoints.isEmpty else { return .nameError }
             for group in service.groups {
                 for port in group.ports where isAsked(PublishedPort(name: port.name, transport: port.transport)) {
                     for endpoint in group.endpoints where service.publishes(endpoint) {
                         guard let target = try? base.prepending(endpoint.dnsLabel) else { continue }
-                        let index = targets.firstIndex { $0.name == target && $0.port == port.port }
-                        if let index {
+                        if let index = known[PortOfName(name: target, port: port.port)] {
                             if !targets[index].addresses.contains(endpoint.address) {
                                 targets[index].addresses.append(endpoint.address)
                             }
                         } else {
+                            known[PortOfName(name: target, port: port.port)] = targets.count
                             targets.append((target, port.port, [endpoint.address]))
                         }
                     }
@@ -139,6 +140,12 @@ extension ClusterZone {
     }
 }
 
+/// What one SRV record names.
+private struct PortOfName: Hashable {
+    var name: DomainName
+    var port: UInt16
+}
+
 /// A port by the two labels that name it.
 private struct PublishedPort: Hashable {
     var name: String
@@ -183,7 +190,10 @@ extension IPAddress {
         if zone == ["in-addr", "arpa"], digits.count == 4 {
             return IPv4Address(digits.joined(separator: ".")).map { (.v4($0), apex) }
         }
-        guard zone == ["ip6", "arpa"], digits.count == 32, digits.allSatisfy({ $0.utf8.count == 1 }) else { return nil }
+        // Alone, the number's own parser would take a sign.
+        guard zone == ["ip6", "arpa"], digits.count == 32,
+            digits.allSatisfy({ $0.utf8.count == 1 && $0.allSatisfy(\.isHexDigit) })
+        else { return nil }
         let halves = [digits[..<16], digits[16...]].map { UInt64($0.joined(), radix: 16) }
         guard let high = halves[0], let low = halves[1] else { return nil }
         return (.v6(IPv6Address(high: high, low: low)), apex)

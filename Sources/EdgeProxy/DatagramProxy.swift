@@ -3,6 +3,7 @@ import HashTreeCollections
 import LinuxNetwork
 import LoadBalancing
 public import MeshCore
+import MeshInterfaces
 import NIOCore
 import NIOPosix
 import ServiceCatalog
@@ -100,7 +101,7 @@ final class DatagramProxy {
     func readCompleted() {
         for session in self.sessionsToFlush {
             session.isDirty = false
-            session.server?.flush()
+            session.link?.flush()
         }
         self.sessionsToFlush.removeAll(keepingCapacity: true)
     }
@@ -115,7 +116,7 @@ final class DatagramProxy {
     }
 
     private func forward(_ bytes: ByteBuffer, _ session: DatagramSession) {
-        guard let server = session.server else {
+        guard let link = session.link else {
             if session.pending.count < Self.maximumPending {
                 session.pending.append(bytes)
             } else {
@@ -123,12 +124,11 @@ final class DatagramProxy {
             }
             return
         }
-        guard server.isWritable else {
+        guard link.write(bytes) else {
             self.worker.counters.datagramsDropped += 1
             return
         }
         self.worker.counters.datagramsToServer += 1
-        server.write(bytes, promise: nil)
         if !session.isDirty {
             session.isDirty = true
             self.sessionsToFlush.append(session)
@@ -136,47 +136,42 @@ final class DatagramProxy {
     }
 
     private func connect(_ session: DatagramSession) {
-        let proxy = NIOLoopBound(self, eventLoop: self.worker.loop)
-        let bound = NIOLoopBound(session, eventLoop: self.worker.loop)
-        DatagramBootstrap(group: self.worker.loop)
-            .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 65_536))
-            .channelOption(.maxMessagesPerRead, value: 1)
-            .channelOption(
-                .writeBufferWaterMark,
-                value: ChannelOptions.Types.WriteBufferWaterMark(low: 64 << 10, high: 256 << 10)
-            )
-            .channelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.addHandler(
-                        DatagramSessionHandler(proxy: proxy.value, session: bound.value)
-                    )
-                }
+        self.worker.environment.dialer.dialDatagrams(
+            session.pick.endpoint,
+            for: FlowOrigin(client: session.client, service: session.balancer.key.service),
+            on: self.worker.loop,
+            deadline: .now() + self.worker.environment.limits.dialTimeout
+        )
+        .assumeIsolated()
+        .whenComplete { result in
+            switch result {
+            case .success(let channel): self.connected(session, channel)
+            case .failure: self.close(session, failed: true)
             }
-            .connect(to: SocketAddress(session.pick.endpoint.transportAddress))
-            .assumeIsolated()
-            .whenComplete { result in
-                switch result {
-                case .success(let channel): self.connected(session, channel)
-                case .failure: self.close(session, failed: true)
-                }
-            }
+        }
     }
 
     private func connected(_ session: DatagramSession, _ channel: any Channel) {
         guard !session.isClosed else { return channel.close(promise: nil) }
-        session.server = channel
+        let link = DatagramLink(channel, loop: self.worker.loop)
+        session.link = link
         let pending = session.pending
         session.pending = []
-        for bytes in pending {
-            self.worker.counters.datagramsToServer += 1
-            channel.write(bytes, promise: nil)
-        }
-        channel.flush()
+        for bytes in pending where link.write(bytes) { self.worker.counters.datagramsToServer += 1 }
+        link.flush()
+        link.receive(
+            onDatagrams: { datagrams in
+                for bytes in datagrams { self.replied(bytes, session) }
+                self.listener.flush()
+            },
+            onDropped: { self.worker.counters.datagramsDropped += UInt64($0) },
+            onEnd: { failed in self.close(session, failed: failed) }
+        )
     }
 
     // MARK: From the server
 
-    func replied(_ bytes: ByteBuffer, _ session: DatagramSession) {
+    private func replied(_ bytes: ByteBuffer, _ session: DatagramSession) {
         guard !session.isClosed else { return }
         self.sessions.touch(session.client, isReply: true, now: .now())
         guard self.listener.isWritable else {
@@ -186,10 +181,6 @@ final class DatagramProxy {
         self.worker.counters.datagramsToClient += 1
         // From the listener's own address, so that conntrack turns it back into the service's.
         self.listener.write(AddressedEnvelope(remoteAddress: session.clientAddress, data: bytes), promise: nil)
-    }
-
-    func repliesCompleted() {
-        self.listener.flush()
     }
 
     // MARK: The end of sessions
@@ -232,8 +223,8 @@ final class DatagramProxy {
         session.balancer.end(session.pick, failed: failed)
         self.worker.counters.sessionsOpen -= 1
         self.worker.environment.gauges.sessions.wrappingSubtract(1, ordering: .relaxed)
-        session.server?.close(promise: nil)
-        session.server = nil
+        session.link?.close()
+        session.link = nil
     }
 }
 
@@ -245,7 +236,7 @@ final class DatagramSession {
     let frontend: KernelFrontend
     let balancer: RouteBalancer
     let pick: RouteBalancer.Pick
-    var server: (any Channel)?
+    var link: DatagramLink?
     var pending: [ByteBuffer] = []
     var isDirty = false
     var isClosed = false
@@ -292,37 +283,6 @@ final class DatagramListenerHandler: ChannelInboundHandler {
 
     func channelInactive(context: ChannelHandlerContext) {
         self.proxy.close()
-        context.fireChannelInactive()
-    }
-}
-
-/// Brings a server's datagrams back.
-final class DatagramSessionHandler: ChannelInboundHandler {
-    typealias InboundIn = AddressedEnvelope<ByteBuffer>
-
-    private let proxy: DatagramProxy
-    private let session: DatagramSession
-
-    init(proxy: DatagramProxy, session: DatagramSession) {
-        self.proxy = proxy
-        self.session = session
-    }
-
-    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        self.proxy.replied(self.unwrapInboundIn(data).data, self.session)
-    }
-
-    func channelReadComplete(context: ChannelHandlerContext) {
-        self.proxy.repliesCompleted()
-    }
-
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        // ECONNREFUSED: nobody listens there any more. The next datagram of the client finds another endpoint.
-        self.proxy.close(self.session, failed: true)
-    }
-
-    func channelInactive(context: ChannelHandlerContext) {
-        self.proxy.close(self.session)
         context.fireChannelInactive()
     }
 }

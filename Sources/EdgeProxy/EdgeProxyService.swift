@@ -47,6 +47,8 @@ public struct EdgeProxyService: Service, Sendable {
     private let loops: [any EventLoop]
     private let logger: Logger
     private let programmer: KernelProgrammer
+    private let dialer: EndpointDialer
+    private let tunnel: (any NodeTunneling)?
     private let shared: Shared
 
     private struct Workers: Sendable {
@@ -64,7 +66,8 @@ public struct EdgeProxyService: Service, Sendable {
     }
 
     /// - Parameters:
-    ///   - loops: the data loops; each gets its own listeners.
+    ///   - loops: the data loops; each gets its own listeners. The tunnel's streams live on them, too.
+    ///   - tunnel: the way to endpoints on other nodes; nil if they are dialled from here.
     ///   - tcpOriginalDestination: nil to ask the kernel, as only tests do not.
     ///   - udpOriginalDestination: the conntrack lookup.
     ///   - clearStaleFlows: deletes conntrack entries of UDP flows whose endpoint is gone.
@@ -73,13 +76,16 @@ public struct EdgeProxyService: Service, Sendable {
         catalog: any CatalogReading,
         programming: any ServiceProgramming,
         loops: [any EventLoop],
-        dialer: any EndpointDialing = SocketDialer(),
+        tunnel: (any NodeTunneling)? = nil,
         tcpOriginalDestination: TCPOriginalDestination? = nil,
         udpOriginalDestination: @escaping UDPOriginalDestination,
         clearStaleFlows: @escaping @Sendable ([StaleUDPFlows]) async -> Void = { _ in },
         logger: Logger
     ) {
         let limits = Self.possible(configuration.limits)
+        let dialer = EndpointDialer(reach: configuration.planner.reach, tunnel: tunnel)
+        self.dialer = dialer
+        self.tunnel = tunnel
         self.configuration = configuration
         self.catalog = catalog
         self.programming = programming
@@ -91,6 +97,7 @@ public struct EdgeProxyService: Service, Sendable {
             tcpOriginalDestination: tcpOriginalDestination ?? { OriginalDestination.read($0) },
             udpOriginalDestination: udpOriginalDestination,
             gauges: ProxyWorker.Gauges(),
+            workers: WorkerDirectory(),
             logger: logger
         )
         let shared = Shared(limits)
@@ -118,17 +125,20 @@ public struct EdgeProxyService: Service, Sendable {
             workers.limits = limits
             for handle in workers.handles { handle.post(limits) }
         }
+        self.dialer.update(configuration.planner.reach)
         self.programmer.replacePlanner(configuration.planner)
     }
 
     /// The limits in force.
     var limits: ProxyLimits { self.shared.workers.withLock { $0.limits } }
 
-    /// As many connections as the process may have descriptors for: two each, and some for everything else.
+    /// As many connections as the process may have descriptors for: two each, the pipes, and some for everything else.
     private static func possible(_ limits: ProxyLimits) -> ProxyLimits {
         var limits = limits
-        let descriptors = FileDescriptorLimit.raise(to: UInt64(max(limits.maximumConnections, 0)) * 2 + 2_048)
-        limits.maximumConnections = min(limits.maximumConnections, max(64, (Int(clamping: descriptors) - 1_024) / 2))
+        let pipes = 4 * max(0, limits.maximumSplices)
+        let descriptors = FileDescriptorLimit.raise(to: UInt64(max(limits.maximumConnections, 0) * 2 + pipes + 2_048))
+        let possible = (Int(clamping: descriptors) - pipes - 1_024) / 2
+        limits.maximumConnections = min(limits.maximumConnections, max(64, possible))
         return limits
     }
 
@@ -144,6 +154,8 @@ public struct EdgeProxyService: Service, Sendable {
         let programming = Task { [programmer, catalog] in
             await programmer.run(catalog: catalog, listeners: listeners)
         }
+        let observation = self.tunnel?.observeUnreachableNodes { [programmer] in programmer.replaceUnreachableNodes($0) }
+        defer { observation?.cancel() }
         let isGraceful: Bool
         do {
             try await gracefulShutdown()
@@ -172,6 +184,7 @@ public struct EdgeProxyService: Service, Sendable {
         }
         var handles: [WorkerHandle] = []
         for loop in self.loops { handles.append(try await WorkerHandle.make(on: loop, self.environment).get()) }
+        for handle in handles { self.environment.workers.add(handle) }
         let made = handles
         self.shared.workers.withLock { workers in
             workers.handles = made

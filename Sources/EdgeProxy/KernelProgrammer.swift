@@ -1,4 +1,5 @@
 import HashTreeCollections
+import KubeModel
 import LinuxNetwork
 import Logging
 import MeshCore
@@ -135,11 +136,29 @@ actor KernelProgrammer {
         self.inbox.put(planner)
     }
 
-    /// Takes over a new planner. Returns whether there is one that plans otherwise.
-    private func takePlanner() -> Bool {
-        guard let planner = self.inbox.takePlanner(), planner != self.planner else { return false }
+    /// Plans services with endpoints on nodes that are newly unreachable, or reachable again, with the next transaction.
+    nonisolated func replaceUnreachableNodes(_ nodes: Set<String>) {
+        self.inbox.put(unreachable: nodes)
+    }
+
+    /// Takes over a new planner with what is known of nodes now. Returns the services that it may plan otherwise.
+    private func takePlanner() -> Set<ObjectName> {
+        var planner = self.inbox.takePlanner() ?? self.planner
+        planner.zone = self.snapshot.nodes[planner.reach.nodeName]?.zone
+        let former = self.planner.unreachableNodes
+        planner.unreachableNodes = self.inbox.unreachableNodes
+        guard planner != self.planner else { return [] }
+        let moved = planner.unreachableNodes.symmetricDifference(former)
+        var same = planner
+        same.unreachableNodes = former
+        let isReplanned = same != self.planner
         self.planner = planner
-        return true
+        guard !isReplanned else { return Set(self.snapshot.services.keys) }
+        return Set(
+            self.snapshot.services.lazy.filter { _, service in
+                service.groups.contains { $0.endpoints.contains { moved.contains($0.nodeName ?? "") } }
+            }.map(\.key)
+        )
     }
 
     /// Removes what is in the kernel. Called after `run` has ended.
@@ -170,9 +189,9 @@ actor KernelProgrammer {
     // MARK: Transactions
 
     private func install(_ listeners: ProxyListeners) async throws {
-        _ = self.takePlanner()
         guard let (update, since) = self.inbox.take() ?? self.lastState() else { return }
         self.snapshot = update.snapshot
+        _ = self.takePlanner()
         self.isInstalled = false
         // A fresh ledger yields every frontend there is.
         self.ledger = FrontendLedger()
@@ -201,13 +220,12 @@ actor KernelProgrammer {
 
     private func applyPending() async throws {
         let (former, formerPlanner) = (self.snapshot, self.planner)
-        let isReplanned = self.takePlanner()
         let pending = self.inbox.take()
-        guard isReplanned || pending != nil else { return }
-        let since = pending?.1 ?? .now()
-        var changed = pending?.0.changedServices ?? []
         if let snapshot = pending?.0.snapshot { self.snapshot = snapshot }
-        if isReplanned { changed.formUnion(self.snapshot.services.keys) }
+        let replanned = self.takePlanner()
+        guard !replanned.isEmpty || pending != nil else { return }
+        let since = pending?.1 ?? .now()
+        let changed = (pending?.0.changedServices ?? []).union(replanned)
         let changes = self.ledger.update(changed) { self.plan($0) }
         guard !changes.isEmpty else { return }
         // Flows that the kernel begins to hand over find their route; those that it no longer will keep theirs until then.
@@ -348,6 +366,7 @@ actor KernelProgrammer {
 private final class Inbox: Sendable {
     private let pending = Mutex<(update: CatalogUpdate, since: MonotonicTime)?>(nil)
     private let planner = Mutex<ServicePlanner?>(nil)
+    private let unreachable = Mutex<Set<String>>([])
     private let isLost = Mutex(false)
     let signal: AsyncStream<Void>
     private let continuation: AsyncStream<Void>.Continuation
@@ -372,6 +391,13 @@ private final class Inbox: Sendable {
         self.planner.withLock { $0 = planner }
         self.continuation.yield()
     }
+
+    func put(unreachable nodes: Set<String>) {
+        self.unreachable.withLock { $0 = nodes }
+        self.continuation.yield()
+    }
+
+    var unreachableNodes: Set<String> { self.unreachable.withLock { $0 } }
 
     func takePlanner() -> ServicePlanner? {
         self.planner.withLock { planner in

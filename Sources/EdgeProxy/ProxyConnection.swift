@@ -6,16 +6,48 @@ import MeshInterfaces
 import NIOCore
 import NIOPosix
 import ServiceCatalog
+import Synchronization
 
 /// One accepted connection, from its accept until it is closed: finds its route, chooses an endpoint, dials, glues.
 ///
+/// If the endpoint's channel lives on another loop, the connection moves there, once, when both ends are known.
+///
 /// It sits behind the glue in the client's pipeline, so once the bytes flow it sees none of them. Confined to its worker's
 /// loop; nothing here waits for another connection.
-final class ProxyConnection: ChannelInboundHandler {
+final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
     typealias InboundIn = ByteBuffer
+
+    /// What goes along with the socket to the loop of its server.
+    final class Move: Sendable {
+        let client: TransportAddress
+        let balancer: RouteBalancer
+        let pick: RouteBalancer.Pick
+        let server: any Channel
+        let received: ByteBuffer?
+        let inputEnded: Bool
+        /// A handler on the other loop answers for the rest now.
+        let isTaken = Atomic<Bool>(false)
+
+        init(
+            client: TransportAddress,
+            balancer: RouteBalancer,
+            pick: RouteBalancer.Pick,
+            server: any Channel,
+            received: ByteBuffer?,
+            inputEnded: Bool
+        ) {
+            self.client = client
+            self.balancer = balancer
+            self.pick = pick
+            self.server = server
+            self.received = received
+            self.inputEnded = inputEnded
+        }
+    }
 
     private enum State {
         case opening
+        case moved(Move)
         case sniffing(HTTPKeySniffer, timeout: Scheduled<Void>)
         case dialling
         case glued
@@ -26,7 +58,7 @@ final class ProxyConnection: ChannelInboundHandler {
     private let isRefused: Bool
     private var state = State.opening
     private var context: ChannelHandlerContext?
-    private var client: IPAddress = .v4(.any)
+    private var client = TransportAddress(.v4(.any), 0)
     private var balancer: RouteBalancer?
     private var pick: RouteBalancer.Pick?
     /// What the client sent before there was a server: at most the head that is sniffed, and what its socket held at its end.
@@ -38,6 +70,18 @@ final class ProxyConnection: ChannelInboundHandler {
     init(worker: ProxyWorker, isRefused: Bool) {
         self.worker = worker
         self.isRefused = isRefused
+    }
+
+    /// A connection that another worker accepted, and for which it has found the server.
+    init(worker: ProxyWorker, moved move: Move) {
+        self.worker = worker
+        self.isRefused = false
+        self.state = .moved(move)
+        self.client = move.client
+        self.balancer = move.balancer
+        self.pick = move.pick
+        self.received = move.received
+        self.inputEnded = move.inputEnded
     }
 
     func handlerAdded(context: ChannelHandlerContext) {
@@ -52,10 +96,15 @@ final class ProxyConnection: ChannelInboundHandler {
 
     func channelActive(context: ChannelHandlerContext) {
         context.fireChannelActive()
+        if case .moved(let move) = self.state {
+            self.worker.connections.add(context.channel)
+            self.state = .dialling
+            return self.connected(move.server)
+        }
         guard !self.isRefused, let client = context.channel.remoteAddress.flatMap({ TransportAddress($0) }) else {
             return context.channel.closeWithReset()
         }
-        self.client = client.address
+        self.client = client
         self.worker.connections.add(context.channel)
         self.worker.environment.tcpOriginalDestination(context.channel).assumeIsolated().whenComplete { result in
             self.open((try? result.get()) ?? nil)
@@ -137,7 +186,7 @@ final class ProxyConnection: ChannelInboundHandler {
     private func dial() {
         guard let context = self.context, let balancer = self.balancer else { return }
         self.state = .dialling
-        let choice = PickContext(client: self.client, now: .now(), keyHash: self.keyHash, excluded: self.tried)
+        let choice = PickContext(client: self.client.address, now: .now(), keyHash: self.keyHash, excluded: self.tried)
         guard self.tried.count < self.worker.environment.limits.maximumDials, let pick = balancer.begin(choice) else {
             self.worker.counters.connectionsUnserved += 1
             return context.channel.closeWithReset()
@@ -145,9 +194,10 @@ final class ProxyConnection: ChannelInboundHandler {
         self.pick = pick
         self.worker.environment.dialer.dial(
             pick.endpoint,
+            for: FlowOrigin(client: self.client, service: balancer.key.service),
             on: context.eventLoop,
             deadline: .now() + self.worker.environment.limits.dialTimeout
-        ) { $0.eventLoop.makeSucceededVoidFuture() }
+        )
         .assumeIsolated()
         .whenComplete { result in
             switch result {
@@ -173,10 +223,12 @@ final class ProxyConnection: ChannelInboundHandler {
         guard case .dialling = self.state, let context = self.context else {
             return server.close(promise: nil)
         }
+        guard server.eventLoop === context.eventLoop else { return self.move(to: server, context.channel) }
         let pair = GlueHandler.matchedPair(
             counters: self.worker.glueCounters,
             idleTimeout: self.worker.environment.limits.idleTimeout,
-            lingerTimeout: self.worker.environment.limits.lingerTimeout
+            lingerTimeout: self.worker.environment.limits.lingerTimeout,
+            carrier: self
         )
         do {
             try server.pipeline.syncOperations.addHandler(pair.server)
@@ -192,9 +244,43 @@ final class ProxyConnection: ChannelInboundHandler {
         pair.client.start(received: received, inputEnded: self.inputEnded)
     }
 
+    /// Follows the server to its loop.
+    private func move(to server: any Channel, _ client: any Channel) {
+        guard let balancer = self.balancer, let pick = self.pick,
+            let worker = self.worker.environment.workers.handle(on: server.eventLoop)
+        else {
+            server.close(promise: nil)
+            return self.dialFailed()
+        }
+        let move = Move(
+            client: self.client,
+            balancer: balancer,
+            pick: pick,
+            server: server,
+            received: self.received,
+            inputEnded: self.inputEnded
+        )
+        self.pick = nil
+        self.state = .ended
+        self.worker.counters.connectionsMoved += 1
+        worker.adopt(client, move)
+    }
+
+    /// Much flows: from here on the kernel carries it, and the connection outlives its channels.
+    func carry(client: NIOBSDSocket.Handle, server: NIOBSDSocket.Handle, release: () -> Void) -> Bool {
+        guard let balancer = self.balancer, let pick = self.pick,
+            let pair = self.worker.prepareSplice(client: client, server: server)
+        else { return false }
+        self.pick = nil
+        release()
+        SplicedConnection(worker: self.worker, balancer: balancer, pick: pick).begin(pair)
+        return true
+    }
+
     /// Gives back what is held. Runs once, however the connection ends.
     private func end() {
         if case .sniffing(_, let timeout) = self.state { timeout.cancel() }
+        if case .moved(let move) = self.state { move.server.close(promise: nil) }
         self.state = .ended
         self.received = nil
         if let pick = self.pick {

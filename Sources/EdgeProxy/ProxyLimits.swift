@@ -4,6 +4,9 @@ public import NIOCore
 public struct ProxyLimits: Sendable, Hashable {
     /// Proxied TCP connections of the whole process; more are reset at once.
     public var maximumConnections = 20_000
+    /// Of these, connections whose bytes the kernel carries by itself, once they have moved much; the others are copied. Each
+    /// takes four descriptors more.
+    public var maximumSplices = 256
     /// One dial; the next endpoint is tried then.
     public var dialTimeout: TimeAmount = .seconds(5)
     /// Endpoints tried for one connection.
@@ -35,11 +38,17 @@ struct ProxyCounters: Sendable {
     /// Not redirected, or to a frontend that is not proxied (any more).
     var connectionsWithoutRoute: UInt64 = 0
     var connectionsOverLimit: UInt64 = 0
+    /// To the loop of the tunnel's stream that serves them.
+    var connectionsMoved: UInt64 = 0
     var dialsFailed: UInt64 = 0
     /// Every endpoint that was tried failed.
     var connectionsUnserved: UInt64 = 0
     /// One side had ended and the other did not take what was left for it.
     var connectionsLingered: UInt64 = 0
+    var connectionsSpliced: UInt64 = 0
+    var splicesOpen = 0
+    /// `maximumSplices` were open, or descriptors were short.
+    var splicesRefused: UInt64 = 0
     /// The policy hashes a part of an HTTP request, but these bytes were none, or had none, or came too late.
     var hashKeyNotHTTP: UInt64 = 0
     var hashKeyAbsent: UInt64 = 0
@@ -66,11 +75,21 @@ struct ProxyCounters: Sendable {
             \.connectionsWithoutRoute
         ),
         ("connectionsOverLimit", "TCP connections reset: maxConnections were open.", \.connectionsOverLimit),
+        ("connectionsMoved", "TCP connections moved to the event loop of their tunnel.", \.connectionsMoved),
         ("connectionsUnserved", "TCP connections reset: no endpoint answered.", \.connectionsUnserved),
         (
             "connectionsLingered",
             "TCP connections reset: a peer took nothing of what was left for it for lingerTimeout.",
             \.connectionsLingered
+        ),
+        (
+            "connectionsSpliced", "TCP connections that moved much and were handed over to the kernel (splice).",
+            \.connectionsSpliced
+        ),
+        (
+            "splicesRefused",
+            "TCP connections that moved much and were copied: maxSplicedConnections were open, or descriptors were short.",
+            \.splicesRefused
         ),
         ("dialsFailed", "Dials to endpoints that failed.", \.dialsFailed),
         ("hashKeyNotHTTP", "Hash keys looked for in bytes that are no HTTP.", \.hashKeyNotHTTP),
@@ -90,6 +109,7 @@ struct ProxyCounters: Sendable {
 
     static let gauges: [Figure] = [
         ("connectionsOpen", "TCP connections that are open.", { UInt64(max(0, $0.connectionsOpen)) }),
+        ("splicesOpen", "TCP connections that the kernel carries.", { UInt64(max(0, $0.splicesOpen)) }),
         ("sessionsOpen", "UDP sessions that are open.", { UInt64(max(0, $0.sessionsOpen)) }),
     ]
 }

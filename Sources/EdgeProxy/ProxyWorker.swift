@@ -19,20 +19,24 @@ final class ProxyWorker {
         var dialer: any EndpointDialing
         var tcpOriginalDestination: TCPOriginalDestination
         var udpOriginalDestination: UDPOriginalDestination
-        /// Open connections and sessions of all loops together.
+        /// Open connections and sessions, and connections that the kernel carries, of all loops together.
         var gauges: Gauges
+        /// Those of all loops, where connections move to.
+        var workers: WorkerDirectory
         var logger: Logger
     }
 
     final class Gauges: Sendable {
         let connections = Atomic<Int>(0)
         let sessions = Atomic<Int>(0)
+        let splices = Atomic<Int>(0)
     }
 
     let loop: any EventLoop
     private(set) var environment: Environment
     let glueCounters = GlueCounters()
     let connections: ConnectionTracker
+    let splicer = SocketSplicer()
     var counters = ProxyCounters()
     private(set) var routes = RouteTable()
     private(set) var isStopping = false
@@ -64,10 +68,13 @@ final class ProxyWorker {
     }
 
     /// Listens for redirected UDP datagrams.
+    ///
+    /// A port that the kernel chooses must be nobody's: for a UDP socket that shares its port it may choose one that other
+    /// sockets of this user share, who would get a part of the datagrams. So such a socket begins to share when it has its port.
     func listenUDP(_ address: TransportAddress) -> EventLoopFuture<TransportAddress> {
         let worker = NIOLoopBound(self, eventLoop: self.loop)
         return DatagramBootstrap(group: self.loop)
-            .channelOption(SocketOption.reusePort, value: 1)
+            .channelOption(SocketOption.reusePort, value: address.port == 0 ? 0 : 1)
             .channelOption(SocketOption.receiveBufferBytes, value: 4 << 20)
             .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 65_536))
             .channelOption(
@@ -82,6 +89,7 @@ final class ProxyWorker {
                 }
             }
             .bind(to: SocketAddress(address))
+            .flatMap { channel in channel.setOption(SocketOption.reusePort, value: 1).map { channel } }
             .flatMapThrowing { channel in try worker.value.adopt(channel, for: address, isDatagram: true) }
     }
 
@@ -129,10 +137,60 @@ final class ProxyWorker {
         }
     }
 
+    /// Takes over a connection from another worker.
+    func adopt(_ channel: any Channel, _ move: ProxyConnection.Move) -> EventLoopFuture<Void> {
+        self.environment.gauges.connections.wrappingAdd(1, ordering: .relaxed)
+        self.counters.connectionsOpen += 1
+        return channel.eventLoop.makeCompletedFuture {
+            try channel.pipeline.syncOperations.addHandler(ProxyConnection(worker: self, moved: move))
+            move.isTaken.store(true, ordering: .relaxed)
+            try StreamOptions.apply(to: channel)
+        }
+    }
+
     func connectionEnded(_ channel: any Channel) {
         self.counters.connectionsOpen -= 1
         self.environment.gauges.connections.wrappingSubtract(1, ordering: .relaxed)
         self.connections.remove(channel)
+    }
+
+    // MARK: Connections that the kernel carries
+
+    /// Counts one more and gets it ready, within the bound.
+    func prepareSplice(client: NIOBSDSocket.Handle, server: NIOBSDSocket.Handle) -> SplicedPair? {
+        let gauges = self.environment.gauges
+        let limits = self.environment.limits
+        if gauges.splices.wrappingAdd(1, ordering: .relaxed).newValue <= limits.maximumSplices,
+            let pair = self.splicer.prepare(
+                client: client,
+                server: server,
+                idleTimeout: limits.idleTimeout,
+                lingerTimeout: limits.lingerTimeout
+            )
+        {
+            return pair
+        }
+        gauges.splices.wrappingSubtract(1, ordering: .relaxed)
+        self.counters.splicesRefused += 1
+        return nil
+    }
+
+    /// The connection goes on without its channels: it is counted in before they are counted out.
+    func spliceBegan(_ connection: SplicedConnection) {
+        self.counters.connectionsSpliced += 1
+        self.counters.splicesOpen += 1
+        self.counters.connectionsOpen += 1
+        self.environment.gauges.connections.wrappingAdd(1, ordering: .relaxed)
+        self.connections.add(connection)
+    }
+
+    func spliceEnded(_ connection: SplicedConnection, _ ending: SocketSplicer.Ending) {
+        if ending == .lingered { self.glueCounters.lingered += 1 }
+        self.counters.splicesOpen -= 1
+        self.environment.gauges.splices.wrappingSubtract(1, ordering: .relaxed)
+        self.counters.connectionsOpen -= 1
+        self.environment.gauges.connections.wrappingSubtract(1, ordering: .relaxed)
+        self.connections.remove(connection)
     }
 
     // MARK: From other threads, by way of the loop
@@ -160,17 +218,19 @@ final class ProxyWorker {
     func drain(until deadline: NIODeadline) -> EventLoopFuture<Int> {
         self.stopListening()
         let worker = NIOLoopBound(self, eventLoop: self.loop)
-        return self.connections.drain(until: deadline).map { cut in
+        return self.connections.drain(until: deadline).flatMap { cut in
             for proxy in worker.value.datagramProxies { proxy.close() }
             for listener in worker.value.listeners { listener.close(promise: nil) }
-            return cut
+            let stopped = worker.value.loop.makePromise(of: Int.self)
+            worker.value.splicer.stop { stopped.succeed(cut) }
+            return stopped.futureResult
         }
     }
 
     func report() -> ProxyCounters {
         var counters = self.counters
-        counters.clientToServerBytes = self.glueCounters.clientToServerBytes
-        counters.serverToClientBytes = self.glueCounters.serverToClientBytes
+        counters.clientToServerBytes = self.glueCounters.clientToServerBytes + self.splicer.clientToServerBytes
+        counters.serverToClientBytes = self.glueCounters.serverToClientBytes + self.splicer.serverToClientBytes
         counters.connectionsLingered = self.glueCounters.lingered
         return counters
     }
@@ -213,7 +273,30 @@ struct WorkerHandle: Sendable {
         self.loop.flatSubmit { self.worker.value.drain(until: deadline) }
     }
 
+    /// Moves a connection from another worker here. On that worker's loop.
+    func adopt(_ channel: any Channel, _ move: ProxyConnection.Move) {
+        SocketMove.move(channel, to: self.loop) { [worker] channel in worker.value.adopt(channel, move) }
+            .whenFailure { _ in
+                guard !move.isTaken.load(ordering: .relaxed) else { return }
+                move.server.close(promise: nil)
+                move.balancer.end(move.pick)
+            }
+    }
+
     func report() -> EventLoopFuture<ProxyCounters> {
         self.loop.submit { self.worker.value.report() }
+    }
+}
+
+/// The workers of one proxy by their loops. Any thread.
+final class WorkerDirectory: Sendable {
+    private let handles = Mutex<[ObjectIdentifier: WorkerHandle]>([:])
+
+    func add(_ handle: WorkerHandle) {
+        self.handles.withLock { $0[ObjectIdentifier(handle.loop)] = handle }
+    }
+
+    func handle(on loop: any EventLoop) -> WorkerHandle? {
+        self.handles.withLock { $0[ObjectIdentifier(loop)] }
     }
 }

@@ -6,11 +6,13 @@ public import ServiceCatalog
 
 /// Decides how each frontend of a service is served on this node.
 public struct ServicePlanner: Sendable, Hashable {
-    public var nodeName: String
-    /// Blocks whose addresses the kernel of this node reaches without a tunnel.
-    public var routableCIDRs: [CIDR]
+    public var reach: EndpointReach
     public var hasIPv6: Bool
     public var defaultPolicy: LoadBalancingPolicy
+    /// The zone of this node; nil if it has none, or none is known.
+    public var zone: String?
+    /// Nodes that the tunnel finds no way to: their endpoints are left out as long as there are others.
+    public var unreachableNodes: Set<String> = []
 
     public init(
         nodeName: String,
@@ -18,8 +20,7 @@ public struct ServicePlanner: Sendable, Hashable {
         hasIPv6: Bool = false,
         defaultPolicy: LoadBalancingPolicy = .roundRobin
     ) {
-        self.nodeName = nodeName
-        self.routableCIDRs = routableCIDRs
+        self.reach = EndpointReach(nodeName: nodeName, routableCIDRs: routableCIDRs)
         self.hasIPv6 = hasIPv6
         self.defaultPolicy = defaultPolicy
     }
@@ -99,7 +100,7 @@ public struct ServicePlanner: Sendable, Hashable {
         let usable: [ResolvedEndpoint]
         switch trafficPolicy {
         case .cluster:
-            usable = cluster
+            usable = self.nearest(self.reachable(cluster), object)
         case .local:
             usable = self.usable(family.filter(self.isLocal), object.publishNotReadyAddresses)
         }
@@ -162,8 +163,15 @@ public struct ServicePlanner: Sendable, Hashable {
         return distinct.filter { $0.endpoint.conditions.isSuperset(of: [.serving, .terminating]) }
     }
 
-    private func isLocal(_ endpoint: ResolvedEndpoint) -> Bool {
-        endpoint.endpoint.nodeName == self.nodeName
+    private func isLocal(_ endpoint: ResolvedEndpoint) -> Bool { self.reach.isLocal(endpoint.endpoint) }
+
+    /// Without those on nodes that no path leads to, unless there are no others: what is known may be a moment old.
+    private func reachable(_ endpoints: [ResolvedEndpoint]) -> [ResolvedEndpoint] {
+        guard !self.unreachableNodes.isEmpty else { return endpoints }
+        let reachable = endpoints.filter { endpoint in
+            self.reach.tunnelNode(of: endpoint.endpoint).map { !self.unreachableNodes.contains($0) } ?? true
+        }
+        return reachable.isEmpty ? endpoints : reachable
     }
 
     private enum Path {
@@ -183,7 +191,7 @@ public struct ServicePlanner: Sendable, Hashable {
         }
         for endpoint in endpoints where !self.isLocal(endpoint) {
             let address = endpoint.endpoint.address
-            guard !self.routableCIDRs.contains(where: { $0.contains(address) }) else { continue }
+            guard !self.reach.isRoutable(endpoint.endpoint) else { continue }
             guard let node = endpoint.endpoint.nodeName else {
                 return .user("endpoint \(address) names no node and lies in no routable block")
             }

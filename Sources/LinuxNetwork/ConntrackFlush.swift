@@ -38,7 +38,7 @@ extension Conntrack {
     }
 
     /// Deletes the flows that the filter names: the kernel walks its table once, and nothing is listed. False, and nothing is
-    /// deleted, if this kernel cannot (before Linux 6.9, and with a part about replies those that read it by the flags of the
+    /// deleted, if this kernel cannot (before Linux 6.12, and with a part about replies those that read it by the flags of the
     /// other direction).
     ///
     /// A kernel that ignored the filter would delete every flow of the host. None can: the request has an original tuple, and

@@ -180,12 +180,15 @@ public struct KernelCapabilities: Sendable {
                 if let all = ProbeRules.merged(ProbeRules.all.filter({ !$0.isIPv6 })) {
                     try await program.install(listeners: all.listeners, rules: all.rules)
                 }
+                let marksFlows = await program.marksFlows
                 try await program.remove()
                 self.preferredIPTables = variant
-                self.iptables[variant] = Finding(
-                    true,
-                    variant == .legacy && isLegacyInUse ? "works; its tables hold rules" : "works"
-                )
+                var reason = variant == .legacy && isLegacyInUse ? "works; its tables hold rules" : "works"
+                if !marksFlows {
+                    reason +=
+                        "; lacks the target CONNMARK, so that a FORWARD chain that drops is not opened to services: modprobe xt_connmark"
+                }
+                self.iptables[variant] = Finding(true, reason)
             } catch {
                 self.iptables[variant] = Finding(false, "\(error)")
             }

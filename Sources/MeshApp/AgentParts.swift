@@ -22,6 +22,8 @@ final class AgentParts: Sendable {
     let store: OfflineStore
     let dns: EdgeDNSService?
     let proxy: ProxyModule?
+    /// Nil if it is off.
+    let socks5: SOCKS5Module?
     let tunnel: EdgeTunnelService?
 
     private let configuration: AgentConfiguration
@@ -50,18 +52,28 @@ final class AgentParts: Sendable {
         self.dns =
             modules.edgeDNS.enable
             ? EdgeDNSService(settings: configuration.dnsSettings, catalog: catalog, group: group, logger: logger) : nil
+        let tunnel =
+            modules.edgeTunnel.enable
+            ? TunnelModule.make(configuration, catalog: catalog, group: group, logger: logger) : nil
+        self.tunnel = tunnel
         self.proxy =
             modules.edgeProxy.enable
             ? ProxyModule(
                 configuration: configuration,
                 platform: platform,
                 catalog: catalog,
+                tunnel: tunnel,
                 group: group,
                 logger: logger
             ) : nil
-        self.tunnel =
-            modules.edgeTunnel.enable
-            ? TunnelModule.make(configuration, catalog: catalog, group: group, logger: logger) : nil
+        self.socks5 = SOCKS5Module(
+            configuration: configuration,
+            platform: platform,
+            catalog: catalog,
+            tunnel: tunnel,
+            group: group,
+            logger: logger
+        )
         for (name, isEnabled) in [
             (Agent.dnsModule, modules.edgeDNS.enable), (Agent.proxyModule, modules.edgeProxy.enable),
             (TunnelModule.name, modules.edgeTunnel.enable),
@@ -72,7 +84,8 @@ final class AgentParts: Sendable {
 
     /// Those that report to status and metrics.
     var reporters: [any StatusReporting] {
-        (self.dns.map { [$0] } ?? []) + (self.proxy.map { [$0] } ?? []) + (self.tunnel.map { [$0] } ?? [])
+        let parts: [(any StatusReporting)?] = [self.dns, self.proxy, self.socks5, self.tunnel]
+        return parts.compactMap { $0 }
     }
 
     /// Takes over what can change live; all else stays as the process was started.
@@ -111,6 +124,9 @@ final class AgentParts: Sendable {
         if let proxy = self.proxy {
             let module = self.supervised(Agent.proxyModule) { isUp in try await proxy.run(isUp: isUp) }
             services.append(ProxyLifecycle(module: module, proxy: proxy))
+        }
+        if let socks5 = self.socks5 {
+            services.append(self.supervised(SOCKS5Module.name) { isUp in try await socks5.run(isUp: isUp) })
         }
         services.append(MemoryTrimService(catalog: self.catalog))
         return services

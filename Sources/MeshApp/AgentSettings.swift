@@ -52,6 +52,7 @@ extension AgentConfiguration {
         limits.lingerTimeout = TimeAmount(proxy.lingerTimeout)
         limits.assuredTimeout = TimeAmount(proxy.udpIdleTimeout)
         limits.maximumConnections = proxy.maxConnections
+        limits.maximumSplices = proxy.maxSplicedConnections
         limits.maximumSessions = proxy.maxUDPSessions
         let v4 = TransportAddress(.v4(self.commonConfig.bridgeDeviceIP), 0)
         let v6 = self.commonConfig.bridgeDeviceIPv6.map { TransportAddress(.v6($0), 0) }
@@ -67,6 +68,26 @@ extension AgentConfiguration {
             tcpV6: v6,
             udpV6: v6
         )
+    }
+
+    /// The SOCKS5 proxy on the bridge address. Throws if its password cannot be read.
+    func socks5Settings() throws -> Socks5Server.Settings {
+        let proxy = self.modules.edgeProxy
+        let user = proxy.socks5Proxy.username
+        return Socks5Server.Settings(
+            address: TransportAddress(.v4(self.commonConfig.bridgeDeviceIP), proxy.socks5Proxy.listenPort),
+            reach: self.proxyConfiguration.planner.reach,
+            clusterDomain: self.catalogSettings.clusterDomain,
+            user: user.isEmpty ? nil : user,
+            password: user.isEmpty ? "" : try Self.secret(proxy.socks5Proxy.passwordFile)
+        )
+    }
+
+    /// The first line of a file that holds a secret.
+    private static func secret(_ path: String) throws -> String {
+        let bytes = try ConfigSource.readFile(path, advice: "set modules.edgeProxy.socks5Proxy.passwordFile")
+        let text = String(decoding: bytes, as: UTF8.self)
+        return text.split(whereSeparator: \.isNewline).first.map(String.init) ?? ""
     }
 
     /// Whether a Kubernetes API is followed. A folder of manifests stands alone unless an API is named or the agent runs

@@ -71,17 +71,20 @@ struct ConfigSource: Sendable {
         let modules = configuration.modules
         let parts = [
             (modules.edgeCNI.enable, "modules.edgeCNI: pods of other networks are not reached by their addresses"),
-            (modules.edgeProxy.enable && modules.edgeProxy.socks5Proxy.enable, "modules.edgeProxy.socks5Proxy"),
             (configuration.commonConfig.pprof.enableProfiling, "commonConfig.pprofConfig"),
         ]
         return parts.filter(\.0).map { "this version does not serve \($0.1)" }
     }
 
-    private static func readFile(_ path: String) throws(Failure) -> [UInt8] {
+    /// - Parameter advice: what to do if there is no such file.
+    static func readFile(
+        _ path: String,
+        advice: String = "name the file with --config-file"
+    ) throws(Failure) -> [UInt8] {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else {
             let reason = String(cString: strerror(errno))
-            throw Failure(lines: ["\(path): error: cannot be opened (\(reason)); name the file with --config-file"])
+            throw Failure(lines: ["\(path): error: cannot be opened (\(reason)); \(advice)"])
         }
         defer { close(descriptor) }
         var bytes: [UInt8] = []

@@ -50,6 +50,7 @@ public enum NodeCheck {
                 isDNSEnabled: modules.edgeDNS.enable,
                 isProxyEnabled: modules.edgeProxy.enable,
                 isAgentRunning: isRunning,
+                agentProcess: client.agentProcess,
                 kernelBackend: modules.edgeProxy.kernelBackend.rawValue
             )
         ).run()

@@ -25,6 +25,7 @@ final class ProxyModule: StatusReporting {
     private let state: Mutex<State>
     private let platform: NodePlatform
     private let catalog: ClusterCatalog
+    private let tunnel: (any NodeTunneling)?
     private let group: MultiThreadedEventLoopGroup
     private let logger: Logger
 
@@ -34,12 +35,14 @@ final class ProxyModule: StatusReporting {
         configuration: AgentConfiguration,
         platform: NodePlatform,
         catalog: ClusterCatalog,
+        tunnel: (any NodeTunneling)?,
         group: MultiThreadedEventLoopGroup,
         logger: Logger
     ) {
         self.state = Mutex(State(configuration: configuration))
         self.platform = platform
         self.catalog = catalog
+        self.tunnel = tunnel
         self.group = group
         self.logger = logger
     }
@@ -82,6 +85,7 @@ final class ProxyModule: StatusReporting {
                 self.logger
             ),
             loops: Array(self.group.makeIterator()),
+            tunnel: self.tunnel,
             udpOriginalDestination: self.platform.udpOriginalDestination,
             clearStaleFlows: self.platform.clearStaleFlows,
             logger: self.logger

@@ -31,6 +31,12 @@ public struct TokenBucket: Sendable {
         return .nanoseconds(Int64(((1 - self.tokens) / self.rate * 1e9).rounded(.up)))
     }
 
+    /// Whether no more tokens can be saved up.
+    public mutating func isFull(now: MonotonicTime) -> Bool {
+        self.refill(now: now)
+        return self.tokens >= self.burst
+    }
+
     private mutating func refill(now: MonotonicTime) {
         guard now > self.updated else { return }
         self.tokens = min(self.burst, self.tokens + (now - self.updated).inSeconds * self.rate)

@@ -1,13 +1,38 @@
+public import MeshCore
 public import NIOCore
 public import ServiceCatalog
 
-/// Opens a byte stream to an endpoint: a socket on this node, later a tunnel stream to another.
+/// Opens flows to endpoints: by a socket where this node reaches them, through the tunnel elsewhere.
+///
+/// The futures complete on `loop`. The channel itself may live on another one: a stream of the tunnel lives where the
+/// connection to its node does. It has `autoRead` off and `allowRemoteHalfClosure` on.
 public protocol EndpointDialing: Sendable {
-    /// Connects on `loop`; `configure` runs on the channel before it reads. The future fails when `deadline` passes.
+    /// Opens a byte stream. The future fails when `deadline` passes.
+    ///
+    /// A socket that it yields has no handlers of the dialler's: its bytes are the stream's, and may flow past its pipeline.
     func dial(
         _ endpoint: ResolvedEndpoint,
+        for origin: FlowOrigin,
         on loop: any EventLoop,
-        deadline: NIODeadline,
-        configure: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
+        deadline: NIODeadline
     ) -> EventLoopFuture<any Channel>
+
+    /// Opens a flow of datagrams: each `ByteBuffer` that is read or written is one.
+    func dialDatagrams(
+        _ endpoint: ResolvedEndpoint,
+        for origin: FlowOrigin,
+        on loop: any EventLoop,
+        deadline: NIODeadline
+    ) -> EventLoopFuture<any Channel>
+}
+
+/// Who began a flow, and to what.
+public struct FlowOrigin: Sendable, Hashable {
+    public var client: TransportAddress?
+    public var service: ObjectName?
+
+    public init(client: TransportAddress? = nil, service: ObjectName? = nil) {
+        self.client = client
+        self.service = service
+    }
 }

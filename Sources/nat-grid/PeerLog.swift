@@ -47,12 +47,14 @@ struct PeerHistory: Sendable {
     private(set) var failures: [String] = []
 
     init(_ events: [Document]) {
+        // A hole is told of by who punches, before or after the connection's keeper has noticed that it has it.
+        let isPunched = events.contains { $0["event"]?.string == "punched" }
         for event in events {
             switch event["event"]?.string {
             case "path":
                 self.steps.append(
                     Step(
-                        path: event["path"]?.string ?? "",
+                        path: event["path"]?.string.map { $0 == "direct" && isPunched ? "punched" : $0 } ?? "",
                         microseconds: Int(event["microseconds"]?.integer ?? 0),
                         relay: event["relay"]?.string ?? ""
                     )

@@ -30,7 +30,8 @@ extension Grid.Cell {
     /// What is not as it should be.
     var complaint: String {
         let steps = self.history.steps.map { "\($0.path) (\($0.echoes) echoes, \($0.rounds) rounds)" }
-        return "\(self.dialler.rawValue) to \(self.dialled.rawValue): \(self.outcome), expected \(self.expected); "
+        return
+            "\(self.dialler.rawValue) to \(self.dialled.rawValue): \(self.outcome), expected \(self.expected.map(\.rawValue).sorted().joined(separator: " or ")); "
             + "\(steps.joined(separator: ", then ")) \(self.history.failures.joined(separator: "; "))"
     }
 }

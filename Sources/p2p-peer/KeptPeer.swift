@@ -7,7 +7,7 @@ import PeerTesting
 /// Keeps a connection to a peer, and bytes flowing: echoes with a hash on streams of their own by whatever path is best, and
 /// one stream that lives as long as the first connection does.
 struct KeptPeer {
-    enum Path: String { case relayed, direct, punched }
+    enum Path: String { case relayed, direct }
 
     let host: Host
     let peer: PeerID
@@ -46,8 +46,7 @@ struct KeptPeer {
             self.say("echo", [("path", .string(first.isRelayed ? "relayed" : "direct"))])
             while let best = self.best() {
                 if path == .relayed, !best.isRelayed {
-                    // Whose dial it was tells whether the peer could dial this host, or both had to dial at once.
-                    path = best.direction == .inbound ? .direct : .punched
+                    path = .direct
                     try await self.tell(path, best)
                 } else if path != .relayed, best.isRelayed {
                     path = .relayed

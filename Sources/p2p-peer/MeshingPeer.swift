@@ -26,7 +26,9 @@ struct MeshingPeer {
         if self.servesAsRelay { service.start() }
         let observed = ObservedAddresses(host: host)
         observed.start()
-        let puncher = HolePuncher(host: host, observed: observed)
+        var punching = HolePunchConfiguration()
+        punching.punched = { PeerEvents.say("punched", ["peer": .string("\($0.remotePeer)")]) }
+        let puncher = HolePuncher(host: host, observed: observed, configuration: punching)
         if self.punchesHoles { puncher.start() }
         PeerEvents.say(
             "ready",

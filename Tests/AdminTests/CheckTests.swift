@@ -1,5 +1,8 @@
+import Glibc
 import LinuxNetwork
 import MeshCore
+import NIOCore
+import NIOPosix
 import Testing
 
 @testable import Admin
@@ -9,6 +12,7 @@ struct FakeHost: HostReading {
     var files: [String: String] = [:]
     var programs: [String: CommandResult] = [:]
     var bindErrors: [TransportProtocol: Int32] = [:]
+    var holders: [TransportProtocol: SocketHolder] = [:]
     var http: [UInt16: String] = [:]
     var fileLimit: UInt64 = 65_536
     var capabilities = KernelCapabilities()
@@ -17,6 +21,9 @@ struct FakeHost: HostReading {
     func kernelCapabilities() async -> KernelCapabilities { self.capabilities }
     func run(_ program: String, _ arguments: [String], input: String) async -> CommandResult? { self.programs[program] }
     func bindError(_ address: TransportAddress, _ transport: TransportProtocol) -> Int32? { self.bindErrors[transport] }
+    func holders(_ address: TransportAddress, _ transport: TransportProtocol) async -> [SocketHolder] {
+        self.holders[transport].map { [$0] } ?? []
+    }
     func localHTTP(port: UInt16, path: String) -> String? { self.http[port] }
 }
 
@@ -172,11 +179,56 @@ struct FakeHost: HostReading {
         #expect(await Self.checks(host).kubeProxy().found.contains("mode ipvs"))
     }
 
+    static func checksBesideAgent(_ host: FakeHost) -> SystemChecks<FakeHost> {
+        var expectation = Self.checks(host, running: true).expectation
+        expectation.agentProcess = 7
+        return SystemChecks(host: host, expectation: expectation)
+    }
+
     @Test func aRunningAgentHoldsThePort() async {
         var host = Self.soundHost
-        host.bindErrors[.udp] = 98
-        #expect(Self.checks(host, running: true).dnsPort().outcome == .pass)
-        #expect(Self.checks(Self.soundHost, running: true).dnsPort().outcome == .fail)
+        #expect(await Self.checksBesideAgent(host).dnsPort().outcome == .fail, "its DNS is not up")
+        host.bindErrors = [.udp: 98]
+        let half = await Self.checksBesideAgent(host).dnsPort()
+        #expect(half.outcome == .fail && half.found.contains("tcp"), "\(half)")
+        host.bindErrors = [.udp: 98, .tcp: 98]
+        #expect(await Self.checksBesideAgent(host).dnsPort().outcome == .pass)
+        host.holders = [.udp: SocketHolder(name: "edgemesh", processID: 7)]
+        #expect(await Self.checksBesideAgent(host).dnsPort().outcome == .pass)
+    }
+
+    @Test("a port that another program holds is not taken for the agent's, and the program is named")
+    func anotherProgramHoldsThePort() async {
+        var host = Self.soundHost
+        host.bindErrors = [.udp: 98, .tcp: 98]
+        host.holders = [
+            .udp: SocketHolder(name: "edgemesh", processID: 7), .tcp: SocketHolder(name: "dnsmasq", processID: 8),
+        ]
+        let result = await Self.checksBesideAgent(host).dnsPort()
+        #expect(result.outcome == .fail)
+        #expect(result.found.contains("dnsmasq (process 8)"), "\(result)")
+    }
+
+    @Test(arguments: [
+        (
+            #"UNCONN 0 0 127.0.0.1:53 0.0.0.0:* users:(("dnsmasq",pid=71,fd=4),("x",pid=9,fd=1))"#,
+            ["dnsmasq (process 71)", "x (process 9)"]
+        ),
+        (#"LISTEN 0 4096 *:53 *:* users:(("systemd-resolve",pid=512,fd=13))"#, ["systemd-resolve (process 512)"]),
+        ("UNCONN 0 0 127.0.0.1:53 0.0.0.0:*", []), (#"users:(("x"#, []), (#"users:(("x",pid=x))"#, []),
+    ])
+    func holdersOfLine(line: String, holders: [String]) {
+        #expect(SocketHolder.all(inLine: line).map(\.description) == holders)
+    }
+
+    @Test("the holder of a port of this process is found by the tool")
+    func liveHolder() async throws {
+        let channel = try await DatagramBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+            .bind(host: "127.0.0.1", port: 0).get()
+        let port = UInt16(try #require(channel.localAddress?.port))
+        let holders = await LiveHost().holders(TransportAddress(.v4(.loopback), port), .udp)
+        try await channel.close()
+        #expect(holders.contains { $0.processID == getpid() })
     }
 
     @Test(arguments: [

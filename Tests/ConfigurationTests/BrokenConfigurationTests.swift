@@ -56,6 +56,9 @@ struct BrokenConfigurationTests {
             "upstreamServers[1] is \"dns.example\""
         ),
         ("modules: {edgeDNS: {upstreamServers: [\"10.0.0.10:70000\"]}}", 1, 39, .error, "10.0.0.10:5353"),
+        ("modules: {edgeDNS: {upstreamServers: [\"10.0.0.10:0\"]}}", 1, 39, .error, "10.0.0.10:5353"),
+        ("modules: {edgeDNS: {upstreamServers: [0.0.0.0]}}", 1, 39, .error, "10.0.0.10:5353"),
+        ("modules: {edgeProxy: {maxSplicedConnections: -1}}", 1, 46, .error, "from 0 to 100000"),
         ("modules: {edgeDNS: {cacheSize: -1}}", 1, 32, .error, "from 0 to 10000000"),
         ("modules: {edgeDNS: {clusterDomain: a..b}}", 1, 36, .error, "a domain name such as cluster.local"),
         (
@@ -73,6 +76,7 @@ struct BrokenConfigurationTests {
         ("commonConfig: {bridgeDeviceIP: 169.254.96}", 1, 32, .error, "an IPv4 address"),
         ("commonConfig: {bridgeDeviceIP: 127.0.0.1}", 1, 32, .error, "such as 169.254.96.16"),
         ("commonConfig: {bridgeDeviceIPv6: 10.0.0.1}", 1, 34, .error, "an IPv6 address, or \"\""),
+        ("commonConfig: {bridgeDeviceName: \"mesh:0\"}", 1, 34, .error, "1 to 15 characters"),
         ("commonConfig: {bridgeDeviceName: a-name-too-long-for-linux}", 1, 34, .error, "1 to 15 characters"),
         ("commonConfig: {stateDir: state}", 1, 26, .error, "an absolute path"),
         ("commonConfig: {bridgeDeviceIP: \"\\e[2J\"}", 1, 32, .error, "is \"\\u001b[2J\"; allowed"),

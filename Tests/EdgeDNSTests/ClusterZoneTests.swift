@@ -76,6 +76,7 @@ import Testing
             "1.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa", .ptr,
             ["PTR dual.default.svc.cluster.local."]
         ),
+        ("1.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.+.ip6.arpa", .ptr, ["outside"]),
         ("1.1.1.1.in-addr.arpa", .ptr, ["outside"]),
         ("01.1.1.1.in-addr.arpa", .ptr, ["outside"]),
         ("in-addr.arpa", .ptr, ["outside"]),

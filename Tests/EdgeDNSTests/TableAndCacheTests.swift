@@ -148,6 +148,10 @@ import Testing
         #expect(!isPrefetch(after: 55))
         #expect(isPrefetch(after: 55))
         #expect(!isPrefetch(after: 56))
+        // An upstream that fails is not asked for every hit.
+        name.withUnsafeBytes { cache.refreshFailed($0, 1, now: AnswerCacheTests.start + .seconds(54)) }
+        #expect(!isPrefetch(after: 57))
+        #expect(isPrefetch(after: 59))
     }
 }
 

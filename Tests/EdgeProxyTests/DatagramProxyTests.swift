@@ -11,7 +11,7 @@ import Testing
 @testable import EdgeProxy
 
 /// A UDP socket of a test: answers with `reply`, and remembers what came.
-private final class DatagramPeer: ChannelInboundHandler, Sendable {
+final class DatagramPeer: ChannelInboundHandler, Sendable {
     typealias InboundIn = AddressedEnvelope<ByteBuffer>
 
     private struct State {

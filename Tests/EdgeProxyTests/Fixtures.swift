@@ -82,8 +82,9 @@ final class FakeCatalog: CatalogReading {
 
     private let state = Mutex(State())
 
-    init(_ services: [Service] = []) {
+    init(_ services: [Service] = [], nodes: [NodeObject] = []) {
         self.set(services)
+        if !nodes.isEmpty { self.state.withLock { $0.snapshot = CatalogSnapshot(services: services, nodes: nodes) } }
     }
 
     var snapshot: CatalogSnapshot { self.state.withLock { $0.snapshot } }

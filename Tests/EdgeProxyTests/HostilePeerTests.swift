@@ -205,7 +205,7 @@ struct HostilePeerTests {
             let refused = try await Loopback.exchange(listeners.tcpV4)
             #expect(refused.wasReset)
             #expect(await Loopback.total(proxy, \.connectionsOverLimit) == 1)
-            configuration.planner.routableCIDRs = []
+            configuration.planner.reach.routableCIDRs = []
             proxy.update(configuration)
             await programming.wait { $0.updates.count == 2 }
             try await open.writeAndFlush(ByteBuffer(string: "and after"))

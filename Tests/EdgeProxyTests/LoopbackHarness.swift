@@ -5,6 +5,7 @@ import LinuxNetwork
 import LoadBalancing
 import Logging
 import MeshCore
+import MeshInterfaces
 import NIOCore
 import NIOPosix
 import ServiceLifecycleTestKit
@@ -166,6 +167,7 @@ enum Loopback {
     /// Runs `body` beside a proxy on loopback that serves `services`, then shuts it down gracefully.
     /// - Parameters:
     ///   - sendBufferBytes: of the sockets to clients; the kernel's default grows as it sees fit.
+    ///   - tunnel: what carries flows to endpoints on other nodes; nil to dial them from here.
     ///   - udpDestination: asked where a client's datagrams were going; nil for `destination`.
     static func withProxy(
         _ services: [Service],
@@ -173,6 +175,7 @@ enum Loopback {
         destination: String? = Self.destination,
         sendBufferBytes: Int? = nil,
         udpDestination: UDPOriginalDestination? = nil,
+        tunnel: (any NodeTunneling)? = nil,
         _ body:
             @escaping @Sendable (EdgeProxyService, ProxyListeners, FakeCatalog, RecordingProgramming) async throws
             -> Void
@@ -191,6 +194,7 @@ enum Loopback {
             catalog: catalog,
             programming: programming,
             loops: Array(self.group.makeIterator()),
+            tunnel: tunnel,
             tcpOriginalDestination: { channel in
                 guard let sendBufferBytes else { return channel.eventLoop.makeSucceededFuture(target) }
                 return channel.setOption(SocketOption.sendBufferBytes, value: sendBufferBytes).map { target }

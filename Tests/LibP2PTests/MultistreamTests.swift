@@ -113,6 +113,43 @@ import Testing
         #expect(output == Self.wire(Self.header, "na", "/b"))
     }
 
+    @Test func aResponderThatNothingIsProposedToProposes() throws {
+        var machine = Self.responder(["/a", "/b"])
+        var output = ByteBuffer()
+        let isTaken = machine.takeInitiative(with: ["/a", "/b"], output: &output)
+        #expect(isTaken)
+        #expect(output == Self.wire(Self.header, "/a"))
+        output = ByteBuffer()
+        var input = Self.wire(Self.header, "na", "/b")
+        #expect(try machine.receive(&input, output: &output) == .agreed("/b"))
+        #expect(output == Self.wire("/b"))
+    }
+
+    @Test func itsHeaderIsSentOnce() throws {
+        var machine = Self.responder(["/a"])
+        var output = ByteBuffer()
+        var input = Self.wire(Self.header)
+        _ = try machine.receive(&input, output: &output)
+        #expect(output == Self.wire(Self.header))
+        output = ByteBuffer()
+        let isTaken = machine.takeInitiative(with: ["/a"], output: &output)
+        #expect(isTaken)
+        #expect(output == Self.wire("/a"))
+        input = Self.wire("/a")
+        #expect(try machine.receive(&input, output: &output) == .agreed("/a"))
+    }
+
+    @Test func whoHasBeenAskedDoesNotPropose() throws {
+        var machine = Self.responder(["/b"])
+        var output = ByteBuffer()
+        var input = Self.wire(Self.header, "/a")
+        _ = try machine.receive(&input, output: &output)
+        output = ByteBuffer()
+        let isTaken = machine.takeInitiative(with: ["/b"], output: &output)
+        #expect(!isTaken)
+        #expect(output.readableBytes == 0)
+    }
+
     static let garbage: [[UInt8]] = [
         [0x02, 0x61, 0x0A],  // another header
         [0x01, 0x61],  // no end of line

@@ -181,6 +181,24 @@ struct IPTablesTests {
         #expect(nat[IPTablesChain.portalsHost]?.rules.count == 500)
     }
 
+    @Test("a host without the target that marks flows is programmed without marks", arguments: variants)
+    func noMarks(variant: IPTablesVariant) async throws {
+        guard geteuid() == 0 else { throw LabError(message: "kernel tests need root: run them with sudo") }
+        let namespace = try NetworkNamespace.anonymous()
+        let backend = TransportAddress(.v4(IPv4Address(10, 1, 0, 1)), 80)
+        let rule = KernelRule(action: .balance(KernelBalancing(policy: .random, backends: [backend])))
+        for (marking, marks) in [("-j NOSUCHTARGET", false), (ForwardAcceptance.marking, true)] {
+            let program = IPTablesProgram(variant: variant, namespace: namespace, marking: marking)
+            try await program.install(listeners: listeners, rules: [try frontend("10.96.0.1:80"): rule])
+            try await program.update([try frontend("10.96.0.2:80"): rule])
+            #expect(await program.marksFlows == marks)
+            let nat = try await IPTablesTools(variant: variant, namespace: namespace).save(.v4).tables["nat"] ?? [:]
+            let chains = nat.filter { $0.key.hasPrefix(IPTablesChain.servicePrefix) }.values.map(\.rules)
+            #expect(chains.count == 2)
+            #expect(chains.allSatisfy { $0.count == (marks ? 2 : 1) && $0.last?.contains("\(backend)") == true })
+        }
+    }
+
     @Test("hash shares without a rest, also beyond what one hash can tell apart", arguments: [2, 3, 32, 33, 64, 100])
     func hashGroups(count: Int) throws {
         let ruleset = IPTablesRuleset(family: .v4, listeners: listeners)

@@ -140,7 +140,7 @@ struct ProgramScaleTests {
                 )
                 let isDone = try conntrack.deleteUDP(matching: filter)
                 guard isDone else {
-                    // Linux before 6.9, or of before the mend of its filter by replies.
+                    // Linux before 6.12, or of before the mend of its filter by replies.
                     #expect(try flows() == expected, "a refusal deletes nothing")
                     return
                 }

@@ -62,7 +62,7 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
         ("name: A", "lab.yaml:1:7: 'A' is no name", "lower-case letters"),
         ("name: a\nlan: []", "lab.yaml:2:1: a scenario has no key 'lan'", "name, summary, transport, lans"),
         ("name: a\ntransport: quic", "lab.yaml:2:12:", "choose one of tcp, ws"),
-        ("name: a\nlans:\n  - {name: x, nat: half-cone}", "lab.yaml:3:", "full-cone, masquerade"),
+        ("name: a\nlans:\n  - {name: x, nat: half-cone}", "lab.yaml:3:", "full-cone, cone, masquerade"),
         ("name: a\nlans:\n  - {name: x, nat: firewall-v6}", "lab.yaml:3:", "choose one of public"),
         ("name: a\nlans:\n  - {name: x}", "lab.yaml:3:", "a LAN needs 'nodes'"),
         ("name: a\nlans:\n  - {name: x, link: {delay: 5}, nodes: []}", "lab.yaml:3:29: '5' is no delay", "50ms"),

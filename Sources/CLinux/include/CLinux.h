@@ -11,6 +11,7 @@
 #include "lab.h"
 #include "multicast.h"
 #include "packet.h"
+#include "splice.h"
 
 /// setns(2), unshare(2), mount(2) flags by their names.
 int clinux_setns(int fd, int nstype);

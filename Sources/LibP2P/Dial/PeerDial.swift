@@ -193,10 +193,13 @@ final class PeerDial {
             case .success(let raw):
                 attempt.made(raw.channel)
                 guard !attempt.isOver else { return }
+                let role = self.options.simultaneousOpen ?? .initiator
+                let patience = self.host.configuration.simultaneousOpen.dialledPatience
                 self.host.establish(
                     raw,
                     direction: .outbound,
-                    role: self.options.simultaneousOpen ?? .initiator,
+                    role: role,
+                    patience: role == .responder ? patience : nil,
                     expectedPeer: self.peer,
                     deadline: min(deadline, self.loop.now + self.host.configuration.handshakeTimeout)
                 ).assumeIsolated().whenComplete { self.ended(attempt, $0) }

@@ -1,7 +1,7 @@
 import LibP2PSecurity
 import Logging
-import Multiformats
-import NIOCore
+public import Multiformats
+public import NIOCore
 import Synchronization
 import Yamux
 
@@ -10,8 +10,9 @@ extension Host {
     /// announced. On the event loop of its channel, before it reads. What is refused or fails is closed and counted.
     public func accept(_ raw: RawConnection) {
         raw.channel.eventLoop.preconditionInEventLoop()
+        let isExpected: Bool
         do throws(LibP2PError) {
-            try self.state.withLock { state throws(LibP2PError) in
+            isExpected = try self.state.withLock { state throws(LibP2PError) in
                 guard state.phase == .running else { throw .shutDown }
                 do throws(LibP2PError) {
                     try state.inboundHandshakes.admit(raw.remoteAddress)
@@ -19,6 +20,7 @@ extension Host {
                     state.metrics.connectionsRefused += 1
                     throw error
                 }
+                return state.expected.contains(raw.remoteAddress, now: raw.channel.eventLoop.now)
             }
         } catch {
             raw.channel.close(promise: nil)
@@ -26,19 +28,34 @@ extension Host {
             return
         }
         let deadline = raw.channel.eventLoop.now + self.configuration.handshakeTimeout
-        self.establish(raw, direction: .inbound, role: .responder, expectedPeer: nil, deadline: deadline)
-            .whenComplete { result in
-                self.state.withLock { state in
-                    state.inboundHandshakes.leave(raw.remoteAddress)
-                    switch result {
-                    case .success: state.metrics.connectionsAccepted += 1
-                    case .failure(let error): state.metrics.count(handshakeFailure: error)
-                    }
-                }
-                if case .failure(let error) = result {
-                    self.logRefusal(error, of: "a connection from \(raw.remoteAddress)")
+        self.establish(
+            raw,
+            direction: .inbound,
+            role: .responder,
+            patience: isExpected ? self.configuration.simultaneousOpen.acceptedPatience : nil,
+            expectedPeer: nil,
+            deadline: deadline
+        ).whenComplete { result in
+            self.state.withLock { state in
+                state.inboundHandshakes.leave(raw.remoteAddress)
+                switch result {
+                case .success: state.metrics.connectionsAccepted += 1
+                case .failure(let error): state.metrics.count(handshakeFailure: error)
                 }
             }
+            if case .failure(let error) = result {
+                self.logRefusal(error, of: "a connection from \(raw.remoteAddress)")
+            }
+        }
+    }
+
+    /// Until `deadline`, connections may come from peers that this host dials at the same time (DCUtR). A SYN of theirs that meets
+    /// a listener, instead of the socket that dials, makes a connection whose other side has dialled and may all the same be
+    /// the responder: of such a connection this host becomes the initiator if the peer proposes nothing. Ports do not matter, as
+    /// a NAT of the peer may choose another one for this host.
+    public func expectConnections(from addresses: [Multiaddr], until deadline: NIODeadline) {
+        let now = self.clock.now
+        self.state.withLock { $0.expected.add(addresses.compactMap(\.ipAddress), until: deadline, now: now) }
     }
 
     /// Makes a raw connection one of the host's. On its loop, on which the future completes.
@@ -46,25 +63,30 @@ extension Host {
         _ raw: RawConnection,
         direction: Direction,
         role: ConnectionRole,
+        patience: TimeAmount?,
         expectedPeer: PeerID?,
         deadline: NIODeadline
     ) -> EventLoopFuture<Connection> {
         let channel = raw.channel
         let loop = channel.eventLoop
+        let handshake: UInt64
         do {
-            try self.state.withLock { state throws(LibP2PError) in
+            handshake = try self.state.withLock { state throws(LibP2PError) in
                 guard state.phase == .running else { throw .shutDown }
                 try self.resources.withLock { usage throws(LibP2PError) in
                     try usage.addConnection(direction, with: raw.remoteAddress)
                 }
-                state.handshakes[ObjectIdentifier(channel)] = channel
+                let id = state.nextHandshakeID
+                state.nextHandshakeID += 1
+                state.handshakes[id] = channel
+                return id
             }
         } catch {
             channel.close(promise: nil)
             return loop.makeFailedFuture(error)
         }
         channel.closeFuture.whenComplete { _ in
-            self.state.withLock { _ = $0.handshakes.removeValue(forKey: ObjectIdentifier(channel)) }
+            self.state.withLock { _ = $0.handshakes.removeValue(forKey: handshake) }
             self.resources.withLock { $0.removeConnection(direction, with: raw.remoteAddress) }
         }
         // The session exists before the connection does; no stream comes before that.
@@ -76,6 +98,7 @@ extension Host {
         return ConnectionUpgrade.run(
             raw,
             role: role,
+            patience: patience,
             expectedPeer: expectedPeer,
             deadline: deadline,
             configuration: self.upgrade,
@@ -86,7 +109,7 @@ extension Host {
             }
         ).flatMapThrowing { result in
             do {
-                let connection = try self.register(result, raw: raw, direction: direction)
+                let connection = try self.register(result, raw: raw, direction: direction, handshake: handshake)
                 slot.connection = connection
                 self.registered(connection)
                 return connection
@@ -100,7 +123,8 @@ extension Host {
     private func register(
         _ upgraded: ConnectionUpgrade.Result,
         raw: RawConnection,
-        direction: Direction
+        direction: Direction,
+        handshake: UInt64
     ) throws -> Connection {
         let peer = upgraded.peer.remotePeer
         guard peer != self.peerID else {
@@ -125,7 +149,7 @@ extension Host {
         )
         let isRunning = self.state.withLock { state in
             guard state.phase == .running, raw.channel.isActive else { return false }
-            state.handshakes[ObjectIdentifier(raw.channel)] = nil
+            state.handshakes[handshake] = nil
             state.connections.insert(connection)
             return true
         }

@@ -74,8 +74,12 @@ public final class Host: Sendable {
     /// Stops listening, refuses new streams, waits for open ones until `deadline`, then closes what is left.
     public func shutdown(deadline: NIODeadline) async {
         let (listeners, dials, handshakes, connections, maintenance) = self.state.withLock { state in
+            // All in the order in which they began, so that simulated runs are the same.
             let all = (
-                state.listeners, Array(state.allDials.values), Array(state.handshakes.values), state.connections.all,
+                state.listeners,
+                state.allDials.sorted { $0.key < $1.key }.map(\.value),
+                state.handshakes.sorted { $0.key < $1.key }.map(\.value),
+                state.connections.all,
                 state.maintenance
             )
             state.phase = .stopping

@@ -25,6 +25,7 @@ public struct HostConfiguration: Sendable {
     /// Of these, from one IPv4 address or one IPv6 network of 64 bits.
     public var maximumInboundHandshakesPerAddress = 64
     public var dial = DialConfiguration()
+    public var simultaneousOpen = SimultaneousOpenConfiguration()
     public var yamux = YamuxConfiguration()
     public var limits = ResourceLimits()
     public var connectionManager = ConnectionManager.Configuration()
@@ -58,4 +59,20 @@ public struct HostConfiguration: Sendable {
     public init(listenAddresses: [Multiaddr] = []) {
         self.listenAddresses = listenAddresses
     }
+}
+
+/// Connections that both peers dial at once (DCUtR), when it is uncertain who is the initiator of the handshakes: the SYNs may have
+/// crossed, which leaves both sides with their roles, or one of them has met a listener, which is a responder with many peers.
+///
+/// So a responder that nothing is proposed to becomes the initiator. The side that has accepted does long before the side that has
+/// dialled, by more than a round trip, so that two hosts that know this never change their roles against each other.
+public struct SimultaneousOpenConfiguration: Sendable {
+    /// For the first proposal of a peer that was expected and has been accepted.
+    public var acceptedPatience: TimeAmount = .milliseconds(300)
+    /// For the first proposal of a peer that was dialled with the role of the responder.
+    public var dialledPatience: TimeAmount = .seconds(2)
+    /// Addresses that connections may be expected from at once.
+    public var maximumExpected = 4096
+
+    public init() {}
 }

@@ -38,8 +38,10 @@ struct HostState {
     var connections = ConnectionTable()
     var nextConnectionID: UInt64 = 1
     /// Channels between their acceptance or dial and the end of their handshake.
-    var handshakes: [ObjectIdentifier: any Channel] = [:]
+    var handshakes: [UInt64: any Channel] = [:]
+    var nextHandshakeID: UInt64 = 1
     var inboundHandshakes: Admission
+    var expected: ExpectedSources
 
     // Dials. `dials` are those that may be joined; all of them are in `allDials`.
     var dials: [DialKey: UInt64] = [:]
@@ -75,6 +77,7 @@ struct HostState {
             maximum: configuration.maximumInboundHandshakes,
             perAddress: configuration.maximumInboundHandshakesPerAddress
         )
+        self.expected = ExpectedSources(maximum: configuration.simultaneousOpen.maximumExpected)
         self.backoff = DialBackoff(configuration: configuration.dial)
         self.refusalLog = TokenBucket(rate: 0.2, burst: 3, now: MonotonicTime(now))
     }

@@ -10,7 +10,17 @@ final class ConnectionNegotiator: ChannelInboundHandler, RemovableChannelHandler
     typealias InboundOut = ByteBuffer
     typealias OutboundOut = ByteBuffer
 
+    /// A responder proposes these names itself if nothing has been proposed to it after a time.
+    struct Initiative {
+        let names: [String]
+        let patience: TimeAmount
+    }
+
     let agreed: EventLoopPromise<String>
+    /// Whether a responder has become the initiator.
+    private(set) var hasTakenInitiative = false
+    private let initiative: Initiative?
+    private var timer: Scheduled<Void>?
     private var machine: MultistreamStateMachine
     private let looksForPrivateNetwork: Bool
     private var input = ByteBuffer()
@@ -19,8 +29,14 @@ final class ConnectionNegotiator: ChannelInboundHandler, RemovableChannelHandler
     private var hasStarted = false
 
     /// - Parameter looksForPrivateNetwork: a failure is told as what it most likely is if the peer's first bytes look encrypted.
-    init(role: MultistreamStateMachine.Role, looksForPrivateNetwork: Bool, agreed: EventLoopPromise<String>) {
+    init(
+        role: MultistreamStateMachine.Role,
+        initiative: Initiative? = nil,
+        looksForPrivateNetwork: Bool,
+        agreed: EventLoopPromise<String>
+    ) {
         self.machine = MultistreamStateMachine(role: role)
+        self.initiative = initiative
         self.looksForPrivateNetwork = looksForPrivateNetwork
         self.agreed = agreed
     }
@@ -67,6 +83,17 @@ final class ConnectionNegotiator: ChannelInboundHandler, RemovableChannelHandler
         var output = ByteBuffer()
         self.machine.start(to: &output)
         if output.readableBytes > 0 { context.writeAndFlush(self.wrapOutboundOut(output), promise: nil) }
+        guard let initiative = self.initiative else { return }
+        self.timer = context.eventLoop.assumeIsolated().scheduleTask(in: initiative.patience) {
+            self.take(initiative, context)
+        }
+    }
+
+    private func take(_ initiative: Initiative, _ context: ChannelHandlerContext) {
+        guard !self.isDone else { return }
+        var output = ByteBuffer()
+        self.hasTakenInitiative = self.machine.takeInitiative(with: initiative.names, output: &output)
+        if self.hasTakenInitiative { context.writeAndFlush(self.wrapOutboundOut(output), promise: nil) }
     }
 
     private func advance(_ context: ChannelHandlerContext) {
@@ -83,6 +110,7 @@ final class ConnectionNegotiator: ChannelInboundHandler, RemovableChannelHandler
         case .success(.agreed(let name)):
             guard !self.isDone else { return }
             self.isDone = true
+            self.timer?.cancel()
             self.agreed.succeed(name)
             if self.input.readableBytes > 0 {
                 context.fireChannelRead(self.wrapInboundOut(self.input))
@@ -99,6 +127,7 @@ final class ConnectionNegotiator: ChannelInboundHandler, RemovableChannelHandler
     private func fail(_ error: any Error) {
         guard !self.isDone else { return }
         self.isDone = true
+        self.timer?.cancel()
         if self.looksForPrivateNetwork, PrivateNetwork.looksEncrypted(self.firstBytes) {
             self.agreed.fail(
                 LibP2PError(

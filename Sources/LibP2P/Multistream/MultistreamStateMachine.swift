@@ -4,7 +4,7 @@ import NIOCore
 ///
 /// States: header expected -> answers or proposals expected -> agreed or failed. The initiator sends the header with its first
 /// proposal, without waiting for the other header; the responder answers all that one read has brought with one write. What
-/// follows the agreed line stays in the input.
+/// follows the agreed line stays in the input. A responder that nothing is proposed to may become the initiator.
 struct MultistreamStateMachine {
     enum Role {
         /// Proposes these names, in this order.
@@ -22,7 +22,7 @@ struct MultistreamStateMachine {
     /// The most proposals that a responder answers.
     static let maximumProposals = 32
 
-    private let role: Role
+    private(set) var role: Role
     private var headerReceived = false
     private var proposals = 0
 
@@ -35,6 +35,17 @@ struct MultistreamStateMachine {
         guard case .initiator(let names) = self.role, let first = names.first else { return }
         MultistreamFraming.write(MultistreamFraming.header, to: &output)
         MultistreamFraming.write(first, to: &output)
+    }
+
+    /// Makes a responder the initiator: nothing has been proposed to it, so the peer seems to wait for proposals as well. False,
+    /// and nothing is to be sent, if the peer has proposed something.
+    mutating func takeInitiative(with names: [String], output: inout ByteBuffer) -> Bool {
+        guard case .responder = self.role, self.proposals == 0, let first = names.first else { return false }
+        self.role = .initiator(names)
+        // The answer to the peer's header was this side's own.
+        if !self.headerReceived { MultistreamFraming.write(MultistreamFraming.header, to: &output) }
+        MultistreamFraming.write(first, to: &output)
+        return true
     }
 
     /// Reads lines until the protocol is agreed upon or more bytes are needed; answers go to `output`, which is to be sent

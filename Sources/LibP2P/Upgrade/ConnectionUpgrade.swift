@@ -24,7 +24,8 @@ final class ConnectionUpgrade {
     }
 
     private let raw: RawConnection
-    private let role: ConnectionRole
+    private var role: ConnectionRole
+    private let patience: TimeAmount?
     private let expectedPeer: PeerID?
     private let configuration: Configuration
     private let events: YamuxEvents
@@ -37,11 +38,13 @@ final class ConnectionUpgrade {
     private var channel: any Channel { self.raw.channel }
 
     /// - Parameters:
+    ///   - patience: after this time a responder that nothing is proposed to becomes the initiator; nil for never.
     ///   - events: what the session tells from its start.
     ///   - inboundStream: initialises streams that the peer opens.
     private init(
         _ raw: RawConnection,
         role: ConnectionRole,
+        patience: TimeAmount?,
         expectedPeer: PeerID?,
         configuration: Configuration,
         events: YamuxEvents,
@@ -49,6 +52,7 @@ final class ConnectionUpgrade {
     ) {
         self.raw = raw
         self.role = role
+        self.patience = patience
         self.expectedPeer = expectedPeer
         self.configuration = configuration
         self.events = events
@@ -60,6 +64,7 @@ final class ConnectionUpgrade {
     static func run(
         _ raw: RawConnection,
         role: ConnectionRole,
+        patience: TimeAmount?,
         expectedPeer: PeerID?,
         deadline: NIODeadline,
         configuration: Configuration,
@@ -69,6 +74,7 @@ final class ConnectionUpgrade {
         let upgrade = ConnectionUpgrade(
             raw,
             role: role,
+            patience: patience,
             expectedPeer: expectedPeer,
             configuration: configuration,
             events: events,
@@ -101,7 +107,8 @@ final class ConnectionUpgrade {
             }
             if let key = self.configuration.preSharedKey { try PrivateNetwork.add(to: self.channel, key: key) }
             let names = self.configuration.security.map(\.protocolID)
-            try self.negotiate(names, looksForPrivateNetwork: self.configuration.preSharedKey == nil) { name in
+            let looksForPrivateNetwork = self.configuration.preSharedKey == nil
+            try self.negotiate(names, patience: self.patience, looksForPrivateNetwork: looksForPrivateNetwork) { name in
                 self.secure(name)
             }
             // Transports may leave reading to whoever has the connection.
@@ -143,6 +150,7 @@ final class ConnectionUpgrade {
 
     private func negotiate(
         _ names: [String],
+        patience: TimeAmount? = nil,
         looksForPrivateNetwork: Bool,
         next: @escaping (String) throws -> Void
     ) throws {
@@ -152,13 +160,18 @@ final class ConnectionUpgrade {
             case .initiator: .initiator(names)
             case .responder: .responder(supports: { names.contains($0) }, list: { names })
             }
+        let negotiator = ConnectionNegotiator(
+            role: role,
+            initiative: patience.map { ConnectionNegotiator.Initiative(names: names, patience: $0) },
+            looksForPrivateNetwork: looksForPrivateNetwork,
+            agreed: agreed
+        )
         agreed.futureResult.assumeIsolated().whenComplete { result in
             guard !self.isDone else { return }
+            if negotiator.hasTakenInitiative { self.role = .initiator }
             do { try next(try result.get()) } catch { self.fail(error) }
         }
-        try self.channel.pipeline.syncOperations.addHandler(
-            ConnectionNegotiator(role: role, looksForPrivateNetwork: looksForPrivateNetwork, agreed: agreed)
-        )
+        try self.channel.pipeline.syncOperations.addHandler(negotiator)
     }
 
     private func addMultiplexer(_ peer: SecuredPeer) throws {

@@ -12,7 +12,7 @@ public struct HolePunchConfiguration: Sendable {
     public var punchTimeout: TimeAmount = .seconds(5)
     /// For the messages of one try, over the relay.
     public var exchangeTimeout: TimeAmount = .seconds(20)
-    /// A dial that is refused, as the other side's hole is not open yet, is tried again this much later.
+    /// A dial that is refused, as the other side's hole is not open yet, is tried again about this much later.
     public var redialDelay: TimeAmount = .milliseconds(100)
     public var maximumRedials = 10
     /// Addresses that are offered to a peer, and of its own that are dialled for it.
@@ -29,6 +29,9 @@ public struct HolePunchConfiguration: Sendable {
     /// Whether the peer takes the roles of client and server the other way round than the specification has them.
     public var hasReversedRoles: @Sendable (Identification) -> Bool = Self.isGo
 
+    /// Told of connections for which a hole was punched, by whichever side; on their loops.
+    public var punched: (@Sendable (Connection) -> Void)?
+
     /// For tests on one machine.
     var allowsLoopback = false
     var candidates: (@Sendable () -> [Multiaddr])?
@@ -39,8 +42,8 @@ public struct HolePunchConfiguration: Sendable {
         [.public] + (self.allowsPrivateAddresses ? [.private] : []) + (self.allowsLoopback ? [.loopback] : [])
     }
 
-    /// go-libp2p takes its roles in reverse to this day (its pull request 3044 made it optional). Its agents call themselves
-    /// by the import path of the program's module, unless they are told otherwise.
+    /// go-libp2p before 0.41, and so every agent of EdgeMesh v1.17, takes its roles in reverse. Its programs call themselves by the
+    /// import path of their module, unless they are told otherwise, and nothing tells the version of the library.
     public static func isGo(_ peer: Identification) -> Bool {
         let agent = peer.agentVersion
         if ["go-libp2p", "go-ipfs/", "kubo/"].contains(where: { agent.hasPrefix($0) }) { return true }

@@ -31,7 +31,8 @@ struct HolePunchExchange {
     private let filter: ([Multiaddr]) -> [Multiaddr]
     private var state: State
     private var sent = NIODeadline.uptimeNanoseconds(0)
-    private var remoteAddresses: [Multiaddr] = []
+    /// Of the peer, as far as they are dialled.
+    private(set) var remoteAddresses: [Multiaddr] = []
 
     /// - Parameter filter: chooses which of the peer's addresses are dialled.
     init(role: Role, ownAddresses: [Multiaddr], filter: @escaping ([Multiaddr]) -> [Multiaddr]) {

@@ -183,10 +183,12 @@ public final class HolePuncher: Sendable {
         }
         self.state.withLock { $0.progress[relayed.id] = relayed.isOpen ? .done : nil }
         var failure: (any Error)?
-        for _ in 0..<self.configuration.tries {
+        for number in 0..<self.configuration.tries {
             do {
-                let direct = try await self.punch(relayed, identification, run)
+                let role = self.role(for: identification, try: number)
+                let direct = try await self.punch(relayed, run, role: role)
                 self.state.withLock { $0.metrics.punched += 1 }
+                self.configuration.punched?(direct)
                 return direct
             } catch {
                 failure = error
@@ -199,6 +201,13 @@ public final class HolePuncher: Sendable {
             message: "no hole to \(relayed.remotePeer) in \(self.configuration.tries) tries",
             cause: failure
         )
+    }
+
+    /// By the specification, who begins the exchange is the server of the connection, and this side comes to terms with a peer that
+    /// takes itself for the server, too, if slowly (`SimultaneousOpenConfiguration`). So it is the client only towards peers
+    /// that likely have the roles reversed, and not in every try, as only their names tell.
+    private func role(for peer: Identification, try number: Int) -> ConnectionRole {
+        number.isMultiple(of: 2) && self.configuration.hasReversedRoles(peer) ? .initiator : .responder
     }
 
     /// False if the peer's own addresses were dialled before, for this relayed connection.
@@ -223,11 +232,7 @@ public final class HolePuncher: Sendable {
     }
 
     /// One try, from the first message to the connection.
-    private func punch(
-        _ relayed: Connection,
-        _ identification: Identification,
-        _ run: UInt64
-    ) async throws -> Connection {
+    private func punch(_ relayed: Connection, _ run: UInt64, role: ConnectionRole) async throws -> Connection {
         let options = OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.exchangeTimeout)
         let stream = try await relayed.openStream(protocols: [Self.protocolID], options: options).get()
         var exchange = self.exchange(.initiator)
@@ -242,12 +247,11 @@ public final class HolePuncher: Sendable {
             guard let punch = reaction.punch else {
                 throw LibP2PRelayError(code: .unexpected, message: "the exchange ended without addresses")
             }
+            self.expect(punch.addresses, from: loop.now + punch.pause)
             try await loop.scheduleTask(in: punch.pause) {}.futureResult.get()
-            // By the specification, who begins the exchange is the server of the connection.
-            let isReversed = self.configuration.hasReversedRoles(identification)
-            return try await self.open(punch, relayed, run, role: isReversed ? .initiator : .responder)
+            return try await self.open(punch, relayed, run, role: role)
         } catch {
-            messages.fail(error)
+            messages.reset()
             throw error
         }
     }
@@ -281,14 +285,16 @@ public final class HolePuncher: Sendable {
                 let message = try HolePunchMessage(try await messages.receive().get())
                 let reaction = try exchange.receive(message, now: loop.now)
                 if let reply = reaction.reply { messages.send(reply.encoded) }
+                self.expect(exchange.remoteAddresses, from: loop.now)
                 guard let punch = reaction.punch else { continue }
                 messages.finish()
                 let isReversed = relayed.identification.map { self.configuration.hasReversedRoles($0) } ?? false
-                _ = try await self.open(punch, relayed, run, role: isReversed ? .responder : .initiator)
+                let direct = try await self.open(punch, relayed, run, role: isReversed ? .responder : .initiator)
+                self.configuration.punched?(direct)
                 return
             }
         } catch {
-            messages.fail(error)
+            messages.reset()
             throw error
         }
     }
@@ -319,6 +325,12 @@ public final class HolePuncher: Sendable {
 
     private func directConnection(to peer: PeerID) -> Connection? {
         self.host.connections(to: peer).first { !$0.isRelayed && $0.isOpen && !$0.isDraining }
+    }
+
+    /// The peer's SYN may come as soon as it knows this host's addresses, and at any time until it gives up.
+    private func expect(_ addresses: [Multiaddr], from time: NIODeadline) {
+        let deadline = time + self.configuration.punchTimeout + self.configuration.punchTimeout
+        self.host.expectConnections(from: addresses, until: deadline)
     }
 
     /// Dials at once, and takes whichever direct connection comes first, be it the peer's.
@@ -358,6 +370,12 @@ public final class HolePuncher: Sendable {
         self.state.withLock { $0.running[peer]?.id == run }
     }
 
+    /// Half of it by chance: two hosts whose SYNs did not cross, so that their routers have refused them, must not go on in step.
+    private func redialDelay() -> TimeAmount {
+        let half = max(1, self.configuration.redialDelay.nanoseconds / 2)
+        return .nanoseconds(half + Int64(self.host.configuration.randomNumber() % UInt64(2 * half)))
+    }
+
     private func dial(
         _ peer: PeerID,
         _ addresses: [Multiaddr],
@@ -374,10 +392,11 @@ public final class HolePuncher: Sendable {
             case .success(let connection): promise.succeed(connection)
             case .failure(let error):
                 if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
+                let delay = self.redialDelay()
                 guard redials < self.configuration.maximumRedials, self.isRunning(run, peer),
-                    loop.now + self.configuration.redialDelay < deadline
+                    loop.now + delay < deadline
                 else { return promise.fail(error) }
-                loop.scheduleTask(in: self.configuration.redialDelay) {
+                loop.scheduleTask(in: delay) {
                     if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
                     var options = options
                     options.timeout = deadline - loop.now

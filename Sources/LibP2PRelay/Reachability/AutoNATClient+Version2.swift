@@ -32,7 +32,7 @@ extension AutoNATClient {
             messages.send(AutoNATv2DialBack.accepted)
             messages.finish()
         } catch {
-            messages.fail(error)
+            messages.reset()
             throw error
         }
     }

@@ -226,7 +226,7 @@ public final class AutoNATClient: Sendable {
                 messages.finish()
                 return result
             } catch {
-                messages.fail(error)
+                messages.reset()
                 throw error
             }
         }.get()

@@ -38,7 +38,7 @@ extension AutoNATServer {
             messages.send(response.encoded)
             messages.finish()
         } catch {
-            messages.fail(error)
+            messages.reset()
             throw error
         }
     }

@@ -79,7 +79,7 @@ public final class AutoNATServer: Sendable {
             messages.send(AutoNATMessage.response(response).encoded)
             messages.finish()
         } catch {
-            messages.fail(error)
+            messages.reset()
             throw error
         }
     }

@@ -8,11 +8,15 @@ import NIOCore
 /// against third parties), and no peer has more than its share.
 struct DialBackPolicy {
     private let configuration: AutoNATServerConfiguration
-    private var peers: [PeerID: TokenBucket] = [:]
+    private var peers: RateLimiter<PeerID>
     private var all: TokenBucket
 
     init(configuration: AutoNATServerConfiguration, now: NIODeadline) {
         self.configuration = configuration
+        self.peers = RateLimiter(
+            perMinute: configuration.dialsPerPeerAndMinute,
+            maximum: configuration.maximumPeers
+        )
         self.all = TokenBucket(
             rate: Double(configuration.dialsPerMinute) / 60,
             burst: Double(configuration.dialsPerMinute),
@@ -22,20 +26,7 @@ struct DialBackPolicy {
 
     /// Takes one dial from the peer's share and from everyone's.
     mutating func admit(_ peer: PeerID, now: NIODeadline) -> Bool {
-        let now = MonotonicTime(nanoseconds: now.uptimeNanoseconds)
-        let share = Double(self.configuration.dialsPerPeerAndMinute)
-        var bucket = self.peers[peer] ?? TokenBucket(rate: share / 60, burst: share, now: now)
-        guard bucket.take(now: now), self.all.take(now: now) else { return false }
-        self.peers[peer] = bucket
-        if self.peers.count > self.configuration.maximumPeers {
-            // The full ones know nothing that a new one would not.
-            self.peers = self.peers.filter { entry in
-                var bucket = entry.value
-                for _ in 0..<self.configuration.dialsPerPeerAndMinute where !bucket.take(now: now) { return true }
-                return false
-            }
-        }
-        return self.peers.count <= self.configuration.maximumPeers
+        self.peers.admit(peer, now: now) && self.all.take(now: MonotonicTime(nanoseconds: now.uptimeNanoseconds))
     }
 
     /// The addresses to dial for a peer that is seen at `observed`; nil if it is not served from there.

@@ -3,7 +3,7 @@ import LibP2P
 import Multiformats
 import NIOCore
 
-/// Exchanges length-prefixed messages at the beginning of a stream whose bytes then go to others. Confined to the stream's loop.
+/// Exchanges length-prefixed messages on a stream, whose bytes may then go to others. Confined to the stream's loop.
 ///
 /// It asks for bytes only while a message is awaited. What came behind the message in the same read is kept until `leave()`, whose
 /// caller installs the stream's next handler in the same tick, so that no byte and no end is lost.
@@ -18,10 +18,20 @@ final class MessageExchange: ChannelInboundHandler, RemovableChannelHandler {
     private var completion: Completion?
     private var timer: Scheduled<Void>?
     private var failure: LibP2PRelayError?
+    /// The peer sends nothing behind what is here already.
+    private var hasEnded = false
+    private let maximumLength: Int
+
+    private init(maximumLength: Int) {
+        self.maximumLength = maximumLength
+    }
 
     /// Puts an exchange at the end of the stream's pipeline.
-    static func begin(on channel: any Channel) throws -> MessageExchange {
-        let exchange = MessageExchange()
+    static func begin(
+        on channel: any Channel,
+        maximumLength: Int = CircuitProtocol.maximumMessageLength
+    ) throws -> MessageExchange {
+        let exchange = MessageExchange(maximumLength: maximumLength)
         try channel.pipeline.syncOperations.addHandler(exchange)
         return exchange
     }
@@ -36,7 +46,13 @@ final class MessageExchange: ChannelInboundHandler, RemovableChannelHandler {
         self.timer = context.eventLoop.assumeIsolated().scheduleTask(in: timeout) {
             self.fail(LibP2PRelayError(code: .timedOut, message: "no message in time"))
         }
-        if self.cut() { self.complete() } else { context.read() }
+        if self.cut() {
+            self.complete()
+        } else if self.hasEnded {
+            self.fail(Self.ended)
+        } else {
+            context.read()
+        }
     }
 
     func write(_ message: ByteBuffer) {
@@ -46,9 +62,9 @@ final class MessageExchange: ChannelInboundHandler, RemovableChannelHandler {
         context.writeAndFlush(self.wrapOutboundOut(framed), promise: nil)
     }
 
-    /// Sends a last message and closes the stream behind it.
-    func finish(_ message: ByteBuffer) {
-        self.write(message)
+    /// Closes the stream behind what was sent, and a last message.
+    func finish(_ message: ByteBuffer? = nil) {
+        if let message { self.write(message) }
         self.context?.close(promise: nil)
     }
 
@@ -60,6 +76,7 @@ final class MessageExchange: ChannelInboundHandler, RemovableChannelHandler {
     /// - Throws: if the stream has failed or the peer has ended it meanwhile.
     func leave() throws(LibP2PRelayError) -> ByteBuffer {
         if let failure = self.failure { throw failure }
+        guard !self.hasEnded else { throw Self.ended }
         guard let context = self.context else { throw Self.closed }
         context.pipeline.syncOperations.removeHandler(context: context, promise: nil)
         return self.input
@@ -93,7 +110,8 @@ final class MessageExchange: ChannelInboundHandler, RemovableChannelHandler {
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if case .inputClosed? = event as? ChannelEvent {
-            self.fail(LibP2PRelayError(code: .connectionFailed, message: "the peer has ended the stream"))
+            self.hasEnded = true
+            if self.completion != nil, self.message == nil { self.fail(Self.ended) }
         }
         context.fireUserInboundEventTriggered(event)
     }
@@ -112,7 +130,7 @@ final class MessageExchange: ChannelInboundHandler, RemovableChannelHandler {
     /// Cuts the message off what has come. True if it is whole.
     private func cut() -> Bool {
         do {
-            self.message = try self.input.readVarintPrefixed(maximumLength: CircuitProtocol.maximumMessageLength)
+            self.message = try self.input.readVarintPrefixed(maximumLength: self.maximumLength)
             return self.message != nil
         } catch {
             self.fail(LibP2PRelayError(code: .malformed, message: "no length-prefixed message", cause: error))
@@ -139,5 +157,6 @@ final class MessageExchange: ChannelInboundHandler, RemovableChannelHandler {
         return self.completion
     }
 
+    private static let ended = LibP2PRelayError(code: .connectionFailed, message: "the peer has ended the stream")
     private static let closed = LibP2PRelayError(code: .connectionFailed, message: "the stream was closed")
 }

@@ -35,6 +35,8 @@ public struct RelayClientMetrics: Sendable, Hashable {
     public var reservationsRefused: UInt64 = 0
     public var reservationsFailed: UInt64 = 0
     public var reservationsLost: UInt64 = 0
+    /// Let go for a nearer relay.
+    public var reservationsReplaced: UInt64 = 0
     public var circuitsAccepted: UInt64 = 0
     public var circuitsRefused: UInt64 = 0
 
@@ -160,7 +162,8 @@ public final class RelayClient: Sendable {
             switch action {
             case .probe(let peer, let request): self.probe(peer, request)
             case .reserve(let peer, let request): self.reserve(peer, request)
-            case .lost(let peer): self.lost(peer)
+            case .lost(let peer): self.lost(peer) { $0.reservationsLost += 1 }
+            case .replaced(let peer): self.lost(peer) { $0.reservationsReplaced += 1 }
             }
         }
         self.keeper.value.timer?.cancel()
@@ -270,9 +273,9 @@ public final class RelayClient: Sendable {
         return Array(addresses.prefix(CircuitProtocol.maximumAddresses))
     }
 
-    private func lost(_ peer: PeerID) {
+    private func lost(_ peer: PeerID, count: (inout RelayClientMetrics) -> Void) {
         guard self.keeper.value.held.removeValue(forKey: peer) != nil else { return }
-        self.status.withLock { $0.metrics.reservationsLost += 1 }
+        self.status.withLock { count(&$0.metrics) }
         self.host.connectionManager.unprotect(peer, Self.source)
         self.publish()
         self.host.emit(.reservation(ReservationEvent(relay: peer, state: .lost)))

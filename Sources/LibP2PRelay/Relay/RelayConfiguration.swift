@@ -9,6 +9,12 @@ public struct RelayServiceConfiguration: Sendable {
     public var maximumReservations = 2048
     /// Of these, peers behind one IPv4 address, or one /64 of IPv6.
     public var maximumReservationsPerAddress = 1024
+    /// Requests for a reservation, new or again, from one peer, and from one IPv4 address or /64 of IPv6: a minute, and at once.
+    /// A relay that comes back is asked by all the nodes behind an address within seconds.
+    public var reservationRequestsPerPeer = 12
+    public var reservationRequestsPerAddress = 2048
+    /// Peers, and addresses, whose requests are counted.
+    public var maximumRequesters = 4096
     public var maximumCircuits = 4096
     /// Circuits from or to one peer.
     public var maximumCircuitsPerPeer = 1024
@@ -44,6 +50,14 @@ public struct RelayClientConfiguration: Sendable {
     public var selectionDelay: TimeAmount = .seconds(2)
     /// For a way to a candidate and the measurement of its round trip.
     public var probeTimeout: TimeAmount = .seconds(15)
+    /// How often the relays that are held are compared with other candidates, if there are any.
+    public var comparisonInterval: TimeAmount = .minutes(5)
+    /// A relay takes the place of one that is held if its round trip is shorter by `nearerBy` at least and takes at most `nearerPart`
+    /// of the time, in `nearerConfirmations` comparisons on end, which follow each other after `confirmationInterval`.
+    public var nearerBy: TimeAmount = .milliseconds(5)
+    public var nearerPart = 0.7
+    public var nearerConfirmations = 3
+    public var confirmationInterval: TimeAmount = .seconds(20)
     /// For a relay to answer a request.
     public var requestTimeout: TimeAmount = .seconds(15)
     /// Before the first try after a failure or loss; doubled with each further one, and jittered.

@@ -12,6 +12,8 @@ public struct RelayServiceMetrics: Sendable, Hashable {
     public var openCircuits = 0
     public var reservationsGranted: UInt64 = 0
     public var reservationsRefused: UInt64 = 0
+    /// Of these, because the peer or its address asks too often.
+    public var reservationsRateLimited: UInt64 = 0
     public var circuitsOpened: UInt64 = 0
     /// By this relay: for want of a reservation, by a limit, by a rule.
     public var circuitsRefused: UInt64 = 0
@@ -175,6 +177,7 @@ public final class RelayService: Sendable {
                 status = .permissionDenied
             }
             if status == .ok { state.metrics.reservationsGranted += 1 } else { state.metrics.reservationsRefused += 1 }
+            if status == .resourceLimitExceeded { state.metrics.reservationsRateLimited += 1 }
             return status
         }
         guard status == .ok else {

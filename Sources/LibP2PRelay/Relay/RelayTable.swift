@@ -17,9 +17,19 @@ struct RelayTable {
     private var perOrigin: [IPAddress: Int] = [:]
     private var circuitsByPeer: [PeerID: Int] = [:]
     private(set) var circuits = 0
+    private var requestsByPeer: RateLimiter<PeerID>
+    private var requestsByOrigin: RateLimiter<IPAddress>
 
     init(configuration: RelayServiceConfiguration) {
         self.configuration = configuration
+        self.requestsByPeer = RateLimiter(
+            perMinute: configuration.reservationRequestsPerPeer,
+            maximum: configuration.maximumRequesters
+        )
+        self.requestsByOrigin = RateLimiter(
+            perMinute: configuration.reservationRequestsPerAddress,
+            maximum: configuration.maximumRequesters
+        )
     }
 
     var reservationCount: Int { self.reservations.count }
@@ -27,14 +37,18 @@ struct RelayTable {
 
     // MARK: Reservations
 
-    /// Gives or renews the slot of a peer, which comes from the address `origin`.
+    /// Gives or renews the slot of a peer, which comes from the address `origin`. Who asks too often is told
+    /// `resourceLimitExceeded`, and keeps the slot that it has.
     mutating func reserve(_ peer: PeerID, origin: IPAddress?, now: NIODeadline) -> CircuitStatus {
+        let origin = origin?.reservationOrigin
+        guard self.requestsByPeer.admit(peer, now: now),
+            origin.map({ self.requestsByOrigin.admit($0, now: now) }) ?? true
+        else { return .resourceLimitExceeded }
         let expires = now + self.configuration.reservationLifetime
         if self.reservations[peer] != nil {
             self.reservations[peer]?.expires = expires
             return .ok
         }
-        let origin = origin?.reservationOrigin
         guard self.reservations.count < self.configuration.maximumReservations else { return .reservationRefused }
         if let origin {
             let held = self.perOrigin[origin] ?? 0

@@ -7,6 +7,9 @@ import NIOCore
 /// Each candidate is idle, then probed (connected to, its round trip measured), then perhaps reserved with: of those that are
 /// measured the nearest, until the wanted number is held. Reservations are refreshed well before their end. What fails,
 /// refuses or is lost waits for a jittered backoff and is a candidate again; meanwhile another takes its place.
+///
+/// When all are held, they and the other candidates are measured anew from time to time, and a new candidate at once. One that is
+/// nearer than a held one by a good part, in several measurements on end, gets a reservation, and only then the farthest is let go.
 /// Each request has a number, so that an answer that comes after its relay was lost does not count.
 struct ReservationPlan {
     enum Action: Hashable {
@@ -16,6 +19,8 @@ struct ReservationPlan {
         case reserve(PeerID, request: UInt64)
         /// The reservation is over, and its addresses are void.
         case lost(PeerID)
+        /// The same, because a nearer relay has taken its place.
+        case replaced(PeerID)
     }
 
     enum State: Hashable {
@@ -37,9 +42,22 @@ struct ReservationPlan {
     private struct Candidate {
         var order: Int
         var roundTripTime: TimeAmount?
+        /// When that was tried last, and the request that tries it again while a slot is held.
+        var measured: NIODeadline?
+        var measuring: UInt64?
         var state = State.idle
         var retry: Backoff
         var refusal: Backoff
+    }
+
+    /// The measurements by which held relays are compared with others.
+    private struct Comparison {
+        var next: NIODeadline?
+        /// Until when the answers of this one are waited for.
+        var end: NIODeadline?
+        /// What was nearer in the last ones, and in how many.
+        var nearest: PeerID?
+        var confirmations = 0
     }
 
     private let configuration: RelayClientConfiguration
@@ -48,6 +66,7 @@ struct ReservationPlan {
     private var requests: UInt64 = 0
     /// Until when the choice waits for probes, while reservations are wanting.
     private var selectionDeadline: NIODeadline?
+    private var comparison = Comparison()
     private var pending: [Action] = []
 
     /// A reservation is renewed when this part of it is over, less up to a tenth.
@@ -90,9 +109,14 @@ struct ReservationPlan {
     }
 
     mutating func probed(_ peer: PeerID, request: UInt64, roundTripTime: TimeAmount) {
-        guard case .probing(request) = self.candidates[peer]?.state else { return }
+        if self.candidates[peer]?.measuring == request {
+            self.candidates[peer]?.measuring = nil
+        } else if case .probing(request) = self.candidates[peer]?.state {
+            self.candidates[peer]?.state = .idle
+        } else {
+            return
+        }
         self.candidates[peer]?.roundTripTime = roundTripTime
-        self.candidates[peer]?.state = .idle
     }
 
     /// False if the answer comes too late to count.
@@ -127,6 +151,11 @@ struct ReservationPlan {
     /// The relay could not be reached, or did not answer. A reservation stands until its end all the same.
     mutating func failed(_ peer: PeerID, request: UInt64, now: NIODeadline) {
         guard var candidate = self.candidates[peer] else { return }
+        if candidate.measuring == request {
+            // Whether a held relay is still there is found out otherwise.
+            self.candidates[peer]?.measuring = nil
+            return
+        }
         switch candidate.state {
         case .probing(request), .reserving(request):
             candidate.roundTripTime = nil
@@ -161,7 +190,7 @@ struct ReservationPlan {
 
     /// What is to be done now.
     mutating func next(now: NIODeadline) -> [Action] {
-        for (peer, candidate) in self.candidates {
+        for (peer, candidate) in self.candidates.sorted(by: { $0.value.order < $1.value.order }) {
             switch candidate.state {
             case .waiting(let until) where until <= now:
                 self.candidates[peer]?.state = .idle
@@ -176,7 +205,9 @@ struct ReservationPlan {
             default: break
             }
         }
+        self.letGo()
         self.fill(now: now)
+        self.compare(now: now)
         defer { self.pending = [] }
         return self.pending
     }
@@ -190,7 +221,7 @@ struct ReservationPlan {
             case .idle, .probing, .reserving: nil
             }
         }
-        if let selectionDeadline = self.selectionDeadline { times.append(selectionDeadline) }
+        times += [self.selectionDeadline, self.comparison.end ?? self.comparison.next].compactMap { $0 }
         return times.min()
     }
 
@@ -212,9 +243,7 @@ struct ReservationPlan {
         let idle = self.candidates.filter { $0.value.state == .idle }.sorted { $0.value.order < $1.value.order }
         for (peer, candidate) in idle where candidate.roundTripTime == nil {
             guard probing < self.configuration.maximumProbes else { break }
-            let request = self.nextRequest()
-            self.candidates[peer]?.state = .probing(request: request)
-            self.pending.append(.probe(peer, request: request))
+            self.measure(peer, now: now)
             probing += 1
         }
         let measured = idle.compactMap { peer, candidate in
@@ -232,9 +261,106 @@ struct ReservationPlan {
         }
         self.selectionDeadline = nil
         for choice in measured.sorted(by: { ($0.time, $0.order) < ($1.time, $1.order) }).prefix(missing) {
-            let request = self.nextRequest()
-            self.candidates[choice.peer]?.state = .reserving(request: request)
-            self.pending.append(.reserve(choice.peer, request: request))
+            self.reserve(choice.peer)
+        }
+    }
+
+    private mutating func measure(_ peer: PeerID, now: NIODeadline) {
+        let request = self.nextRequest()
+        self.candidates[peer]?.measured = now
+        if self.candidates[peer]?.state == .idle {
+            self.candidates[peer]?.state = .probing(request: request)
+        } else {
+            self.candidates[peer]?.measuring = request
+        }
+        self.pending.append(.probe(peer, request: request))
+    }
+
+    private mutating func reserve(_ peer: PeerID) {
+        let request = self.nextRequest()
+        self.candidates[peer]?.state = .reserving(request: request)
+        self.pending.append(.reserve(peer, request: request))
+    }
+
+    // MARK: Nearer relays
+
+    /// Those that hold a slot, the nearest first, or those that could be asked for one.
+    private func nearest(holding: Bool) -> [(peer: PeerID, time: TimeAmount)] {
+        self.candidates.filter { holding ? $0.value.state.holdsSlot : $0.value.state == .idle }
+            .compactMap { peer, candidate in
+                candidate.roundTripTime.map { (peer: peer, time: $0, order: candidate.order) }
+            }
+            .sorted { ($0.time, $0.order) < ($1.time, $1.order) }
+            .map { ($0.peer, $0.time) }
+    }
+
+    /// Lets the farthest go if more are held than wanted.
+    private mutating func letGo() {
+        let held = self.nearest(holding: true)
+        for (peer, _) in held.dropFirst(self.configuration.wantedReservations) {
+            self.candidates[peer]?.state = .idle
+            self.candidates[peer]?.measuring = nil
+            self.pending.append(.replaced(peer))
+        }
+    }
+
+    /// Measures what is held and what could be, if all that are wanted are held, and decides when the answers are there.
+    private mutating func compare(now: NIODeadline) {
+        let states = self.candidates.values.map(\.state)
+        let held = states.count { $0.holdsSlot }
+        guard held > 0, held == self.configuration.wantedReservations, held < states.count else {
+            self.comparison = Comparison()
+            return
+        }
+        if let end = self.comparison.end {
+            let isMeasuring = self.candidates.values.contains { candidate in
+                if case .probing = candidate.state { return true }
+                return candidate.measuring != nil
+            }
+            guard !isMeasuring || end <= now else { return }
+            self.comparison.end = nil
+            self.decide(now: now)
+            return
+        }
+        let next = self.comparison.next ?? now + self.configuration.comparisonInterval
+        self.comparison.next = next
+        guard self.hasNewCandidate || next <= now else { return }
+        let others = self.candidates.filter { $0.value.state == .idle }
+            .sorted {
+                ($0.value.measured ?? .uptimeNanoseconds(0), $0.value.order)
+                    < ($1.value.measured ?? .uptimeNanoseconds(0), $1.value.order)
+            }
+        // Those that were not measured for the longest time, if there are too many.
+        for (peer, _) in others.prefix(self.configuration.maximumProbes) { self.measure(peer, now: now) }
+        for (peer, candidate) in self.candidates where candidate.state.holdsSlot { self.measure(peer, now: now) }
+        self.comparison.end = now + self.configuration.probeTimeout
+    }
+
+    private var hasNewCandidate: Bool {
+        self.candidates.values.contains { $0.state == .idle && $0.measured == nil }
+    }
+
+    private mutating func decide(now: NIODeadline) {
+        // The rest is measured at once.
+        guard !self.hasNewCandidate else { return }
+        self.comparison.next = now + self.configuration.comparisonInterval
+        guard let farthest = self.nearest(holding: true).last, let nearest = self.nearest(holding: false).first,
+            farthest.time - nearest.time >= self.configuration.nearerBy,
+            Double(nearest.time.nanoseconds) <= Double(farthest.time.nanoseconds) * self.configuration.nearerPart
+        else {
+            self.comparison.nearest = nil
+            return
+        }
+        if self.comparison.nearest != nearest.peer {
+            self.comparison.nearest = nearest.peer
+            self.comparison.confirmations = 0
+        }
+        self.comparison.confirmations += 1
+        if self.comparison.confirmations < self.configuration.nearerConfirmations {
+            self.comparison.next = now + self.configuration.confirmationInterval
+        } else {
+            self.comparison.nearest = nil
+            self.reserve(nearest.peer)
         }
     }
 

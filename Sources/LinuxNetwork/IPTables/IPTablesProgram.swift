@@ -20,17 +20,45 @@ public actor IPTablesProgram: ServiceProgramming {
     private var rules: [KernelFrontend: KernelRule] = [:]
     /// What the shared chains of `filter` hold: they rarely change.
     private var filter: [IPFamily: [String: [String]]] = [:]
+    private let marking: String
+    /// Whether flows to endpoints are marked for `ForwardAcceptance`. Not on a host without the target CONNMARK.
+    private(set) var marksFlows = true
 
     /// `namespace` is nil for this process's own.
     public init(variant: IPTablesVariant, namespace: NetworkNamespace? = nil) {
+        self.init(variant: variant, namespace: namespace, marking: ForwardAcceptance.marking)
+    }
+
+    init(variant: IPTablesVariant, namespace: NetworkNamespace?, marking: String) {
         self.backendName = variant.rawValue
         self.tools = IPTablesTools(variant: variant, namespace: namespace)
+        self.marking = marking
+    }
+
+    private func ruleset(_ family: IPFamily, _ listeners: ProxyListeners) -> IPTablesRuleset {
+        IPTablesRuleset(family: family, listeners: listeners, marking: self.marksFlows ? self.marking : nil)
     }
 
     public func install(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) async throws {
+        self.marksFlows = true
+        do {
+            try await self.installAll(listeners: listeners, rules: rules)
+        } catch {
+            // A kernel may lack just xt_connmark, which only a host firewall that drops forwarded packets needs.
+            self.marksFlows = false
+            do {
+                try await self.installAll(listeners: listeners, rules: rules)
+            } catch _ {
+                self.marksFlows = true
+                throw error
+            }
+        }
+    }
+
+    private func installAll(listeners: ProxyListeners, rules: [KernelFrontend: KernelRule]) async throws {
         let families: [IPFamily] = listeners.tcpV6 == nil && listeners.udpV6 == nil ? [.v4] : [.v4, .v6]
         for family in families {
-            let ruleset = IPTablesRuleset(family: family, listeners: listeners)
+            let ruleset = self.ruleset(family, listeners)
             let shared = ruleset.sharedChains(rules)
             var chains = (nat: shared.nat, filter: shared.filter)
             for (frontend, rule) in rules where frontend.family == family {
@@ -68,7 +96,7 @@ public actor IPTablesProgram: ServiceProgramming {
         for family in self.families {
             let changed = changes.filter { $0.key.family == family && self.rules[$0.key] != $0.value }
             guard !changed.isEmpty else { continue }
-            let ruleset = IPTablesRuleset(family: family, listeners: listeners)
+            let ruleset = self.ruleset(family, listeners)
             let shared = ruleset.sharedChains(rules)
             var chains: [String: [String]] = shared.nat
             var dead: Set<String> = []

@@ -34,6 +34,8 @@ struct IPTablesRuleset {
 
     let family: IPFamily
     let listeners: ProxyListeners
+    /// The target by which flows to endpoints are marked; nil to leave them unmarked.
+    var marking: String? = ForwardAcceptance.marking
 
     private var loopback: String { self.family == .v4 ? "127.0.0.0/8" : "::1/128" }
 
@@ -190,7 +192,7 @@ struct IPTablesRuleset {
 
     /// The rules of a balanced frontend's own chain.
     func serviceChain(_ frontend: KernelFrontend, _ balancing: KernelBalancing) -> [String] {
-        [ForwardAcceptance.marking] + self.balancingRules(frontend, balancing)
+        (self.marking.map { [$0] } ?? []) + self.balancingRules(frontend, balancing)
     }
 
     /// Those that send a flow to a backend. Each backend has one rule, which is taken with the probability 1/n, 1/(n-1), … 1.

@@ -24,10 +24,10 @@ struct NFTMirror {
                 guard old != rule else { continue }
                 let (oldPlan, newPlan) = self.plans(frontend, from: old, to: rule)
                 for (set, elements) in oldPlan.elements {
-                    removed[set, default: []] += elements.subtracting(newPlan.elements[set] ?? [])
+                    removed[set, default: []] += Self.elements(elements, without: newPlan.elements[set])
                 }
                 for (set, elements) in newPlan.elements {
-                    added[set, default: []] += elements.subtracting(oldPlan.elements[set] ?? [])
+                    added[set, default: []] += Self.elements(elements, without: oldPlan.elements[set])
                 }
                 for chain in oldPlan.chains { chainChanges[chain, default: 0] -= 1 }
                 for chain in newPlan.chains { chainChanges[chain, default: 0] += 1 }
@@ -56,6 +56,13 @@ struct NFTMirror {
             for name in deadChains.reversed() { batch.deleteChain(family, name) }
         }
         return batch
+    }
+
+    /// All of them at a frontend's first rule, without a look at each.
+    private static func elements(_ elements: [NFTElement], without others: [NFTElement]?) -> [NFTElement] {
+        guard let others else { return elements }
+        let known = Set(others)
+        return elements.filter { !known.contains($0) }
     }
 
     private mutating func plans(

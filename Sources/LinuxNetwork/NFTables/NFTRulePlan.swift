@@ -169,7 +169,8 @@ enum NFTDynamicChain: Hashable {
 
 /// All that one frontend puts into the kernel.
 struct NFTRulePlan {
-    var elements: [NFTSet: Set<NFTElement>] = [:]
+    /// No element is twice in a set.
+    var elements: [NFTSet: [NFTElement]] = [:]
     /// Addresses of backends on this node. Several frontends may have one: counted by the program.
     var localBackends: Set<[UInt8]> = []
     var chains: Set<NFTDynamicChain> = []
@@ -189,7 +190,7 @@ struct NFTRulePlan {
     }
 
     private mutating func insert(_ set: NFTSet, _ key: [UInt8], _ value: NFTElement.Value = .none) {
-        self.elements[set, default: []].insert(NFTElement(key: key, value: value))
+        self.elements[set, default: []].append(NFTElement(key: key, value: value))
     }
 
     private mutating func dispatch(_ key: [UInt8], _ nodePort: Bool, _ family: IPFamily, _ verdict: NFTVerdict) {
@@ -250,9 +251,9 @@ struct NFTRulePlan {
         let address = nodePort ? [] : Array(key.prefix(family.byteCount))
         let transport = [frontend.transport.rawValue, 0, 0, 0]
         let port = networkOrder(frontend.port) + [0, 0]
-        for (number, backend) in backends.enumerated() {
-            let index = hostOrder(UInt32(truncatingIfNeeded: number))
-            if let seconds {
+        let indices = backends.indices.map { hostOrder(UInt32(truncatingIfNeeded: $0)) }
+        if let seconds {
+            for (index, backend) in zip(indices, backends) {
                 let backendChain = NFTDynamicChain.stickyBackend(frontend, backend, seconds: seconds)
                 self.chains.insert(backendChain)
                 self.insert(
@@ -260,15 +261,17 @@ struct NFTRulePlan {
                     address + port + index,
                     .verdict(.goto(backendChain.name))
                 )
-            } else {
-                let shard = policy == .roundRobin ? frontend.endpointShard : nil
-                self.insert(
-                    .endpoints(frontend.transport, nodePort: nodePort, shard: shard),
-                    address + port + index,
-                    .data(backend.paddedBytes)
-                )
             }
-            if balancing.masquerade, nodePort {
+        } else {
+            let shard = policy == .roundRobin ? frontend.endpointShard : nil
+            self.elements[.endpoints(frontend.transport, nodePort: nodePort, shard: shard)] = zip(indices, backends).map
+            {
+                NFTElement(key: address + port + $0, value: .data($1.paddedBytes))
+            }
+        }
+        if balancing.masquerade, nodePort {
+            // A backend may be listed twice, for a greater share.
+            for backend in Set(backends) {
                 let destination = backend.address.networkBytes + transport + networkOrder(backend.port) + [0, 0]
                 self.insert(.masqueradedNodePorts, destination + port)
             }

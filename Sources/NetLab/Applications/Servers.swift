@@ -125,6 +125,8 @@ final class BulkServer: ChannelInboundHandler {
     static let upload = UInt8(ascii: "u")
     static let download = UInt8(ascii: "d")
     static let chunk = ByteBuffer(repeating: 0, count: 128 << 10)
+    /// Until other connections of the loop have their turn.
+    private static let chunksPerTurn = 32
 
     private var direction: UInt8?
     private var received: UInt64 = 0
@@ -148,9 +150,12 @@ final class BulkServer: ChannelInboundHandler {
     }
 
     private func send(context: ChannelHandlerContext) {
-        while context.channel.isWritable {
+        // A reader that keeps up leaves the channel writable for ever, and so does one that is gone.
+        for _ in 0..<Self.chunksPerTurn where context.channel.isActive && context.channel.isWritable {
             context.writeAndFlush(self.wrapOutboundOut(Self.chunk), promise: nil)
         }
+        guard context.channel.isActive, context.channel.isWritable else { return }
+        context.eventLoop.assumeIsolated().execute { self.send(context: context) }
     }
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {

@@ -38,18 +38,15 @@ public struct Internet {
             self.kind = kind
             self.uplink = "wan\(number)"
             self.lan = kind == .open ? self.uplink : "lan\(number)"
-            self.networks =
-                switch kind {
-                case .open:
-                    [
-                        Network(family: .v4, prefix: "1.1.\(number).", length: 24),
-                        Network(family: .v6, prefix: "2a01:1:\(number)::", length: 64),
-                    ]
-                case .firewall: [Network(family: .v4, prefix: "1.2.\(number).", length: 24)]
-                case .firewall6: [Network(family: .v6, prefix: "2a01:2:\(number)::", length: 64)]
-                case .fullCone, .masquerade, .random, .fullyRandom, .carrier:
-                    [Network(family: .v4, prefix: "10.0.\(number).", length: 24)]
+            let isOpen = kind == .open
+            self.networks = kind.families.sorted { $0.rawValue < $1.rawValue }.map { family in
+                switch family {
+                case .v4:
+                    let prefix = isOpen ? "1.1" : kind == .firewall ? "1.2" : "10.0"
+                    return Network(family: .v4, prefix: "\(prefix).\(number).", length: 24)
+                case .v6: return Network(family: .v6, prefix: "2a01:\(isOpen ? 1 : 2):\(number)::", length: 64)
                 }
+            }
             self.gateways = try self.networks.map { network throws(LabError) in
                 try Internet.address("\(network.prefix)1")
             }
@@ -129,15 +126,20 @@ public struct Internet {
                 addresses: [try Self.network("1.1.\(number).1/24"), try Self.network("2a01:1:\(number)::1/64")]
             )
         )
-        let outside =
-            kind == .firewall6
-            ? (address: "2a01:1:\(number)::2/64", gateway: "2a01:1:\(number)::1")
-            : (address: "1.1.\(number).2/24", gateway: "1.1.\(number).1")
-        switch kind {
-        case .open: break
-        case .firewall: self.core.routes.append(try Self.route("1.2.\(number).0/24", "1.1.\(number).2"))
-        case .firewall6: self.core.routes.append(try Self.route("2a01:2:\(number)::/64", "2a01:1:\(number)::2"))
-        case .fullCone, .masquerade, .random, .fullyRandom, .carrier: break
+        var line = Line()
+        if kind.families.contains(.v4) {
+            line.addresses.append("1.1.\(number).2/24")
+            line.gateways.append("1.1.\(number).1")
+            if kind == .firewall {
+                self.core.routes.append(try Self.route("1.2.\(number).0/24", "1.1.\(number).2"))
+            }
+        }
+        if kind.families.contains(.v6) {
+            line.addresses.append("2a01:1:\(number)::2/64")
+            line.gateways.append("2a01:1:\(number)::1")
+            if kind != .open {
+                self.core.routes.append(try Self.route("2a01:2:\(number)::/64", "2a01:1:\(number)::2"))
+            }
         }
         if kind != .open {
             self.plan.addLAN(site.lan)
@@ -151,12 +153,12 @@ public struct Internet {
                 self.plan.addLAN(middle)
                 let carrier = [try Self.network("100.64.\(number).1/24")]
                 self.plan.add(
-                    try Self.router("\(name)-carrier", kind, (site.uplink, outside), (middle, carrier), to: first)
+                    try Self.router("\(name)-carrier", kind, (site.uplink, line), (middle, carrier), to: first)
                 )
-                let line = (address: "100.64.\(number).2/24", gateway: "100.64.\(number).1")
-                self.plan.add(try Self.router(router, kind, (middle, line), (site.lan, inside), to: first))
+                let shared = Line(addresses: ["100.64.\(number).2/24"], gateways: ["100.64.\(number).1"])
+                self.plan.add(try Self.router(router, kind, (middle, shared), (site.lan, inside), to: first))
             } else {
-                self.plan.add(try Self.router(router, kind, (site.uplink, outside), (site.lan, inside), to: first))
+                self.plan.add(try Self.router(router, kind, (site.uplink, line), (site.lan, inside), to: first))
             }
         }
         self.sites.append(site)
@@ -165,10 +167,16 @@ public struct Internet {
 
     // MARK: Routers
 
+    /// What a router has on its outside.
+    private struct Line {
+        var addresses: [String] = []
+        var gateways: [String] = []
+    }
+
     private static func router(
         _ name: String,
         _ kind: NATKind,
-        _ outside: (lan: String, line: (address: String, gateway: String)),
+        _ outside: (lan: String, line: Line),
         _ inside: (lan: String, addresses: [InterfaceAddress]),
         to host: String
     ) throws(LabError) -> LabPlan.Host {
@@ -177,27 +185,30 @@ public struct Internet {
             .init(
                 name: "outside",
                 attachment: .lan(outside.lan),
-                addresses: [try Self.network(outside.line.address)]
+                addresses: try outside.line.addresses.map { text throws(LabError) in try Self.network(text) }
             ),
             .init(name: "inside", attachment: .lan(inside.lan), addresses: inside.addresses),
         ]
-        router.routes = [LabPlan.Route.defaultRoute(via: try Self.address(outside.line.gateway))].compactMap(\.self)
+        router.routes = try outside.line.gateways.compactMap { text throws(LabError) in
+            LabPlan.Route.defaultRoute(via: try Self.address(text))
+        }
         router.forwardsPackets = true
         router.nftables = Self.rules(kind, host: host)
         return router
     }
 
-    /// No connection comes in that was not begun inside, and none is refused, as routers at home do.
+    /// No connection comes in that was not begun inside; most routers at home do not answer it.
     private static func rules(_ kind: NATKind, host: String) -> String {
         let masquerade =
             switch kind {
             case .open, .firewall, .firewall6: ""
-            case .fullCone, .masquerade, .carrier: "oifname \"outside\" masquerade"
+            case .fullCone, .cone, .masquerade, .refusing, .carrier: "oifname \"outside\" masquerade"
             case .random: "oifname \"outside\" masquerade random"
-            case .fullyRandom: "oifname \"outside\" masquerade fully-random"
+            case .fullyRandom, .dualStack: "oifname \"outside\" meta nfproto ipv4 masquerade fully-random"
             }
         let forwarded =
-            kind == .fullCone ? "iifname \"outside\" meta l4proto { tcp, udp } dnat ip to \(host)" : ""
+            kind.letsAnyoneIn ? "iifname \"outside\" meta l4proto { tcp, udp } dnat ip to \(host)" : ""
+        let verdict = kind == .refusing ? "reject with tcp reset" : "drop"
         return """
             table inet site {
                 chain prerouting {
@@ -210,11 +221,13 @@ public struct Internet {
                 }
                 chain forward {
                     type filter hook forward priority filter; policy accept;
-                    iifname "outside" meta l4proto { tcp, udp } ct state new ct status & dnat == 0 drop
+                    iifname "outside" meta l4proto tcp ct state new ct status & dnat == 0 \(verdict)
+                    iifname "outside" meta l4proto udp ct state new ct status & dnat == 0 drop
                 }
                 chain input {
                     type filter hook input priority filter; policy accept;
-                    iifname "outside" meta l4proto { tcp, udp } ct state new drop
+                    iifname "outside" meta l4proto tcp ct state new \(verdict)
+                    iifname "outside" meta l4proto udp ct state new drop
                 }
             }
 

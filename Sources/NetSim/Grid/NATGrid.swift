@@ -39,29 +39,29 @@ public struct NATGrid: Sendable {
             let relay = try relayMachine.host(logger: self.logger("relay"))
             let service = RelayService(host: relay, logger: relay.logger)
             let candidate = RelayCandidate(peer: relay.peerID, addresses: [try Multiaddr("/ip4/31.0.0.1/tcp/4001")])
-            let one = try Party(Self.place(dialler, 1, in: simulation), relays: [candidate], self.logger("dialler"))
-            let other = try Party(Self.place(listener, 2, in: simulation), relays: [candidate], self.logger("listener"))
+            let one = try RelayedPeer(on: Self.place(dialler, 1, in: simulation), logger: self.logger("dialler"))
+            let other = try RelayedPeer(on: Self.place(listener, 2, in: simulation), logger: self.logger("listener"))
             return try simulation.run {
                 try await relay.start()
                 service.start()
-                try await one.start()
-                try await other.start()
-                try await Self.wait(simulation, atMost: .seconds(30)) {
+                try await one.start(relays: [candidate])
+                try await other.start(relays: [candidate])
+                try await simulation.wait(atMost: .seconds(30)) {
                     !one.client.reservations.isEmpty && !other.client.reservations.isEmpty
                 }
                 // Time for the relay to tell both where it sees them.
-                try await simulation.loop.scheduleTask(in: .seconds(5)) {}.futureResult.get()
+                try await simulation.sleep(.seconds(5))
                 let addresses =
                     listener.box == .none
                     ? other.host.advertisedAddresses : other.client.reservations[0].circuitAddresses
                 let begin = simulation.loop.now
                 _ = try await one.host.connect(to: other.host.peerID, addresses: addresses)
-                try await Self.wait(simulation, atMost: .seconds(90)) {
+                try await simulation.wait(atMost: .seconds(90)) {
                     one.directConnection(to: other) != nil || other.puncher.metrics.failed > 0
                 }
                 let direct = one.directConnection(to: other)
                 // What both have must last.
-                try await simulation.loop.scheduleTask(in: .seconds(10)) {}.futureResult.get()
+                try await simulation.sleep(.seconds(10))
                 let path: Path
                 if let direct, direct.isOpen {
                     path = other.puncher.metrics.punched > 0 ? .punched : .direct
@@ -75,17 +75,6 @@ public struct NATGrid: Sendable {
                 for host in [one.host, other.host, relay] { await host.shutdown(deadline: simulation.loop.now) }
                 return Cell(dialler: dialler, listener: listener, path: path, delay: path == .relayed ? nil : delay)
             }
-        }
-    }
-
-    private static func wait(
-        _ simulation: Simulation,
-        atMost bound: TimeAmount,
-        _ condition: () -> Bool
-    ) async throws {
-        let deadline = simulation.loop.now + bound
-        while !condition(), simulation.loop.now < deadline {
-            try await simulation.loop.scheduleTask(in: .milliseconds(50)) {}.futureResult.get()
         }
     }
 
@@ -121,41 +110,6 @@ public struct NATGrid: Sendable {
                 outside: "100.64.0.7",
                 on: provider.network
             ).machine(name, 1 + number, in: simulation)
-        }
-    }
-
-    /// A host with all that hole punching takes.
-    private struct Party: Sendable {
-        let host: Host
-        let client: RelayClient
-        let observed: ObservedAddresses
-        let puncher: HolePuncher
-        private let relays: [RelayCandidate]
-
-        init(_ machine: Machine, relays: [RelayCandidate], _ logger: Logger) throws {
-            self.host = try machine.host(logger: logger)
-            self.client = RelayClient(host: self.host, logger: self.host.logger)
-            self.observed = ObservedAddresses(host: self.host)
-            self.puncher = HolePuncher(host: self.host, observed: self.observed)
-            self.relays = relays
-        }
-
-        func start() async throws {
-            self.observed.start()
-            self.puncher.start()
-            try await self.host.start()
-            self.client.start()
-            self.client.setCandidates(self.relays)
-        }
-
-        func stop() {
-            self.client.stop()
-            self.puncher.stop()
-            self.observed.stop()
-        }
-
-        func directConnection(to other: Party) -> Connection? {
-            self.host.connections(to: other.host.peerID).first { !$0.isRelayed && $0.isOpen }
         }
     }
 }

@@ -112,17 +112,16 @@ extension NATKind {
         self.letsIn(remote) && (self.keepsItsPort || !remote.keepsItsPort)
     }
 
-    /// Whether TCP itself can get through between two such boxes, if both sides dial (RFC 5128 section 3.4).
-    public func canConnect(with other: NATKind) -> Bool {
-        self.box == .none || other.box == .none || self.isReached(by: other) || other.isReached(by: self)
+    /// Whether TCP gets through between two such boxes if both sides dial: one SYN that reaches the other host is enough
+    /// (RFC 5128 section 3.4).
+    func canConnect(with other: NATKind) -> Bool {
+        self.isReached(by: other) || other.isReached(by: self)
     }
 
-    /// How this side, which dials through a relay, gets to talk with `other`, which then begins the hole punch.
-    ///
-    /// DCUtR gives both their roles beforehand: whoever begins is the server. So a connection that only the dialler's listener
-    /// accepts, as the two SYNs do not meet, is one with two servers, and comes to nothing.
+    /// How this side, which dials through a relay, gets to talk with `other`: it does not matter who dials whom, nor which of the
+    /// two SYNs gets through, nor whether it meets the other's socket or its listener.
     public func expectedPath(to other: NATKind) -> Path {
         if self.box == .none || other.box == .none { return .direct }
-        return other.isReached(by: self) ? .punched : .relayed
+        return self.canConnect(with: other) ? .punched : .relayed
     }
 }

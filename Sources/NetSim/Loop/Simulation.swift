@@ -128,6 +128,21 @@ public final class Simulation: @unchecked Sendable {  // confined to the simulat
             )
     }
 
+    /// For tasks on the loop: waits until `condition` holds, for `bound` at most.
+    public func wait(
+        atMost bound: TimeAmount,
+        asking interval: TimeAmount = .milliseconds(50),
+        until condition: () -> Bool
+    ) async throws {
+        let deadline = self.loop.now + bound
+        while !condition(), self.loop.now < deadline { try await self.sleep(interval) }
+    }
+
+    /// For tasks on the loop: lets virtual time pass.
+    public func sleep(_ time: TimeAmount) async throws {
+        try await self.loop.scheduleTask(in: time) {}.futureResult.get()
+    }
+
     private func checkLoop() throws(NetSimError) {
         guard self.loop.foreignJobs > 0 else { return }
         throw NetSimError(

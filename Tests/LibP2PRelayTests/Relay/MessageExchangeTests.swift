@@ -103,6 +103,22 @@ import Testing
         #expect(outcome.results.count == 1)
     }
 
+    /// A peer that sends its last messages with the end of the stream has sent them.
+    @Test func messagesBeforeTheEndAreRead() throws {
+        let (channel, exchange, outcome) = try self.begin()
+        var bytes = self.framed("one")
+        bytes.writeImmutableBuffer(self.framed("two"))
+        channel.pipeline.fireChannelRead(bytes)
+        channel.pipeline.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
+        channel.pipeline.fireChannelReadComplete()
+        #expect(outcome.message == "one")
+        exchange.read(within: .seconds(10)) { outcome.results.append($0) }
+        exchange.read(within: .seconds(10)) { outcome.results.append($0) }
+        #expect(outcome.results.count == 3)
+        #expect((try? outcome.results[1].get()).map { String(buffer: $0) } == "two")
+        #expect(throws: LibP2PRelayError.self) { try outcome.results[2].get() }
+    }
+
     @Test func messagesAreFramed() throws {
         let (channel, exchange, _) = try self.begin()
         exchange.write(ByteBuffer(string: "abc"))

@@ -31,6 +31,44 @@ import Testing
         #expect(table.reservationCount == 0)
     }
 
+    @Test func requestsOfAPeerAreRateLimited() {
+        var table = self.table { $0.reservationRequestsPerPeer = 3 }
+        let (a, b) = (Self.peers[0], Self.peers[1])
+        for _ in 0..<3 { #expect(table.reserve(a, origin: nil, now: self.at(0)) == .ok) }
+        #expect(table.reserve(a, origin: nil, now: self.at(0)) == .resourceLimitExceeded)
+        // It keeps what it has, others are not concerned, and time heals.
+        #expect(table.reservationCount == 1)
+        #expect(table.reserve(b, origin: nil, now: self.at(0)) == .ok)
+        #expect(table.reserve(a, origin: nil, now: self.at(19)) == .resourceLimitExceeded)
+        #expect(table.reserve(a, origin: nil, now: self.at(21)) == .ok)
+    }
+
+    @Test func requestsOfAnAddressAreRateLimited() throws {
+        var table = self.table { $0.reservationRequestsPerAddress = 2 }
+        let origin = try #require(IPAddress("2001:db8::1"))
+        let neighbour = try #require(IPAddress("2001:db8::2"))
+        let other = try #require(IPAddress("2001:db8:0:1::1"))
+        #expect(table.reserve(Self.peers[0], origin: origin, now: self.at(0)) == .ok)
+        #expect(table.reserve(Self.peers[1], origin: neighbour, now: self.at(0)) == .ok)
+        #expect(table.reserve(Self.peers[2], origin: origin, now: self.at(0)) == .resourceLimitExceeded)
+        #expect(table.reserve(Self.peers[2], origin: other, now: self.at(0)) == .ok)
+    }
+
+    @Test func countedRequestersAreBounded() {
+        var limiter = RateLimiter<Int>(perMinute: 2, maximum: 3)
+        for key in 0..<3 {
+            let isAdmitted = limiter.admit(key, now: self.at(0))
+            #expect(isAdmitted)
+        }
+        let isFourth = limiter.admit(3, now: self.at(0))
+        #expect(!isFourth)
+        #expect(limiter.count == 3)
+        // A minute later nothing is known of them any more.
+        let isLater = limiter.admit(3, now: self.at(61))
+        #expect(isLater)
+        #expect(limiter.count == 1)
+    }
+
     @Test func theTotalIsBounded() {
         var table = self.table { $0.maximumReservations = 2 }
         #expect(table.reserve(Self.peers[0], origin: nil, now: self.at(0)) == .ok)

@@ -26,6 +26,7 @@ import Testing
             case probe(PeerID)
             case reserve(PeerID)
             case lost(PeerID)
+            case replaced(PeerID)
         }
 
         mutating func next() -> Set<Wish> {
@@ -39,6 +40,7 @@ import Testing
                         self.requests[peer] = request
                         return .reserve(peer)
                     case .lost(let peer): return .lost(peer)
+                    case .replaced(let peer): return .replaced(peer)
                     }
                 }
             )
@@ -257,6 +259,88 @@ import Testing
         #expect(bench.plan.state(of: Self.peers[3]) == nil)
     }
 
+    /// Holds `a`, measured at 50 ms, and knows `b`.
+    private func benchOfTwo() -> (Bench, a: PeerID, b: PeerID) {
+        let (a, b) = (Self.peers[0], Self.peers[1])
+        var bench = Bench()
+        bench.plan.setCandidates([a])
+        _ = bench.next()
+        bench.probed(a, 50)
+        _ = bench.next()
+        bench.reserved(a)
+        bench.plan.setCandidates([a, b])
+        return (bench, a, b)
+    }
+
+    @Test func aNearerRelayIsReservedBeforeTheFartherIsLetGo() {
+        var (bench, a, b) = self.benchOfTwo()
+        // The new one is measured at once, and what is held with it; then twice more.
+        for round in 0..<3 {
+            #expect(bench.next() == [.probe(a), .probe(b)])
+            bench.probed(b, 10)
+            #expect(bench.next() == [])
+            bench.probed(a, 50)
+            guard round < 2 else { break }
+            #expect(bench.next() == [])
+            #expect(bench.sleep() == .seconds(20))
+        }
+        #expect(bench.next() == [.reserve(b)])
+        #expect(bench.plan.state(of: a)?.holdsSlot == true)
+        bench.reserved(b)
+        #expect(bench.next() == [.replaced(a)])
+        #expect(bench.plan.state(of: a) == .idle)
+        #expect(bench.plan.state(of: b)?.holdsSlot == true)
+        #expect(bench.next() == [])
+    }
+
+    @Test(arguments: [Int64(36), 46, 50, 90]) func aRelayThatIsLittleNearerChangesNothing(_ milliseconds: Int64) {
+        var (bench, a, b) = self.benchOfTwo()
+        for _ in 0..<5 {
+            #expect(bench.next() == [.probe(a), .probe(b)])
+            bench.probed(a, 50)
+            bench.probed(b, milliseconds)
+            #expect(bench.next() == [])
+            #expect(bench.sleep() == .minutes(5))
+        }
+        #expect(bench.plan.state(of: a)?.holdsSlot == true)
+    }
+
+    /// One good measurement, or two, are not enough.
+    @Test func whatPassesChangesNothing() {
+        var (bench, a, b) = self.benchOfTwo()
+        for round in 0..<9 {
+            #expect(bench.next() == [.probe(a), .probe(b)])
+            bench.probed(a, 50)
+            bench.probed(b, round % 3 == 2 ? 60 : 10)
+            #expect(bench.next() == [])
+            #expect(bench.sleep() == (round % 3 == 2 ? .minutes(5) : .seconds(20)))
+        }
+    }
+
+    @Test func aNearerRelayThatRefusesCostsNothing() {
+        var (bench, a, b) = self.benchOfTwo()
+        for _ in 0..<3 {
+            #expect(bench.next() == [.probe(a), .probe(b)])
+            bench.probed(a, 50)
+            bench.probed(b, 10)
+            if bench.next() == [] { _ = bench.sleep() }
+        }
+        bench.refused(b)
+        #expect(bench.next() == [])
+        #expect(bench.plan.state(of: a)?.holdsSlot == true)
+    }
+
+    /// Whoever does not answer a measurement is neither waited for nor, if it is held, let go.
+    @Test func measurementsMayFail() {
+        var (bench, a, b) = self.benchOfTwo()
+        #expect(bench.next() == [.probe(a), .probe(b)])
+        bench.failed(a)
+        bench.failed(b)
+        #expect(bench.next() == [])
+        #expect(bench.plan.state(of: a)?.holdsSlot == true)
+        #expect(bench.plan.state(of: b)?.holdsSlot == false)
+    }
+
     @Test func withoutAWishNothingIsAsked() {
         var bench = Bench(wanted: 0)
         bench.plan.setCandidates(Self.peers)
@@ -279,7 +363,9 @@ import Testing
                 default: false
                 }
             }
-            #expect(holding.count <= 2)
+            // One more while the place of another is taken.
+            #expect(holding.count <= 3)
+            #expect(holding.count { bench.plan.state(of: $0)?.holdsSlot == true } <= 2)
             let peer = Self.peers.randomElement(using: &random) ?? Self.peers[0]
             switch Int.random(in: 0..<7, using: &random) {
             case 0: bench.probed(peer, Int64.random(in: 1...99, using: &random))
