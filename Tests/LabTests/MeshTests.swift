@@ -123,7 +123,7 @@ extension EndToEnd {
         }
 
         /// More connections to one peer than the 618 at which the original ended.
-        @Test func athousandConnectionsToOneNodeAreHeld() async throws {
+        @Test func aThousandConnectionsToOneNodeAreHeld() async throws {
             try await withWorld(try example("three-lans").scenario, name: "many") { world in
                 try await world.startAgents(within: .seconds(90))
                 try await world.waitForCall(from: "north-1", to: "south-1")

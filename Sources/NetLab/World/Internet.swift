@@ -189,9 +189,8 @@ public struct Internet {
             ),
             .init(name: "inside", attachment: .lan(inside.lan), addresses: inside.addresses),
         ]
-        router.routes = try outside.line.gateways.compactMap { text throws(LabError) in
-            LabPlan.Route.defaultRoute(via: try Self.address(text))
-        }
+        router.routes = try outside.line.gateways.map { text throws(LabError) in try Self.address(text) }
+            .compactMap { LabPlan.Route.defaultRoute(via: $0) }
         router.forwardsPackets = true
         router.nftables = Self.rules(kind, host: host)
         return router
