@@ -42,16 +42,17 @@ extension World {
         return CallReport(document: try await self.runClient(on: node, [mode, "--target", target] + options))
     }
 
-    /// A thousand short connections, four at a time, while `fault` happens in their midst.
+    /// A thousand short connections, some at a time, while `fault` happens in their midst.
     func callThroughout(
         from node: String,
         to other: String,
+        atOnce connections: Int = 10,
         _ fault: () async throws -> Void
     ) async throws -> CallReport {
         async let calls = self.call(
             from: node,
             to: other,
-            ["--requests", "1000", "--connections", "4", "--interval", "20", "--timeout", "5000"]
+            ["--requests", "1000", "--connections", "\(connections)", "--interval", "20", "--timeout", "5000"]
         )
         try await Task.sleep(for: .seconds(1))
         try await fault()
@@ -167,7 +168,7 @@ extension EndToEnd {
                 try await world.lab.wait(for: "the near relay to carry", within: .seconds(60)) {
                     try await world.path(from: "van-1", to: "desk-1")?["relay"]?.string == "near"
                 }
-                let calls = try await world.callThroughout(from: "van-1", to: "desk-1") {
+                let calls = try await world.callThroughout(from: "van-1", to: "desk-1", atOnce: 25) {
                     try await world.killAgent(of: "near")
                 }
                 print("a relay dies: \(calls.lost) of 1,000 calls lost, \(calls.late) late, gap \(calls.longestGap)")
