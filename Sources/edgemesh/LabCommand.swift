@@ -70,7 +70,7 @@ struct LabCommand: AsyncParsableCommand {
                 return part
             }
         )
-        var part = DemoRunner.Part.node
+        var part = DemoRunner.Part.all
 
         @Option(help: "How many backends the services of the one node have, from 2.")
         var backends = 3

@@ -13,7 +13,7 @@ public enum DemoRunner {
     }
 
     public struct Options: Sendable {
-        public var part = Part.node
+        public var part = Part.all
         public var lab = NodeLab.Options()
         public var printsJSON = false
         /// Show every command and what it said.

@@ -72,7 +72,10 @@ struct WorldDemo {
         self.journal.check(answer.hasPrefix(to), "\(answer) answers after \(elapsed)")
         let address = "\(try self.world.node(to).clusterIP)"
         for (mode, port) in [("http", 80), ("https", 443), ("tcp", 2701), ("websocket", 8080), ("udp", 9376)] {
-            let report = try await self.load(from: from, [mode, "--target", "\(address):\(port)", "--requests", "20"])
+            let report = try await self.load(
+                from: from,
+                [mode, "--target", "\(address):\(port)", "--requests", "20", "--connections", "5"]
+            )
             self.journal.check(report["failed"]?.integer == 0, "\(mode): none of 20 calls is lost")
         }
         let path = try await self.path(from: from, to: to)
