@@ -154,7 +154,8 @@ public struct EdgeProxyService: Service, Sendable {
         let programming = Task { [programmer, catalog] in
             await programmer.run(catalog: catalog, listeners: listeners)
         }
-        let observation = self.tunnel?.observeUnreachableNodes { [programmer] in programmer.replaceUnreachableNodes($0) }
+        let observation = self.tunnel?.observeUnreachableNodes { [programmer] in programmer.replaceUnreachableNodes($0)
+        }
         defer { observation?.cancel() }
         let isGraceful: Bool
         do {

@@ -462,18 +462,6 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
         if self.flags.contains(.isActivated) { self.session?.wantsToSend(self) }
     }
 
-    /// There is something that the session could send now.
-    var canSend: Bool {
-        guard let first = self.writes.first, self.flushed > 0 else { return self.machine.output == .ending }
-        let size = first.bytes.readableBytes
-        let wholeFrame = self.session.map { min(size, $0.configuration.maximumPayloadBytes) } ?? size
-        return Int(self.machine.sendWindow) >= min(size, self.flags.contains(.keepsMessages) ? wholeFrame : 1)
-    }
-
-    var beginsWithEmptyWrite: Bool {
-        self.emptyWrites > 0 && self.flushed > 0 && self.writes.first?.bytes.readableBytes == 0
-    }
-
     /// The session has sent some of the writes.
     func didSend() {
         guard self.unsentBytes < self.waterMark.low, !self.isWritable, !self.flags.contains(.isClosed),

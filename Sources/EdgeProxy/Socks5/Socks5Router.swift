@@ -70,9 +70,11 @@ struct Socks5Router: Sendable {
         }
         if let address = service.object.clusterIPs.first { return .here(TransportAddress(address, port)) }
         // Headless: the client would have been given the endpoints by DNS.
-        guard let endpoint = service.endpoints(for: servicePort).first(where: { $0.endpoint.conditions.contains(.ready) })
-        else { throw .hostUnreachable }
-        return self.route(endpoint)
+        let endpoints = service.endpoints(for: servicePort)
+        guard let ready = endpoints.first(where: { $0.endpoint.conditions.contains(.ready) }) else {
+            throw .hostUnreachable
+        }
+        return self.route(ready)
     }
 
     private func route(_ endpoint: ResolvedEndpoint) -> Route {
