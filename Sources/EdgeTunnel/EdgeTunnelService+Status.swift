@@ -61,7 +61,10 @@ extension MeshNode {
             "privateNetwork": .init(.bool(self.host.configuration.preSharedKey != nil)),
             "listening": .array(self.host.listenAddresses.map { .string($0.description) }),
             "advertised": .array(self.host.advertisedAddresses.map { .string($0.description) }),
+            "observed": .array(self.observed.candidates.map { .string($0.description) }),
+            "observedConfirmed": .array(self.observed.confirmed.map { .string($0.description) }),
             "reachability": .string(self.autoNAT.reachability.text),
+            "holePunching": .init(.bool(self.puncher != nil)),
             "isRelay": .init(.bool(isRelay)),
             "relays": .array(self.relays.relays.map { self.describe($0) }),
             "peers": .object(

@@ -25,6 +25,8 @@ public final class EdgeTunnelService: Service, NodeTunneling {
 
     /// How long open flows may go on once the agent is told to stop.
     static let drainTimeout = TimeAmount.seconds(8)
+    /// For a path to be made and the answer to come.
+    static let pingTimeout = TimeAmount.seconds(10)
     /// A file longer than this is none that anybody meant to be a key.
     static let longestKeyFile = 1 << 20
 
@@ -271,14 +273,20 @@ public final class EdgeTunnelService: Service, NodeTunneling {
         deadline: NIODeadline
     ) -> EventLoopFuture<any Channel> {
         guard let node = self.state.withLock({ $0.running }) else {
-            return loop.makeFailedFuture(
-                TunnelError(
-                    code: .notRunning,
-                    message: "the tunnel of this agent is not up: none to node \(target.node)"
-                )
-            )
+            return loop.makeFailedFuture(Self.notRunning(target.node))
         }
         return node.open(target, transport, on: loop, deadline: deadline)
+    }
+
+    /// Measures one round trip to a node by the best path there is, which is made if there is none. Throws `TunnelError` within
+    /// `pingTimeout`.
+    public func ping(node name: String) async throws(TunnelError) -> (path: NodePath, roundTrip: Duration) {
+        guard let node = self.state.withLock({ $0.running }) else { throw Self.notRunning(name) }
+        return try await node.ping(name, timeout: Self.pingTimeout)
+    }
+
+    private static func notRunning(_ node: String) -> TunnelError {
+        TunnelError(code: .notRunning, message: "the tunnel of this agent is not up: none to node \(node)")
     }
 
     public var paths: [String: NodePath] { self.state.withLock { $0.running }?.paths.paths ?? [:] }

@@ -57,7 +57,7 @@ final class MeshNode: Sendable {
     let logger: Logger
     let state: Mutex<State>
     let loop: any EventLoop
-    private let observed: ObservedAddresses
+    let observed: ObservedAddresses
     let surroundings: Surroundings
 
     init(
@@ -241,22 +241,38 @@ final class MeshNode: Sendable {
         on loop: any EventLoop,
         deadline: NIODeadline
     ) -> EventLoopFuture<any Channel> {
-        guard let peer = self.directory.peer(of: target.node) else {
-            return loop.makeFailedFuture(
-                TunnelError(
-                    code: .unknownNode,
-                    message:
-                        "nothing tells which peer node \(target.node) is; does its record in the cluster hold a valid one?"
-                )
-            )
-        }
-        guard peer != self.host.peerID else {
-            return loop.makeFailedFuture(
-                TunnelError(code: .noPath, message: "\(target.node) is this node: no tunnel leads to it")
-            )
-        }
+        let peer: PeerID
+        do throws(TunnelError) { peer = try self.peer(of: target.node) } catch { return loop.makeFailedFuture(error) }
         return self.paths.connection(to: target.node, peer, on: loop, deadline: deadline).flatMap { connection in
             self.opener.open(target, transport: transport, peer: peer, on: connection.eventLoop, deadline: deadline)
         }
+    }
+
+    /// Measures the round trip by the best path to a node, which is dialled if need be.
+    func ping(_ node: String, timeout: TimeAmount) async throws(TunnelError) -> (NodePath, Duration) {
+        let peer = try self.peer(of: node)
+        let deadline = self.loop.now + timeout
+        do {
+            let connection = try await self.paths.connection(to: node, peer, on: self.loop, deadline: deadline).get()
+            let rest = max(.milliseconds(1), deadline - self.loop.now)
+            let time = try await connection.ping(timeout: rest).get()
+            return (self.paths.path(over: connection), .nanoseconds(time.nanoseconds))
+        } catch {
+            throw error as? TunnelError
+                ?? TunnelError(code: .timedOut, message: "node \(node) did not answer the ping: \(error)")
+        }
+    }
+
+    private func peer(of node: String) throws(TunnelError) -> PeerID {
+        guard let peer = self.directory.peer(of: node) else {
+            throw TunnelError(
+                code: .unknownNode,
+                message: "nothing tells which peer node \(node) is; does its record in the cluster hold a valid one?"
+            )
+        }
+        guard peer != self.host.peerID else {
+            throw TunnelError(code: .noPath, message: "\(node) is this node: no tunnel leads to it")
+        }
+        return peer
     }
 }

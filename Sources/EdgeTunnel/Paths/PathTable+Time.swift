@@ -122,18 +122,29 @@ extension PathTable {
         var paths: [String: NodePath] = [:]
         for (peer, record) in records {
             guard let node = self.naming.node(of: peer) else { continue }
-            paths[node] = self.path(to: peer, record)
+            paths[node] = self.path(to: peer, record, over: self.host.bestConnection(to: peer))
         }
         return paths
     }
 
-    private func path(to peer: PeerID, _ record: NodeRecord) -> NodePath {
+    /// The way to the node at the other end of a connection, by this connection.
+    func path(over connection: Connection) -> NodePath {
+        let peer = connection.remotePeer
+        let record = self.state.withLock { $0.entries[peer]?.record }
+        return self.path(
+            to: peer,
+            record ?? NodeRecord(self.configuration.record, now: self.loop.now),
+            over: connection
+        )
+    }
+
+    private func path(to peer: PeerID, _ record: NodeRecord, over connection: Connection?) -> NodePath {
         var path = NodePath(state: record.state, peer: peer.description, since: MonotonicTime(record.since))
         path.problem = record.state == .up ? nil : record.problem
         path.loss = record.loss
         let flows = self.surroundings.flows(peer)
         path.flows = flows.own + flows.others
-        guard let best = self.host.bestConnection(to: peer) else { return path }
+        guard let best = connection else { return path }
         path.kind = self.kind(of: best)
         path.remoteAddress = best.remoteAddress.description
         path.roundTripTime = best.roundTripTime.map { .nanoseconds($0.nanoseconds) }
