@@ -298,7 +298,11 @@ let package = Package(
         tests("MeshCoreTests", ["MeshCore", "MeshTesting"]),
         tests(
             "AdminTests",
-            ["Admin", "LinuxNetwork", "MeshCore", "Documents", "MeshInterfaces", nioPosix, nioCore, logging]
+            [
+                "Admin", "LinuxNetwork", "MeshCore", "Documents", "MeshInterfaces", "KubeModel", "ServiceCatalog",
+                nioPosix,
+                nioCore, logging,
+            ]
         ),
         tests(
             "MeshAppTests",

@@ -11,24 +11,28 @@ public struct AdminEndpoints: Sendable {
     public static let rejectedLimit = 500
 
     private let catalog: any CatalogReading
-    private let reporters: [any StatusReporting]
+    let reporters: [any StatusReporting]
+    let queries: TunnelQueries?
     private let agent: @Sendable () async -> Document
     private let readiness: @Sendable () async -> [String]
     private let reload: @Sendable () async -> Document
 
     /// - Parameters:
+    ///   - tunnel: nil if the tunnel is off.
     ///   - agent: the agent as a whole: version, node, modules, warnings.
     ///   - readiness: what is not ready yet, in words; empty if all is.
     ///   - reload: reads the configuration again; says what changed, or has a member `error`.
     public init(
         catalog: any CatalogReading,
         reporters: [any StatusReporting],
+        tunnel: TunnelQueries? = nil,
         agent: @escaping @Sendable () async -> Document,
         readiness: @escaping @Sendable () async -> [String],
         reload: @escaping @Sendable () async -> Document
     ) {
         self.catalog = catalog
         self.reporters = reporters
+        self.queries = tunnel
         self.agent = agent
         self.readiness = readiness
         self.reload = reload
@@ -40,6 +44,12 @@ public struct AdminEndpoints: Sendable {
         case (.get, "/status"):
             if let service = request.query["service"] { return await self.service(service) }
             return .json(await self.status(limit: request.query["limit"].flatMap { Int($0) }))
+        case (.get, "/tunnel"):
+            return await self.tunnel()
+        case (.get, "/routes"):
+            return await self.routes(request.query["service"] ?? "")
+        case (.post, "/ping"):
+            return await self.ping(request.query["node"] ?? "")
         case (.post, "/reload"):
             let outcome = await self.reload()
             return .json(outcome, status: outcome["error"] == nil ? 200 : 422)
@@ -111,7 +121,7 @@ public struct AdminEndpoints: Sendable {
         return .object(members + reports)
     }
 
-    private func reports() async -> [Document.Member] {
+    func reports() async -> [Document.Member] {
         var reports: [Document.Member] = []
         for reporter in self.reporters {
             reports.append(.init(reporter.statusName, await reporter.status()))
@@ -119,14 +129,18 @@ public struct AdminEndpoints: Sendable {
         return reports
     }
 
-    /// `namespace/name`, or a name alone, which must then be the only one.
     private func service(_ text: String) async -> AdminResponse {
+        let paths = ServicePath.read(fromReports: await self.reports().map(\.value))
+        return self.withService(text) { ServiceRows.detail($0, path: paths[$0.name.description]) }
+    }
+
+    /// Answers with what is to be told of a service: `namespace/name`, a DNS name of it, or a name alone, which must then be the
+    /// only one.
+    func withService(_ text: String, _ document: (Service) -> Document) -> AdminResponse {
         let snapshot = self.catalog.snapshot
-        let parts = text.split(separator: "/", maxSplits: 1).map(String.init)
         let found =
-            parts.count == 2
-            ? snapshot.services[ObjectName(namespace: parts[0], name: parts[1])].map { [$0] } ?? []
-            : snapshot.services.values.filter { $0.name.name == text }
+            Self.objectName(text).map { name in snapshot.services[name].map { [$0] } ?? [] }
+            ?? snapshot.services.values.filter { $0.name.name == text }
         guard let service = found.first else {
             return AdminResponse(status: 404, body: "There is no service \(text) in the catalog.\n")
         }
@@ -134,8 +148,17 @@ public struct AdminEndpoints: Sendable {
             let names = found.map(\.name).sorted().map(\.description).joined(separator: ", ")
             return AdminResponse(status: 409, body: "There are several: \(names). Name one with its namespace.\n")
         }
-        let paths = ServicePath.read(fromReports: await self.reports().map(\.value))
-        return .json(ServiceRows.detail(service, path: paths[service.name.description]))
+        return .json(document(service))
+    }
+
+    /// `namespace/name`, `name.namespace` or `name.namespace.svc` with any domain behind it; nil if no namespace is named.
+    static func objectName(_ text: String) -> ObjectName? {
+        let parts = text.split(separator: "/", maxSplits: 1).map(String.init)
+        if parts.count == 2 { return ObjectName(namespace: parts[0], name: parts[1]) }
+        // Names of services and namespaces hold no dots.
+        let labels = text.split(separator: ".").map(String.init)
+        guard labels.count == 2 || labels.count > 2 && labels[2] == "svc" else { return nil }
+        return ObjectName(namespace: labels[1], name: labels[0])
     }
 
     private func catalogMetrics() -> [MetricSample] {

@@ -94,6 +94,7 @@ struct Agent: Sendable {
         let endpoints = AdminEndpoints(
             catalog: parts.catalog,
             reporters: parts.reporters,
+            tunnel: parts.tunnelQueries,
             agent: { await status.document },
             readiness: { await status.notReady },
             reload: { await reloader.reload() }

@@ -1,3 +1,4 @@
+import Admin
 import CLinux
 import Configuration
 import EdgeDNS
@@ -86,6 +87,16 @@ final class AgentParts: Sendable {
     var reporters: [any StatusReporting] {
         let parts: [(any StatusReporting)?] = [self.dns, self.proxy, self.socks5, self.tunnel]
         return parts.compactMap { $0 }
+    }
+
+    /// What the command lines ask of the tunnel; nil if it is off.
+    var tunnelQueries: TunnelQueries? {
+        self.tunnel.map { tunnel in
+            TunnelQueries(
+                ping: { node async throws(TunnelError) in try await tunnel.ping(node: node) },
+                tunnelNode: { [proxy] in proxy?.reach.tunnelNode(of: $0) }
+            )
+        }
     }
 
     /// Takes over what can change live; all else stays as the process was started.

@@ -47,6 +47,15 @@ final class ProxyModule: StatusReporting {
         self.logger = logger
     }
 
+    /// Which endpoints it reaches without the tunnel.
+    var reach: EndpointReach {
+        let configuration = self.state.withLock { $0.configuration }
+        return EndpointReach(
+            nodeName: configuration.commonConfig.nodeName,
+            routableCIDRs: configuration.modules.edgeProxy.routableCIDRs
+        )
+    }
+
     /// Takes over what changed, without a new socket: open connections go on.
     func update(_ new: AgentConfiguration) {
         let running = self.state.withLock { state in
