@@ -1,5 +1,6 @@
 import Admin
 import ArgumentParser
+import Documents
 import MeshApp
 
 /// `edgemesh`, for people.
@@ -15,8 +16,8 @@ struct EdgemeshCommand: AsyncParsableCommand {
             """,
         version: Version.line,
         subcommands: [
-            AgentCommand.self, StatusCommand.self, CheckCommand.self, CleanupCommand.self, ReloadCommand.self,
-            LabCommand.self, VersionCommand.self,
+            AgentCommand.self, StatusCommand.self, RoutesCommand.self, PingCommand.self, NetcheckCommand.self,
+            CheckCommand.self, CleanupCommand.self, ReloadCommand.self, LabCommand.self, VersionCommand.self,
         ]
     )
 }
@@ -38,6 +39,14 @@ enum OutputFormat: String, ExpressibleByArgument, CaseIterable {
 struct OutputOptions: ParsableArguments {
     @Option(name: .shortAndLong, help: "The form of the output.")
     var output = OutputFormat.text
+
+    /// The document itself, or what it says for people.
+    func text(of document: Document, _ words: (Document) -> String) -> String {
+        switch self.output {
+        case .json: document.jsonText(pretty: true) + "\n"
+        case .text: words(document)
+        }
+    }
 }
 
 /// Present so that help lists it; `Main` dispatches it before the parser is reached.

@@ -12,6 +12,9 @@ struct StatusCommand: AsyncParsableCommand {
     @Argument(help: "One service in detail: NAME or NAMESPACE/NAME.")
     var service: String?
 
+    @Flag(help: "The other nodes instead: state, path, round trip, loss, flows and what is wrong.")
+    var peers = false
+
     @Option(help: "The most services to list.")
     var limit = ServiceRows.defaultLimit
 
@@ -23,6 +26,9 @@ struct StatusCommand: AsyncParsableCommand {
 
     func validate() throws {
         guard self.limit > 0 else { throw ValidationError("--limit is a number from 1.") }
+        guard !self.peers || self.service == nil else {
+            throw ValidationError("--peers shows nodes: leave the service out, or ask `edgemesh routes`.")
+        }
     }
 
     func run() async throws {
@@ -41,18 +47,20 @@ struct StatusCommand: AsyncParsableCommand {
     }
 
     private func text() throws -> String {
-        let target = self.service.map { "/status?service=\(Self.escaped($0))" } ?? "/status?limit=\(self.limit)"
-        let status = try self.socket.client.json(.get, target)
-        switch (self.output.output, self.service) {
-        case (.json, _): return status.jsonText(pretty: true) + "\n"
-        case (.text, nil): return StatusText.overview(status)
-        case (.text, _): return StatusText.service(status)
+        if self.peers {
+            let report = try self.socket.client.json(.get, "/tunnel")
+            return self.output.text(of: ["peers": report["peers"] ?? [:]], TunnelText.peers)
         }
+        let target = self.service.map { "/status?service=\($0.inQuery)" } ?? "/status?limit=\(self.limit)"
+        let status = try self.socket.client.json(.get, target)
+        return self.output.text(of: status, self.service == nil ? StatusText.overview : StatusText.service)
     }
+}
 
-    /// Names of services need no escaping; anything else must not change the request.
-    private static func escaped(_ text: String) -> String {
-        text.utf8.map { byte in
+extension String {
+    /// For a query: names need no escaping; anything else must not change the request.
+    var inQuery: String {
+        self.utf8.map { byte in
             let isPlain =
                 (0x61...0x7A).contains(byte) || (0x41...0x5A).contains(byte) || (0x2D...0x39).contains(byte)
             return isPlain ? String(UnicodeScalar(byte)) : "%" + (byte < 16 ? "0" : "") + String(byte, radix: 16)
