@@ -42,13 +42,19 @@ public struct AdminClient: Sendable {
     public func json(_ method: AdminRequest.Method = .get, _ target: String) throws(AdminError) -> Document {
         let (status, body) = try self.request(method, target)
         guard (200..<300).contains(status) else {
-            throw AdminError(code: .badAnswer, message: String(decoding: body.prefix(2048), as: UTF8.self))
+            throw AdminError(code: .badAnswer, message: Self.words(of: body))
         }
         do {
             return try Document.parseJSON(body)
         } catch {
             throw AdminError(code: .badAnswer, message: "the agent's answer is no JSON: \(error)")
         }
+    }
+
+    /// What an answer that is no document says.
+    public static func words(of body: [UInt8]) -> String {
+        let text = body.prefix(2048)
+        return String(decoding: text.last == UInt8(ascii: "\n") ? text.dropLast() : text, as: UTF8.self)
     }
 
     /// Sends a request and reads the whole answer.

@@ -29,7 +29,7 @@ public enum Netcheck {
             case .none: "none seen"
             case .endpointIndependent: "one port for all who have seen this node (can be punched)"
             case .endpointDependent: "another port for each destination (symmetric, can hardly be punched)"
-            case .unknown: "unknown: no peer has told yet how this node looks from outside"
+            case .unknown: "unknown: no peer has seen this node at another address than its own"
             }
         }
     }

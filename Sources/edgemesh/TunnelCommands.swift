@@ -123,10 +123,9 @@ struct PingCommand: AsyncParsableCommand {
     /// Throws if another try would fare no better.
     private static func reply(_ client: AdminClient, _ node: String) throws(AdminError) -> Reply {
         let (status, body) = try client.request(.post, "/ping?node=\(node.inQuery)")
-        let text = String(decoding: body.prefix(2048).prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
-        if status == 504 { return .none(text) }
+        if status == 504 { return .none(AdminClient.words(of: body)) }
         guard status == 200, let reply = try? Document.parseJSON(body) else {
-            throw AdminError(code: .badAnswer, message: text)
+            throw AdminError(code: .badAnswer, message: AdminClient.words(of: body))
         }
         return .document(reply)
     }

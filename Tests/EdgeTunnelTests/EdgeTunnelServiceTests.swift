@@ -106,8 +106,19 @@ extension FlowSocketTests {
                 #expect(there["counters"]?["flowsAccepted"]?.integer == 1)
                 let metrics = await near.metrics()
                 #expect(metrics.contains { $0.name == "edgemesh_tunnel_flows_opened_total" })
+                let (path, roundTrip) = try await near.ping(node: "edge-far")
+                #expect(path.kind == .direct && path.agent == .edgemesh && path.remoteAddress != nil)
+                #expect(roundTrip > .zero)
+                let own = await #expect(throws: TunnelError.self) { try await near.ping(node: "edge-near") }
+                #expect(own?.message.contains("is this node") == true)
+                let unknown = await #expect(throws: TunnelError.self) {
+                    try await near.ping(node: String(repeating: "n", count: 300))
+                }
+                #expect(unknown?.code == .unknownNode)
                 try await channel.close()
             }
+            let stopped = await #expect(throws: TunnelError.self) { try await near.ping(node: "edge-far") }
+            #expect(stopped?.code == .notRunning)
             try await echo.close()
             #expect(near.paths.isEmpty)
             await #expect(throws: TunnelError.self) {
