@@ -195,6 +195,34 @@ struct SimulatedMeshTests {
         }
     }
 
+    @Test("who calls a node whose address changes has another way to it long before the liveness timeout")
+    func calledNodeRoams() throws {
+        try withSimulation(seed: 9, link: Self.link) { simulation in
+            let world = try Relayed(simulation, relays: 1)
+            try simulation.run {
+                for node in world.all { try await node.start() }
+                try await simulation.pause(.seconds(2))
+                let former = try await world.two.use(world.one)
+                _ = try await world.one.use(world.two)
+                // Long enough for both to look after the connection.
+                try await simulation.pause(.seconds(7))
+                let interface = world.one.machine.interfaces[0]
+                interface.remove("10.0.0.2")
+                interface.add("10.0.0.9")
+                let moved = simulation.loop.now
+                world.one.mesh.networkChanged()
+                #expect(
+                    try await simulation.wait(atMost: .seconds(20)) {
+                        let best = world.two.host.bestConnection(to: world.one.host.peerID)
+                        return best.map { $0 != former } ?? false
+                    }
+                )
+                #expect(simulation.loop.now - moved <= .seconds(6), "\((simulation.loop.now - moved).inSeconds) s")
+                await Self.stop(world.all)
+            }
+        }
+    }
+
     @Test("a node with a new key is that peer alone; the old key is not let in again")
     func rotation() throws {
         try withSimulation(seed: 6, link: Self.link) { simulation in

@@ -96,6 +96,37 @@ extension EndToEnd {
             }
         }
 
+        /// The promise of ssh to a node, and what SOCKS5 clients expect beside it: nodes and services by name, refusals by code.
+        @Test func socksClientsReachNodesAndServicesByName() async throws {
+            try await withWorld(try example("three-lans").scenario, name: "socks") { world in
+                try await world.startAgents(within: .seconds(90))
+                try await world.waitForCall(from: "north-1", to: "south-1")
+                // What an SSH server would be: a listener of the node itself.
+                _ = try world.lab.startApplication(
+                    ["hostname", "--name", "node-itself", "--listen", "0.0.0.0:2222"],
+                    on: "south-1",
+                    program: world.program,
+                    log: "south-1-listener"
+                )
+                func get(_ url: String) async throws -> CommandOutput {
+                    let proxy = "\(WorldPlan.resolver):10800"
+                    return try await world.lab.run(
+                        on: "north-1",
+                        ["curl", "-sS", "--max-time", "20", "--socks5-hostname", proxy, url],
+                        deadline: .seconds(30)
+                    )
+                }
+                try await world.lab.wait(for: "the node behind the SOCKS5 proxy", within: .seconds(30)) {
+                    try await get("http://south-1:2222/").standardOutput == "node-itself\n"
+                }
+                #expect(try await get("http://south-1.default.svc.cluster.local/").standardOutput.hasPrefix("south-1-app"))
+                #expect(try await get("http://north-1.default/").standardOutput.hasPrefix("north-1-app"))
+                // curl's exit code 97: the proxy has refused.
+                #expect(try await get("http://127.0.0.1:2222/").status == .exited(97))
+                #expect(try await get("http://nowhere.example/").status == .exited(97))
+            }
+        }
+
         /// Half-close lost; UDP truncated at 4,096 bytes, a new source port after 250 ms: none of it here.
         @Test func streamsAndDatagramsCrossTheTunnelWhole() async throws {
             try await withWorld(try example("three-lans").scenario, name: "whole") { world in

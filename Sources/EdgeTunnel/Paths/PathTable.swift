@@ -118,7 +118,12 @@ final class PathTable: Sendable {
 
     private func observe(_ event: HostEvent) {
         switch event {
-        case .connected(let connection), .disconnected(let connection, _), .identified(let connection, _):
+        case .connected(let connection):
+            self.loop.execute {
+                self.suspectOthers(than: connection)
+                self.refresh(connection.remotePeer)
+            }
+        case .disconnected(let connection, _), .identified(let connection, _):
             let peer = connection.remotePeer
             self.loop.execute { self.refresh(peer) }
         case .discovered(let found):
@@ -269,11 +274,22 @@ final class PathTable: Sendable {
     func networkChanged(_ addresses: Set<IPAddress>) {
         let now = self.loop.now
         self.state.withLock { $0.counters.networkChanges += 1 }
-        for connection in self.host.connections where !connection.isRelayed {
-            guard let local = connection.localAddress.ipAddress, !local.isLoopback, !addresses.contains(local) else {
-                continue
-            }
-            self.giveUp(connection, "this node has lost its address \(local)")
+        let open = self.host.connections
+        let lost = open.filter { connection in
+            guard !connection.isRelayed, let local = connection.localAddress.ipAddress else { return false }
+            return !local.isLoopback && !addresses.contains(local)
+        }
+        // Peers cannot be told, and circuits end with their relay's connection. Those that used this node wait for it: a new
+        // connection shows them that the old one is dead.
+        for connection in open where connection.isRelayed ? !lost.isEmpty : lost.contains(connection) {
+            guard connection.streamCount > 0 || self.isWatched(connection) else { continue }
+            self.state.withLock { $0.entries[connection.remotePeer]?.record.used(now: now) }
+        }
+        for connection in lost {
+            self.giveUp(
+                connection,
+                "this node has lost its address \(connection.localAddress.ipAddress.map { "\($0)" } ?? "")"
+            )
         }
         let relays = Set(self.relays.relays.map(\.peer))
         var away: [PeerID] = []
@@ -291,15 +307,39 @@ final class PathTable: Sendable {
             }
         }
         for peer in away { self.host.clearBackoff(of: peer) }
-        for connection in self.host.connections where connection.isOpen {
+        self.suspect(
+            self.host.connections.filter { connection in
+                self.state.withLock { $0.entries[connection.remotePeer]?.watchUntil != nil }
+            }
+        )
+        self.tick()
+    }
+
+    /// A peer that connects anew may have lost what it had: its other connections are looked at at once.
+    private func suspectOthers(than connection: Connection) {
+        let peer = connection.remotePeer
+        let others = self.host.connections(to: peer).filter { $0.id != connection.id && !$0.isDraining }
+        guard !others.isEmpty else { return }
+        let until = self.loop.now + self.configuration.watchAfterChange
+        self.state.withLock { $0.entries[peer]?.watchUntil = until }
+        self.suspect(others)
+        self.tick()
+    }
+
+    private func suspect(_ connections: [Connection]) {
+        let now = self.loop.now
+        for connection in connections where connection.isOpen {
             self.state.withLock { state in
-                guard state.entries[connection.remotePeer]?.watchUntil != nil else { return }
                 var probe = LivenessProbe(state.liveness, reads: connection.receivedReads, now: now)
                 probe.suspect(now: now)
                 state.entries[connection.remotePeer]?.probes[connection.id] = probe
             }
         }
-        self.tick()
+    }
+
+    /// Whether its peer is asked for signs of life.
+    private func isWatched(_ connection: Connection) -> Bool {
+        self.state.withLock { $0.entries[connection.remotePeer]?.probes[connection.id] != nil }
     }
 
     func giveUp(_ connection: Connection, _ reason: String) {

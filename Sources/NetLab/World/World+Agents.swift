@@ -25,6 +25,7 @@ extension World {
                 enable: true
               edgeProxy:
                 enable: true
+                socks5Proxy: {enable: true}
               edgeTunnel:
                 enable: true
                 listenPort: \(WorldPlan.tunnelPort)
