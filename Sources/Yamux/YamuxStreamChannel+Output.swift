@@ -4,10 +4,12 @@ import NIOCore
 extension YamuxStreamChannel {
     /// There is something that the session could send now.
     var canSend: Bool {
-        guard let first = self.writes.first, self.flushed > 0 else { return self.machine.output == .ending }
-        let size = first.bytes.readableBytes
-        let wholeFrame = self.session.map { min(size, $0.configuration.maximumPayloadBytes) } ?? size
-        return Int(self.machine.sendWindow) >= min(size, self.flags.contains(.keepsMessages) ? wholeFrame : 1)
+        guard self.flushed > 0 else { return self.machine.output == .ending }
+        guard self.flags.contains(.keepsMessages), let session = self.session else {
+            return self.machine.sendWindow > 0 || self.beginsWithEmptyWrite
+        }
+        let size = self.writes.first?.bytes.readableBytes ?? 0
+        return Int(self.machine.sendWindow) >= min(size, session.configuration.maximumPayloadBytes)
     }
 
     var beginsWithEmptyWrite: Bool {
