@@ -119,7 +119,9 @@ extension EndToEnd {
                 try await world.lab.wait(for: "the node behind the SOCKS5 proxy", within: .seconds(30)) {
                     try await get("http://south-1:2222/").standardOutput == "node-itself\n"
                 }
-                #expect(try await get("http://south-1.default.svc.cluster.local/").standardOutput.hasPrefix("south-1-app"))
+                #expect(
+                    try await get("http://south-1.default.svc.cluster.local/").standardOutput.hasPrefix("south-1-app")
+                )
                 #expect(try await get("http://north-1.default/").standardOutput.hasPrefix("north-1-app"))
                 // curl's exit code 97: the proxy has refused.
                 #expect(try await get("http://127.0.0.1:2222/").status == .exited(97))
