@@ -8,7 +8,7 @@ public struct NeverHappened: Error, CustomStringConvertible {
 /// For what happens in another task or thread and cannot be awaited; it looks every few milliseconds.
 public func eventually(
     _ what: String,
-    within limit: Duration = .seconds(20),
+    within limit: Duration = .seconds(60),
     fileID: StaticString = #fileID,
     line: UInt = #line,
     _ condition: () async throws -> Bool
