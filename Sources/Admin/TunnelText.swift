@@ -32,7 +32,10 @@ public enum TunnelText {
         return "\(kind) via \(relay)"
     }
 
-    static func roundTrip(_ path: Document) -> String { path["rttMilliseconds"]?.figure.map(self.milliseconds) ?? "-" }
+    static func roundTrip(_ path: Document) -> String {
+        guard let time = path["rttMilliseconds"]?.figure else { return "-" }
+        return self.milliseconds(time)
+    }
 
     /// `0.42 ms`, `12.3 ms`.
     static func milliseconds(_ value: Double) -> String {
@@ -49,6 +52,7 @@ public enum TunnelText {
 
 extension Document {
     /// A number of either kind.
+    @inline(never)  // The optimiser of Swift 6.3.1 fails on functions that this becomes a part of.
     var figure: Double? {
         switch self.content {
         case .number(let number): number

@@ -294,10 +294,10 @@ extension EndToEnd {
         @Test func aWrongFileIsRefusedBeforeAnythingIsBuilt() async throws {
             let file = "/tmp/wrong-\(getpid()).yaml"
             defer { unlink(file) }
-            try Files.write("name: wrong\nlans:\n  - {name: home, nat: cone, nodes: []}\n", to: file)
+            try Files.write("name: wrong\nlans:\n  - {name: home, nat: conical, nodes: []}\n", to: file)
             let output = try await EdgemeshBinary.run(["lab", "up", file], deadline: .seconds(10))
             #expect(output.status == .exited(1))
-            #expect(output.standardError.contains("\(file):3:23: \"cone\" is no value of 'nat'; choose one of public"))
+            #expect(output.standardError.contains("\(file):3:23: \"conical\" is no value of 'nat'; choose one of public"))
         }
     }
 }
