@@ -36,7 +36,7 @@ import Testing
         )
     }
 
-    @Test func withoutATunnelItIsSaidWhatToDo() async {
+    @Test func withoutATunnelTheMendIsTold() async {
         for request in [
             AdminRequest(path: "/tunnel"), AdminRequest(method: .post, path: "/ping", query: ["node": "n2"]),
         ] {

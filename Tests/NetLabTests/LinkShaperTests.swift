@@ -14,9 +14,9 @@ private let millisecond: UInt64 = 1_000_000
 
     @Test func everyFrameIsDelayed() {
         var shaper = LinkShaper(LinkConditions(delay: .milliseconds(50)), seed: 1)
-        for now in stride(from: 0, to: 100 * millisecond, by: 777_777) {
-            let departure = shaper.departure(of: 64, at: now)
-            #expect(departure == now + 50 * millisecond)
+        for time in stride(from: 0, to: 100 * millisecond, by: 777_777) {
+            let departure = shaper.departure(of: 64, at: time)
+            #expect(departure == time + 50 * millisecond)
         }
     }
 
