@@ -340,7 +340,7 @@ let package = Package(
                 "MeshInterfaces", nioCore, nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
-        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", logging]),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", "MeshTesting", logging]),
         tests(
             "EdgeTunnelTests",
             [

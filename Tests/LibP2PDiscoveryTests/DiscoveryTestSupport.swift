@@ -63,21 +63,3 @@ func withHosts<Result>(_ hosts: [Host], body: () async throws -> Result) async t
         throw error
     }
 }
-
-struct ShellError: Error { var message: String }
-
-@discardableResult
-func shell(_ command: String, allowFailure: Bool = false) throws -> String {
-    guard let pipe = popen("( \(command) ) 2>&1", "r") else { throw ShellError(message: "popen: \(command)") }
-    var output: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 4096)
-    while true {
-        let count = fread(&chunk, 1, chunk.count, pipe)
-        if count == 0 { break }
-        output += chunk[..<count]
-    }
-    let status = pclose(pipe)
-    let text = String(decoding: output, as: UTF8.self)
-    guard status == 0 || allowFailure else { throw ShellError(message: "\(command): \(status): \(text)") }
-    return text
-}

@@ -1,26 +1,10 @@
 import Glibc
 import MeshCore
+import MeshTesting
 
 @testable import LinuxNetwork
 
 struct LabError: Error { var message: String }
-
-/// Runs a shell command; what it prints on both outputs is returned, a failure is thrown unless `allowFailure`.
-@discardableResult
-func shell(_ command: String, allowFailure: Bool = false) throws -> String {
-    guard let pipe = popen("( \(command) ) 2>&1", "r") else { throw LabError(message: "popen: \(command)") }
-    var output: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 4096)
-    while true {
-        let count = fread(&chunk, 1, chunk.count, pipe)
-        if count == 0 { break }
-        output += chunk[..<count]
-    }
-    let status = pclose(pipe)
-    let text = String(decoding: output, as: UTF8.self)
-    guard status == 0 || allowFailure else { throw LabError(message: "\(command): \(status): \(text)") }
-    return text
-}
 
 /// A node made of network namespaces: a bridge with pods behind it (10.9.0.11, .12, .13), and a host outside (10.8.0.2).
 /// Every pod answers TCP and UDP on port 8080 with its number.

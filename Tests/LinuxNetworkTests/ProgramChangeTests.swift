@@ -1,5 +1,6 @@
 import Glibc
 import MeshCore
+import MeshTesting
 import Testing
 
 @testable import LinuxNetwork

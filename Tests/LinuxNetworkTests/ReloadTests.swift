@@ -1,5 +1,6 @@
 import Logging
 import MeshCore
+import MeshTesting
 import Synchronization
 import Testing
 
