@@ -6,6 +6,9 @@ import NIOCore
 ///
 /// A pipe is filled only when it is empty, so what a direction holds is known, and a reader that is slow stops the reading of
 /// the other side after at most `pipeBytes`.
+///
+/// Unchecked, as the compiler cannot see a hand-over: its maker lets go of it when it gives it to the splicer, whose one thread is
+/// the only one that touches it from then on.
 public final class SplicedPair: @unchecked Sendable {  // One thread at a time: its maker, then the splicer.
     static let pipeBytes = 512 << 10
     /// What one direction may move before other pairs have their turn.

@@ -12,6 +12,9 @@ import Synchronization
 /// - Closing: `close()` ends the stream as a socket does: flushed bytes are sent, then FIN. The channel is inactive at once; what
 ///   is left lingers in the session, and data that comes for a closed stream, or was not read, is answered by RST. With the
 ///   socket option SO_LINGER set to zero, or by the outbound event ``YamuxStreamReset``, it sends RST instead.
+///
+/// Unchecked, as NIO wants channels to be `Sendable` and the compiler cannot see their loop: what other threads read is atomic or under a
+/// lock, all else is touched on the session's loop alone.
 final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // NIO's channels are; confined to its loop
     static let readBurstBytes = 64 * 1024
     /// Beyond this many waiting reads small ones are joined, so that bookkeeping stays small against the window.

@@ -73,6 +73,7 @@ extension Machine {
 }
 
 /// A listening TCP socket.
+/// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
 public final class SimulatedListener: @unchecked Sendable {  // confined to the simulation's loop
     private let listener: TCPListener
     private let loop: SimulatedLoop

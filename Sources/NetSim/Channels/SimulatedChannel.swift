@@ -5,6 +5,8 @@ import Synchronization
 
 /// What channels of streams and of datagrams have in common. Confined to the simulation's loop; other threads read only
 /// `status` and what does not change once the channel is active.
+/// Unchecked, as NIO wants channels to be `Sendable` and the compiler cannot see the loop: `status` lies under a lock, the rest is touched on
+/// the loop alone.
 public class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {  // confined to the simulation's loop
     private static let activeBit: UInt8 = 1
     private static let writableBit: UInt8 = 2

@@ -5,6 +5,7 @@ import MeshCore
 public import NIOCore
 
 /// A UDP socket as a channel of `AddressedEnvelope<ByteBuffer>`. Confined to the simulation's loop.
+/// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
 public final class SimulatedDatagramChannel: SimulatedChannel, @unchecked Sendable {  // confined to the loop
     /// Datagrams that wait for a reader; more are lost, as with a kernel's full receive buffer.
     static let maximumWaiting = 256

@@ -67,23 +67,7 @@ final class TCPStack {
         reuse: Bool,
         accept: @escaping (TCPSocket) -> Void
     ) throws -> TCPListener {
-        guard address.address.isUnspecified || self.machine.has(address.address) else {
-            throw IOError(errnoCode: EADDRNOTAVAIL, reason: "bind")
-        }
-        let wanted = PortTable.Binding(address: address.address, port: address.port, reuse: reuse)
-        let binding: PortTable.Binding
-        if address.port != 0 {
-            guard self.ports.bind(wanted) else { throw IOError(errnoCode: EADDRINUSE, reason: "bind") }
-            binding = wanted
-        } else {
-            let free = self.ports.bindEphemeral(
-                address.address,
-                reuse: reuse,
-                using: &self.machine.simulation.generator
-            )
-            guard let free else { throw IOError(errnoCode: EADDRINUSE, reason: "bind") }
-            binding = free
-        }
+        let binding = try self.machine.bind(address, reuse: reuse, in: &self.ports)
         let listener = TCPListener(binding: binding, stack: self, accept: accept)
         self.listeners.append(listener)
         return listener

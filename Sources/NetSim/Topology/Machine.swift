@@ -1,8 +1,10 @@
 import ByteStreams
+import Glibc
 public import MeshCore
 public import NIOCore
 
 /// A computer in the simulated internet, with sockets. Confined to the simulation's loop.
+/// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
 public final class Machine: Node, @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
     public let name: String
     public unowned let simulation: Simulation
@@ -107,5 +109,27 @@ public final class Machine: Node, @unchecked Sendable {  // confined to the simu
             case .sctp: break
             }
         }
+    }
+}
+
+extension Machine {
+    /// Takes a port for a socket, any free one for port zero. Throws an `IOError` as bind(2) fails.
+    func bind(
+        _ address: TransportAddress,
+        reuse: Bool,
+        in ports: inout PortTable
+    ) throws -> PortTable.Binding {
+        guard address.address.isUnspecified || self.has(address.address) else {
+            throw IOError(errnoCode: EADDRNOTAVAIL, reason: "bind")
+        }
+        guard address.port == 0 else {
+            let wanted = PortTable.Binding(address: address.address, port: address.port, reuse: reuse)
+            guard ports.bind(wanted) else { throw IOError(errnoCode: EADDRINUSE, reason: "bind") }
+            return wanted
+        }
+        guard
+            let free = ports.bindEphemeral(address.address, reuse: reuse, using: &self.simulation.generator)
+        else { throw IOError(errnoCode: EADDRINUSE, reason: "bind") }
+        return free
     }
 }

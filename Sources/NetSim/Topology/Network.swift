@@ -8,6 +8,7 @@ public protocol Node: AnyObject, Sendable {
 }
 
 /// The end of a link at a node, with its addresses. Confined to the simulation's loop.
+/// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
 public final class Interface: @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
     public unowned let node: any Node
     public let network: Network
@@ -42,6 +43,7 @@ public final class Interface: @unchecked Sendable {  // confined to the simulati
 /// A network in which all interfaces reach each other: a LAN, a provider's network, or the internet's core.
 ///
 /// Each interface hangs on a link of its own; a packet takes the sender's, then the receiver's.
+/// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
 public final class Network: @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
     public let name: String
     /// The addresses that are sent to directly; others go to the gateway.
