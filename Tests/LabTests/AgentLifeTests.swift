@@ -33,10 +33,11 @@ extension EndToEnd {
                 )
                 try await Task.sleep(for: .milliseconds(300))
                 try await RunningLab.agent.kill()
-                #expect(Set(try await node.curl("http://10.96.0.10:12345/", times: 9)).count == 3)
+                // The load takes turns, too, so which are left for these calls is chance: one in 10^10 runs misses a backend.
+                #expect(Set(try await node.curl("http://10.96.0.10:12345/", times: 60)).count == 3)
                 let second = try node.startAgent()
                 try await node.waitUntilServing(second)
-                #expect(Set(try await node.curl("http://10.96.0.10:12345/", times: 9)).count == 3)
+                #expect(Set(try await node.curl("http://10.96.0.10:12345/", times: 60)).count == 3)
                 let tables = try await node.shell("nft list tables", on: "node-a")
                 #expect(tables.split(separator: "\n").count { $0.contains("table ip edgemesh") } == 1, "\(tables)")
                 let report = try await load

@@ -196,7 +196,9 @@ public struct Internet {
         return router
     }
 
-    /// No connection comes in that was not begun inside; most routers at home do not answer it.
+    /// No connection comes in that was not begun inside; most routers at home do not answer it. A SYN that meets the remains of a
+    /// refused connection is invalid to connection tracking, not new; it must not reach the router's own stack, which
+    /// would refuse it.
     private static func rules(_ kind: NATKind, host: String) -> String {
         let masquerade =
             switch kind {
@@ -220,12 +222,13 @@ public struct Internet {
                 }
                 chain forward {
                     type filter hook forward priority filter; policy accept;
+                    iifname "outside" meta l4proto tcp ct state invalid \(verdict)
                     iifname "outside" meta l4proto tcp ct state new ct status & dnat == 0 \(verdict)
                     iifname "outside" meta l4proto udp ct state new ct status & dnat == 0 drop
                 }
                 chain input {
                     type filter hook input priority filter; policy accept;
-                    iifname "outside" meta l4proto tcp ct state new \(verdict)
+                    iifname "outside" meta l4proto tcp ct state { new, invalid } \(verdict)
                     iifname "outside" meta l4proto udp ct state new drop
                 }
             }
