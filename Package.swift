@@ -307,7 +307,8 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "MeshApp", "Admin", "EdgeDNS", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
+                "EdgeTunnel", "FakeKube", "LibP2P", "MeshTesting", "Multiformats", "MeshApp", "Admin", "EdgeDNS",
+                "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
                 "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioPosix, logging, lifecycle,
             ]
         ),

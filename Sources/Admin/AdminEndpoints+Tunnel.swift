@@ -1,4 +1,5 @@
 import Documents
+import HashTreeCollections
 public import KubeModel
 public import MeshInterfaces
 
@@ -59,11 +60,14 @@ extension AdminEndpoints {
     func routes(_ name: String) async -> AdminResponse {
         let reports = await self.reports()
         let tunnel = reports.first { $0.key == Self.tunnelReport }?.value
+        let node = await self.agent()["node"]?.string ?? ""
+        let place = RouteRows.Place(node: node, zone: self.catalog.snapshot.nodes[node]?.zone)
         return self.withService(name) { service in
             RouteRows.document(
                 service,
                 reports: reports.map(\.value),
                 peers: tunnel?["peers"],
+                place: place,
                 tunnelNode: self.queries?.tunnelNode ?? { _ in nil }
             )
         }

@@ -250,6 +250,10 @@ final class MeshNode: Sendable {
 
     /// Measures the round trip by the best path to a node, which is dialled if need be.
     func ping(_ node: String, timeout: TimeAmount) async throws(TunnelError) -> (NodePath, Duration) {
+        // A name that was mistyped has a peer, too: its key would be derived, and sought in vain.
+        if let complaint = self.directory.complaint(about: node) {
+            throw TunnelError(code: .unknownNode, message: complaint)
+        }
         let peer = try self.peer(of: node)
         let deadline = self.loop.now + timeout
         do {
