@@ -2,6 +2,7 @@ import Documents
 import HashTreeCollections
 public import KubeModel
 public import MeshInterfaces
+import ServiceCatalog
 
 /// What the admin interface asks of the tunnel beyond its report.
 public struct TunnelQueries: Sendable {

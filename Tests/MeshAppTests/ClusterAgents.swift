@@ -3,11 +3,13 @@ import Documents
 import EdgeTunnel
 import FakeKube
 import Glibc
+import LibP2P
 import Logging
 import MeshTesting
 import Multiformats
 import NIOPosix
 import ServiceLifecycle
+import Synchronization
 import Testing
 
 @testable import EdgeTunnel
