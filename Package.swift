@@ -312,7 +312,7 @@ let package = Package(
                 "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioPosix, logging, lifecycle,
             ]
         ),
-        tests("DeploymentTests", ["Configuration", "Documents", "MeshTesting"]),
+        tests("DeploymentTests", ["Configuration", "Documents", "MeshCore", "MeshTesting"]),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),

@@ -34,6 +34,7 @@ final class MeshNode: Sendable {
         var subscription: CatalogSubscription?
         var observation: Observation?
         var heartbeat: RepeatedTask?
+        var finder: RepeatedTask?
         var tasks: [Task<Void, Never>] = []
         var isStopped = false
     }
@@ -162,7 +163,12 @@ final class MeshNode: Sendable {
             initialDelay: .seconds(10),
             delay: self.settings.heartbeat
         ) { [weak self] _ in self?.measureRelays() }
+        let period = self.settings.finderPeriod
+        let finder = self.loop.scheduleRepeatedTask(initialDelay: period, delay: period) { [weak self] _ in
+            self?.findRelays()
+        }
         self.state.withLock { state in
+            state.finder = finder
             state.observation = observation
             state.subscription = subscription
             state.heartbeat = heartbeat
@@ -191,6 +197,7 @@ final class MeshNode: Sendable {
             state.isStopped = true
             defer { (state.relayService, state.autoNATServer, state.tasks) = (nil, nil, []) }
             state.heartbeat?.cancel()
+            state.finder?.cancel()
             return (state, state.relayService, state.autoNATServer)
         }
         before.observation?.cancel()

@@ -62,6 +62,8 @@ public struct TunnelSettings: Sendable, Hashable {
     public var relayService = RelayService.configured
     /// Between looks at how far the relays are.
     public var heartbeat: TimeAmount = .seconds(120)
+    /// Between tries of all relays anew while none has given a reservation.
+    public var finderPeriod: TimeAmount = .seconds(60)
     public var limits = Limits()
     /// Interfaces to listen on, by name; empty for all.
     public var listenInterfaces: Set<String> = []

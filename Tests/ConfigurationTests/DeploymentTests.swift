@@ -48,7 +48,7 @@ struct DeploymentTests {
         #expect(pod["serviceAccountName"]?.string == "edgemesh-agent" && pod["hostNetwork"]?.bool == true)
         let container = try #require(pod["containers"]?.array?.first)
         let variables = (container["env"]?.array ?? []).compactMap { $0["name"]?.string }
-        #expect(variables == ["NODE_NAME", "NAMESPACE"])
+        #expect(variables == ["NODE_NAME"])
         let mounts = container["volumeMounts"]?.array ?? []
         let volumes = (pod["volumes"]?.array ?? []).compactMap { $0["name"]?.string }
         #expect(mounts.compactMap { $0["name"]?.string } == volumes && !volumes.isEmpty)

@@ -1,5 +1,6 @@
 import Configuration
 import Documents
+import MeshCore
 import Testing
 
 /// What `helm install` makes of the chart.
