@@ -1,4 +1,5 @@
 import KubeModel
+import LinuxNetwork
 import LoadBalancing
 import MeshCore
 import Testing
