@@ -96,20 +96,25 @@ import Testing
         Endpoint(address: try #require(IPAddress(address)), conditions: conditions, nodeName: node)
     }
 
-    private static func rows(
-        _ endpoints: [Endpoint],
-        served: String = "user",
-        peers: Document?
-    ) -> [String] {
+    private static func service(_ endpoints: [Endpoint], trafficDistribution: String? = nil) -> Service {
         var object = ServiceObject(name: ObjectName(namespace: "default", name: "web"))
         object.ports = [.init(name: "http", port: 80)]
-        let service = Service(
+        object.trafficDistribution = trafficDistribution
+        return Service(
             object: object,
             groups: [EndpointGroup(ports: [EndpointPort(name: "http", port: 8080)], endpoints: endpoints)],
             policy: nil,
             portPolicies: [:],
             isProxied: true
         )
+    }
+
+    private static func rows(
+        _ endpoints: [Endpoint],
+        served: String = "user",
+        peers: Document?
+    ) -> [String] {
+        let service = Self.service(endpoints)
         let proxy: Document = [
             "services": [
                 [
@@ -176,9 +181,6 @@ import Testing
     }
 
     @Test func nearnessStandsBesideEachEndpointAndWhatItDoesToTheChoice() throws {
-        var object = ServiceObject(name: ObjectName(namespace: "default", name: "web"))
-        object.ports = [.init(name: "http", port: 80)]
-        object.trafficDistribution = "PreferClose"
         let endpoints = try [
             ("10.0.0.1", "own", "east"), ("10.0.0.2", "n2", "east"), ("10.0.0.3", "n3", "east"),
             ("10.0.0.4", "n4", "west"),
@@ -187,13 +189,7 @@ import Testing
             endpoint.zone = zone
             return endpoint
         }
-        let service = Service(
-            object: object,
-            groups: [EndpointGroup(ports: [EndpointPort(name: "http", port: 8080)], endpoints: endpoints)],
-            policy: nil,
-            portPolicies: [:],
-            isProxied: true
-        )
+        let service = Self.service(endpoints, trafficDistribution: "PreferClose")
         func document(used: [String], count: Int) -> Document {
             let frontend: Document = [
                 "portName": "http", "path": "user", "endpointCount": .integer(count),
