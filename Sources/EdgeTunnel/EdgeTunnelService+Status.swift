@@ -114,13 +114,13 @@ extension MeshNode {
     }
 
     static func describe(_ path: NodePath, now: MonotonicTime) -> Document {
-        let address = path.remoteAddress.flatMap { try? Multiaddr($0) }
+        let reach = path.remoteAddress.flatMap { try? Multiaddr($0) }?.ipAddress?.reach
         return [
             "state": .string(path.state.rawValue), "kind": path.kind.map { .string($0.rawValue) } ?? nil,
             "relay": path.relay.map { .string($0) } ?? nil, "peerID": .string(path.peer),
             "agent": .string(path.agent.rawValue), "address": path.remoteAddress.map { .string($0) } ?? nil,
             // Dialled by an address that is not of the internet: both are in one network.
-            "sameNetwork": .init(.bool(path.kind == .direct && address?.ipAddress?.reach == .private)),
+            "sameNetwork": .init(.bool(path.kind == .direct && (reach == .private || reach == .linkLocal))),
             "rttMilliseconds": path.roundTripTime.map { .milliseconds($0.saturatedNanoseconds) } ?? nil,
             "loss": .init(.number(path.loss)), "forSeconds": .integer(Int64((now - path.since).inSeconds)),
             "problem": path.problem.map { .string($0) } ?? nil, "flows": .integer(path.flows),
