@@ -131,7 +131,7 @@ extension MeshNode {
             ("connectionsRefused", host.connectionsRefused), ("handshakesFailed", host.handshakesFailed),
             ("wrongPreSharedKeys", host.wrongPreSharedKeys), ("dialsFailed", host.dialsFailed),
             ("streamsRefused", host.streamsRefused), ("probesSent", paths.probesSent),
-            ("probesLost", paths.probesLost), ("connectionsGivenUp", paths.connectionsGivenUp),
+            ("probesLost", paths.probesLost), ("suspicions", paths.suspicions), ("connectionsGivenUp", paths.connectionsGivenUp),
             ("networkChanges", paths.networkChanges), ("nodesRefused", paths.nodesRefused),
             ("namesVerified", named.verified), ("falseNames", named.falseClaims), ("peersGreeted", greeted.greeted),
             ("peersNotGreeted", greeted.failed + greeted.dropped),
