@@ -10,7 +10,7 @@ struct LivenessProbe {
         /// Of silence, when something was sent since the peer was heard.
         var interval: TimeAmount = .seconds(1)
         /// Intervals of silence when nothing was.
-        var quietIntervals = 5
+        var quietIntervals = 10
         /// Silence until the connection is given up.
         var timeout: TimeAmount = .seconds(10)
         /// For an answer in place of what is left of the timeout, after the network has changed.

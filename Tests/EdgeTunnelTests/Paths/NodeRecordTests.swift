@@ -114,10 +114,10 @@ struct LivenessProbeTests {
     func heard() {
         var probe = self.probe
         for step in 1...100 {
-            let now = Double(step) * 4
+            let now = Double(step) * 9
             // It owes nothing; and then an answer to what was sent just now.
             #expect(
-                probe.look(self.signs(heard: now, sent: now - 1), now: self.at(now)) == .wait(until: self.at(now + 5))
+                probe.look(self.signs(heard: now, sent: now - 1), now: self.at(now)) == .wait(until: self.at(now + 10))
             )
             #expect(
                 probe.look(self.signs(heard: now, sent: now + 0.1), now: self.at(now + 0.5))
@@ -138,20 +138,20 @@ struct LivenessProbeTests {
         #expect(probe.look(silence, now: self.at(8)) == .ping(next: self.at(11)))
         var other = probe
         #expect(probe.look(silence, now: self.at(11)) == .dead)
-        #expect(other.look(self.signs(heard: 10, sent: 8), now: self.at(10.9)) == .wait(until: self.at(15)))
+        #expect(other.look(self.signs(heard: 10, sent: 8), now: self.at(10.9)) == .wait(until: self.at(20)))
         #expect(!other.isSuspect)
     }
 
     @Test(
-        "one that owes nothing is asked after five seconds of silence; what was silent before nobody looked does not count"
+        "one that owes nothing is asked after ten seconds of silence; what was silent before nobody looked does not count"
     )
     func quiet() {
         var probe = LivenessProbe(.init(), now: self.at(100))
         let silence = self.signs(heard: 1, sent: 0.5)
-        #expect(probe.look(silence, now: self.at(100)) == .wait(until: self.at(105)))
-        guard case .ping = probe.look(silence, now: self.at(105)) else { return #expect(Bool(false), "it is asked") }
-        #expect(probe.look(silence, now: self.at(105.5)) != .dead && probe.isSuspect)
-        #expect(probe.look(silence, now: self.at(110)) == .dead)
+        #expect(probe.look(silence, now: self.at(100)) == .wait(until: self.at(110)))
+        guard case .ping = probe.look(silence, now: self.at(110)) else { return #expect(Bool(false), "it is asked") }
+        #expect(probe.look(silence, now: self.at(110.5)) != .dead && probe.isSuspect)
+        #expect(probe.look(silence, now: self.at(113)) == .dead)
     }
 
     @Test(
