@@ -26,7 +26,7 @@ enum DialSummary {
             case let error as LibP2PRelayError: error.message
             default: "\(attempt.error)"
             }
-        let brief = reason.utf8.count > 160 ? "\(reason.prefix(160))…" : reason
+        let brief = reason.utf8.count > 240 ? "\(reason.prefix(240))…" : reason
         guard let relay = attempt.address.relay?.address.peerID else { return "\(attempt.address): \(brief)" }
         return "by relay \(name(relay) ?? relay.description): \(brief)"
     }

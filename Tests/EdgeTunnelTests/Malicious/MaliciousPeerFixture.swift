@@ -15,6 +15,7 @@ import PeerIdentity
 import ServiceCatalog
 import Synchronization
 import Testing
+import Yamux
 
 @testable import EdgeTunnel
 
@@ -136,7 +137,11 @@ final class MaliciousPeerFixture: Sendable {
 
     /// A host that has the cluster's key, unless it is given another, and does what a test makes it do.
     func attacker(identity: KeyPair = .generate(), key: PreSharedKey? = MaliciousPeerFixture.key) async throws -> Host {
-        let host = try FlowFixture.host(identity: identity) { $0.preSharedKey = key }
+        let host = try FlowFixture.host(identity: identity) {
+            $0.preSharedKey = key
+            // Who reads grants no more than who does not.
+            $0.yamux.maximumWindowBytes = YamuxConfiguration.initialWindowBytes
+        }
         self.attackers.withLock { $0.append(host) }
         try await host.start()
         return host
