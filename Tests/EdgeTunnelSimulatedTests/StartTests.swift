@@ -24,7 +24,7 @@ struct StartTests {
                 let began = simulation.loop.now
                 try await world.one.start()
                 #expect(simulation.loop.now - began <= .milliseconds(100))
-                try await simulation.pause(.minutes(10))
+                try await simulation.pause(.minutes(5))
                 world.relays[0].machine.isAsleep = false
                 try await world.relays[0].start()
                 let there = simulation.loop.now
@@ -75,7 +75,7 @@ struct StartTests {
     func discoveryOnce() throws {
         try withSimulation(seed: 32, link: Self.link) { simulation in
             let world = try RelayedNodes(simulation, relays: 1)
-            try simulation.run {
+            try simulation.run(within: .hours(2)) {
                 try await world.one.start()
                 try await simulation.pause(.minutes(5))
                 for node in [world.relays[0], world.two] { try await node.start() }
