@@ -74,18 +74,34 @@ struct StartTests {
     @Test("13.2 DHT discovery once: nodes that found nobody at their start meet when they can")
     func discoveryOnce() throws {
         try withSimulation(seed: 32, link: Self.link) { simulation in
-            let world = try RelayedNodes(simulation, relays: 1)
+            let nodes = try Self.nodes(["relay", "one", "two"], simulation)
             try simulation.run(within: .hours(2)) {
-                try await world.one.start()
+                try await nodes[1].start()
                 try await simulation.pause(.minutes(5))
-                for node in [world.relays[0], world.two] { try await node.start() }
+                for node in [nodes[0], nodes[2]] { try await node.start() }
                 let began = simulation.loop.now
                 let isMet = try await simulation.wait(atMost: .minutes(65)) {
-                    world.one.host.bestConnection(to: world.two.host.peerID) != nil
+                    nodes[1].host.bestConnection(to: nodes[2].host.peerID) != nil
                 }
-                #expect(isMet)
                 print("nodes meet in the DHT after \((simulation.loop.now - began).inSeconds) s")
-                await SimulatedNode.stop(world.all)
+                #expect(isMet)
+                await SimulatedNode.stop(nodes)
+            }
+        }
+    }
+
+    /// Nodes of the internet, of which the first one relays for the others.
+    private static func nodes(
+        _ names: [String],
+        _ simulation: Simulation,
+        _ configure: (inout TunnelSettings) -> Void = { _ in }
+    ) throws -> [SimulatedNode] {
+        let known = [TunnelSettings.Relay("relay", at: IPv4Address(31, 0, 0, 1))]
+        return try names.enumerated().map { index, name in
+            let machine = simulation.machine(name)
+            machine.attach(to: simulation.internet, CIDR("31.0.0.0/24").host(UInt32(index + 1)))
+            return try SimulatedNode(name, on: machine, relays: known) {
+                if index == 0 { configure(&$0) }
             }
         }
     }
@@ -93,14 +109,7 @@ struct StartTests {
     @Test("13.3 relay resources: a relay serves as many nodes as it is made for, and refuses the next one by name")
     func relayAtItsLimit() throws {
         try withSimulation(seed: 33, link: Self.link) { simulation in
-            let known = [TunnelSettings.Relay("relay", at: IPv4Address(31, 0, 0, 1))]
-            let nodes = try ["relay", "one", "two", "three"].enumerated().map { index, name in
-                let machine = simulation.machine(name)
-                machine.attach(to: simulation.internet, CIDR("31.0.0.0/24").host(UInt32(index + 1)))
-                return try SimulatedNode(name, on: machine, relays: known) {
-                    if index == 0 { $0.maximumNodes = 2 }
-                }
-            }
+            let nodes = try Self.nodes(["relay", "one", "two", "three"], simulation) { $0.maximumNodes = 2 }
             try simulation.run {
                 for node in nodes.prefix(3) { try await node.start() }
                 try await simulation.pause(.seconds(3))
