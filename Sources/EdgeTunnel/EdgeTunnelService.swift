@@ -146,7 +146,8 @@ public final class EdgeTunnelService: Service, NodeTunneling {
             "the tunnel starts",
             metadata: [
                 "peer-id": "\(identity.peerID)", "transport": "\(settings.transport.rawValue)",
-                "identity": "\(settings.identity == .derived ? "derived" : "node")", "psk": "\(key != nil)", "most-nodes": "\(capacity.peers)",
+                "identity": "\(settings.identity == .derived ? "derived" : "node")", "psk": "\(key != nil)",
+                "most-nodes": "\(capacity.peers)",
                 "most-memory": "\((configuration.limits.memoryBytes + configuration.limits.unreadBytes) >> 20) MiB",
             ]
         )

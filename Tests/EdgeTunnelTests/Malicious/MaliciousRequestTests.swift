@@ -163,10 +163,10 @@ extension FlowSocketTests {
 
         // MARK: Answers
 
-        /// An attacker that is a node of the cluster, and answers requests in its own way.
+        /// An attacker that is a node of the cluster, and answers requests with these bytes, or not at all.
         private static func with(
             outbound: Int? = nil,
-            answer: @escaping @Sendable (any Channel) -> Void,
+            answer: ByteBuffer? = nil,
             _ body: (MaliciousPeerFixture, Host) async throws -> Void
         ) async throws {
             try await MaliciousPeerFixture.with {
@@ -174,7 +174,7 @@ extension FlowSocketTests {
             } _: { fixture in
                 let evil = try await fixture.attacker(identity: try .derived(nodeName: "edge-evil"))
                 evil.handle(TunnelProtocol.flow) { stream in
-                    answer(stream.channel)
+                    if let answer { stream.channel.writeAndFlush(answer, promise: nil) }
                     return stream.channel.eventLoop.makeSucceededVoidFuture()
                 }
                 fixture.victim.host.peers.add(evil.listenAddresses, to: evil.peerID, lifetime: .permanent)
@@ -184,7 +184,7 @@ extension FlowSocketTests {
 
         @Test("who never answers makes nobody wait longer than he wants, and no more than the limit wait at once")
         func silence() async throws {
-            try await Self.with(outbound: 8, answer: { _ in }) { fixture, evil in
+            try await Self.with(outbound: 8) { fixture, evil in
                 let error = try await FlowFixture.error {
                     try await fixture.open(
                         from: fixture.victim,
@@ -225,8 +225,7 @@ extension FlowSocketTests {
             var bytes = Self.answers[index]
             // The message of the last belongs to the reply.
             if index == 3 { bytes = [0xB1, 0x02] + bytes.dropFirst() }
-            let answer = ByteBuffer(bytes: bytes)
-            try await Self.with(answer: { $0.writeAndFlush(answer, promise: nil) }) { fixture, _ in
+            try await Self.with(answer: ByteBuffer(bytes: bytes)) { fixture, _ in
                 let error = try await FlowFixture.error {
                     try await fixture.open(from: fixture.victim, "edge-evil", MaliciousPeerFixture.echo)
                 }
