@@ -116,7 +116,9 @@ extension PathTable {
         let now = self.loop.now
         let due = self.state.withLock { state -> NIODeadline? in
             guard state.isRunning else { return nil }
-            var due = now + state.liveness.interval
+            // Where nobody is looked after, there is little to see.
+            let isWatching = state.entries.values.contains { !$0.probes.isEmpty }
+            var due = now + (isWatching ? state.liveness.interval : state.liveness.quiet)
             for entry in state.entries.values {
                 if let wake = entry.record.wakeTime { due = min(due, wake) }
                 for probe in entry.probes.values { due = min(due, probe.wakeTime) }

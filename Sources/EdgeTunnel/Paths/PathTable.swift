@@ -154,12 +154,17 @@ final class PathTable: Sendable {
     ) -> EventLoopFuture<Connection> {
         let now = self.loop.now
         let best = self.host.bestConnection(to: peer)
-        let problem = self.state.withLock { state -> String? in
-            guard self.admit(peer, in: &state, now: now) else { return nil }
+        let (problem, isNew) = self.state.withLock { state -> (String?, Bool) in
+            guard self.admit(peer, in: &state, now: now) else { return (nil, false) }
+            let isNew = state.entries[peer]?.probes.isEmpty == true
             state.entries[peer]?.record.used(now: now)
-            return best == nil ? state.entries[peer]?.record.freshFailure(now: now) : nil
+            return (best == nil ? state.entries[peer]?.record.freshFailure(now: now) : nil, isNew)
         }
-        if let best { return best.eventLoop.makeSucceededFuture(best) }
+        if let best {
+            // It is looked after from now on.
+            if isNew { self.loop.execute { self.tick() } }
+            return best.eventLoop.makeSucceededFuture(best)
+        }
         if let problem { return loop.makeFailedFuture(Self.noPath(node, problem)) }
         let dialled = self.dial(peer)
         let promise = dialled.eventLoop.makePromise(of: Connection.self)
