@@ -198,6 +198,7 @@ struct TunnelBenchmark {
             if lab.isOurs { _ = try await lab.client(["http", "--target", target, "--requests", "100"]) }
         }
         results.add(.connections, try report.number("succeeded"))
+        if try report.number("failed") > 0 { writeError("    \(report["failures"]?.jsonText() ?? "")\n") }
     }
 
     /// Opens connections that carry nothing, calls `body` once the far agent has dialled for all of them, or for as many as it
