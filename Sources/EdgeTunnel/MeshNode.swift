@@ -261,6 +261,11 @@ final class MeshNode: Sendable {
         }
     }
 
+    /// The connection that a flow to a node takes; nil if there is none.
+    func connection(to node: String) -> Connection? {
+        self.directory.peer(of: node).flatMap { self.host.bestConnection(to: $0) }
+    }
+
     /// Measures the round trip by the best path to a node, which is dialled if need be.
     func ping(_ node: String, timeout: TimeAmount) async throws(TunnelError) -> (NodePath, Duration) {
         // A name that was mistyped has a peer, too: its key would be derived, and sought in vain.
