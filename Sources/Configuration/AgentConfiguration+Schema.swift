@@ -275,6 +275,7 @@ extension AgentConfiguration {
                 .seconds(1...3600),
                 .live
             ),
+            Key("modules.edgeTunnel.maxNodes", \.modules.edgeTunnel.maxNodes, .integer(0...100_000), .restart),
         ]
     }
 

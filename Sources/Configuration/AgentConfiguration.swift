@@ -188,8 +188,10 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var relayService = RelayServiceMode.configured
         public var portMapping = true
         public var holePunching = true
-        public var livenessInterval = Duration.seconds(5)
+        public var livenessInterval = Duration.seconds(1)
         public var livenessTimeout = Duration.seconds(10)
+        /// Zero: what a node of its role needs.
+        public var maxNodes = 0
     }
 
     /// Where a relay is found.

@@ -22,6 +22,8 @@ final class MeshNode: Sendable {
         var dialBackTransports: [any Transport] = []
         /// Nil: nobody is sought in the local network.
         var mdns: MDNSConfiguration?
+        /// Nil: those who are revoked are forgotten at the end.
+        var revocations: RevocationFile?
         var paths = PathTable.Configuration()
     }
 
@@ -60,6 +62,8 @@ final class MeshNode: Sendable {
     let loop: any EventLoop
     let observed: ObservedAddresses
     let surroundings: Surroundings
+    /// What the host was made for.
+    let maximumNodes: Int
 
     init(
         host: Host,
@@ -76,6 +80,7 @@ final class MeshNode: Sendable {
         self.surroundings = surroundings
         self.logger = logger
         self.loop = host.group.next()
+        self.maximumNodes = settings.capacity.peers
         self.state = Mutex(State(settings: settings))
         let relays = RelayBook(ownPeer: host.peerID, naming: directory)
         let limits = settings.flowLimits
@@ -124,7 +129,7 @@ final class MeshNode: Sendable {
         client.maximumCandidates = max(settings.maximumRelays, settings.relays.count) + RelayBook.maximumVolunteers
         // What they gather before they are compared; "within two seconds of the start" includes it.
         client.selectionDelay = .milliseconds(500)
-        client.retryMaximum = .seconds(15)
+        client.retryMaximum = .seconds(5)
         client.acceptCircuit = { _, source in !directory.isRevoked(source) }
         self.relayClient = RelayClient(host: host, configuration: client, logger: logger)
         self.mapper = settings.portMapping ? PortMapper(host: host) : nil
@@ -157,7 +162,7 @@ final class MeshNode: Sendable {
         let subscription = catalog.subscribe { [weak self] update in
             guard let self else { return }
             self.access.apply(update)
-            self.loop.execute { self.nodesChanged(update.snapshot.nodes) }
+            self.loop.execute { self.nodesChanged(update.snapshot) }
         }
         let heartbeat = self.loop.scheduleRepeatedTask(
             initialDelay: .seconds(10),
@@ -215,6 +220,7 @@ final class MeshNode: Sendable {
         await self.dht.stop()
         await server?.stop()
         await self.mapper?.stop()
+        await self.surroundings.revocations?.finish()
         let cut = await self.acceptor.stop(deadline: deadline)
         if cut > 0 { self.logger.notice("flows of other nodes were cut", metadata: ["flows": "\(cut)"]) }
         await self.host.shutdown(deadline: deadline)
@@ -253,6 +259,11 @@ final class MeshNode: Sendable {
         return self.paths.connection(to: target.node, peer, on: loop, deadline: deadline).flatMap { connection in
             self.opener.open(target, transport: transport, peer: peer, on: connection.eventLoop, deadline: deadline)
         }
+    }
+
+    /// The connection that a flow to a node takes; nil if there is none.
+    func connection(to node: String) -> Connection? {
+        self.directory.peer(of: node).flatMap { self.host.bestConnection(to: $0) }
     }
 
     /// Measures the round trip by the best path to a node, which is dialled if need be.

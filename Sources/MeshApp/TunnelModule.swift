@@ -56,6 +56,7 @@ extension AgentConfiguration {
             let file = tunnel.identityFile.isEmpty ? "\(self.commonConfig.stateDir)/tunnel.key" : tunnel.identityFile
             settings.identity = .node(file: file)
         }
+        settings.revocationsFile = "\(self.commonConfig.stateDir)/revoked-peers"
         settings.relays = tunnel.relayNodes.map { relay in
             TunnelSettings.Relay(
                 nodeName: relay.nodeName,
@@ -78,6 +79,7 @@ extension AgentConfiguration {
             settings.limits.inboundPerPeer = tunnel.tunnelLimitConfig.tunnelPeerBaseStreamIn
             settings.limits.outboundPerPeer = tunnel.tunnelLimitConfig.tunnelPeerBaseStreamOut
         }
+        settings.maximumNodes = tunnel.maxNodes > 0 ? tunnel.maxNodes : nil
         settings.listenInterfaces = Set(Self.names(tunnel.listenInterfaces).filter { $0 != "*" })
         settings.filteredInterfaces = Self.names(tunnel.extraFilteredInterfaces)
         settings.holePunching = tunnel.holePunching

@@ -333,7 +333,7 @@ public final class HolePuncher: Sendable {
     }
 
     private func directConnection(to peer: PeerID) -> Connection? {
-        self.host.connections(to: peer).first { !$0.isRelayed && $0.isOpen && !$0.isDraining }
+        self.host.connections(to: peer).first { !$0.isRelayed && $0.takesStreams }
     }
 
     /// The peer's SYN may come as soon as it knows this host's addresses, and at any time until it gives up.

@@ -86,6 +86,21 @@ struct PeerDirectoryTests {
         #expect(back.revoked == [new] && !directory.isRevoked(old))
     }
 
+    @Test("revocations of an earlier run hold against the last good state, and are bounded; the oldest go")
+    func restart() throws {
+        let peers = (0...PeerDirectory.maximumRevoked).map { _ in KeyPair.generate().peerID }
+        let directory = PeerDirectory(ownName: "self", ownPeer: self.own, revoked: peers)
+        #expect(directory.revokedPeers == Array(peers.dropFirst()) && !directory.isRevoked(peers[0]))
+        let nodes = self.nodes(["a": peers[1].description, "b": peers[0].description])
+        let stale = try #require(directory.update(nodes, stored: ["a", "b"]))
+        #expect(stale.problems.count == 1 && !stale.isRevocationChanged && directory.isRevoked(peers[1]))
+        #expect(directory.peer(of: "a") == nil && directory.node(of: peers[0]) == "b")
+        let fresh = try #require(directory.update(nodes, stored: ["b"]))
+        #expect(fresh.isRevocationChanged && fresh.revoked.isEmpty && !directory.isRevoked(peers[1]))
+        #expect(directory.node(of: peers[1]) == "a" && directory.revokedPeers == Array(peers.dropFirst(2)))
+        #expect(directory.update(nodes, stored: []) != nil && directory.node(of: peers[0]) == "b")
+    }
+
     @Test("a node that gets a record loses the key of its name; one that loses it, or goes, is revoked")
     func migration() throws {
         let directory = self.directory
