@@ -267,6 +267,10 @@ public final class EdgeTunnelService: Service, NodeTunneling {
         self.open(target, .udp, on: loop, deadline: deadline)
     }
 
+    public func eventLoop(for node: String) -> (any EventLoop)? {
+        self.state.withLock { $0.running }?.connection(to: node)?.eventLoop
+    }
+
     private func open(
         _ target: TunnelTarget,
         _ transport: TransportProtocol,

@@ -120,6 +120,12 @@ extension MeshNode {
         }
     }
 
+    /// Without a relay, all that are known are tried anew, whatever came of it before: names may have other addresses now.
+    func findRelays() {
+        guard self.relayClient.reservations.isEmpty else { return }
+        self.relayClient.retry()
+    }
+
     // MARK: Cluster, on the loop
 
     func nodesChanged(_ snapshot: CatalogSnapshot) {

@@ -36,6 +36,7 @@ final class MeshNode: Sendable {
         var subscription: CatalogSubscription?
         var observation: Observation?
         var heartbeat: RepeatedTask?
+        var finder: RepeatedTask?
         var tasks: [Task<Void, Never>] = []
         var isStopped = false
     }
@@ -167,7 +168,12 @@ final class MeshNode: Sendable {
             initialDelay: .seconds(10),
             delay: self.settings.heartbeat
         ) { [weak self] _ in self?.measureRelays() }
+        let period = self.settings.finderPeriod
+        let finder = self.loop.scheduleRepeatedTask(initialDelay: period, delay: period) { [weak self] _ in
+            self?.findRelays()
+        }
         self.state.withLock { state in
+            state.finder = finder
             state.observation = observation
             state.subscription = subscription
             state.heartbeat = heartbeat
@@ -196,6 +202,7 @@ final class MeshNode: Sendable {
             state.isStopped = true
             defer { (state.relayService, state.autoNATServer, state.tasks) = (nil, nil, []) }
             state.heartbeat?.cancel()
+            state.finder?.cancel()
             return (state, state.relayService, state.autoNATServer)
         }
         before.observation?.cancel()
@@ -254,8 +261,17 @@ final class MeshNode: Sendable {
         }
     }
 
+    /// The connection that a flow to a node takes; nil if there is none.
+    func connection(to node: String) -> Connection? {
+        self.directory.peer(of: node).flatMap { self.host.bestConnection(to: $0) }
+    }
+
     /// Measures the round trip by the best path to a node, which is dialled if need be.
     func ping(_ node: String, timeout: TimeAmount) async throws(TunnelError) -> (NodePath, Duration) {
+        // A name that was mistyped has a peer, too: its key would be derived, and sought in vain.
+        if let complaint = self.directory.complaint(about: node) {
+            throw TunnelError(code: .unknownNode, message: complaint)
+        }
         let peer = try self.peer(of: node)
         let deadline = self.loop.now + timeout
         do {

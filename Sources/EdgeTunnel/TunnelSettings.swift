@@ -64,6 +64,8 @@ public struct TunnelSettings: Sendable, Hashable {
     public var relayService = RelayService.configured
     /// Between looks at how far the relays are.
     public var heartbeat: TimeAmount = .seconds(120)
+    /// Between tries of all relays anew while none has given a reservation.
+    public var finderPeriod: TimeAmount = .seconds(60)
     public var limits = Limits()
     /// Nodes that may be connected at once, from which the bounds of connections and memory follow; nil for what one of this role
     /// needs.

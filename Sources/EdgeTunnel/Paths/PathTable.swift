@@ -310,7 +310,10 @@ final class PathTable: Sendable {
         self.state.withLock { $0.counters.networkChanges += 1 }
         let open = self.host.connections
         let lost = open.filter { connection in
-            guard !connection.isRelayed, let local = connection.localAddress.ipAddress else { return false }
+            // Link-local addresses are in no list; whether one is lost, liveness tells.
+            guard !connection.isRelayed, !connection.localAddress.isLinkLocal,
+                let local = connection.localAddress.ipAddress
+            else { return false }
             return !local.isLoopback && !addresses.contains(local)
         }
         // Peers cannot be told, and circuits end with their relay's connection. Those that used this node wait for it: a new

@@ -1,6 +1,7 @@
 import DequeModule
 import HashTreeCollections
 import KubeModel
+import MeshCore
 import Multiformats
 import PeerIdentity
 import Synchronization
@@ -11,6 +12,9 @@ import Synchronization
 /// away is revoked. What is known stays while the cloud is away. Any thread.
 final class PeerDirectory: PeerNaming {
     static let maximumRevoked = 4096
+    /// A gateway's peer is named after its node, with this behind it.
+    static let gatewaySuffix = "-gateway"
+    private static let namesTold = 8
 
     private struct State {
         var nodes: TreeDictionary<String, NodeObject> = [:]
@@ -78,6 +82,25 @@ final class PeerDirectory: PeerNaming {
 
     func node(of peer: PeerID) -> String? {
         self.state.withLock { $0.names[peer] }
+    }
+
+    /// Why a name cannot be a node's, with the one that is most likely meant; nil if it may be one. Without the nodes of a cluster any
+    /// name may.
+    func complaint(about name: String) -> String? {
+        self.state.withLock { state in
+            let node = name.hasSuffix(Self.gatewaySuffix) ? String(name.dropLast(Self.gatewaySuffix.count)) : name
+            let isKnown = [name, node].contains {
+                $0 == self.ownName || state.nodes[$0] != nil || state.derived[$0] != nil || state.recorded[$0] != nil
+            }
+            guard !isKnown, !state.nodes.isEmpty else { return nil }
+            let names = Set(state.nodes.keys).union(state.names.values)
+            if let nearest = nearestName(to: name, among: names) {
+                return "no node '\(name)' is known; did you mean '\(nearest)'?"
+            }
+            let some = names.sorted().prefix(Self.namesTold).joined(separator: ", ")
+            return "no node '\(name)' is known; known are \(some)"
+                + (names.count > Self.namesTold ? " and \(names.count - Self.namesTold) more" : "")
+        }
     }
 
     /// A key that was a node's by the cluster's record, and is not any more.

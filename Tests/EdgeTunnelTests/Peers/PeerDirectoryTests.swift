@@ -54,6 +54,26 @@ struct PeerDirectoryTests {
         #expect(directory.peer(of: "") == nil && directory.peer(of: String(repeating: "n", count: 254)) == nil)
     }
 
+    @Test("a name that no node has is told, with the nearest there is; without a cluster any name may be one")
+    func mistyped() {
+        let directory = self.directory
+        #expect(directory.complaint(about: "anything") == nil)
+        _ = directory.update(self.nodes(["north-1": nil, "north-2": KeyPair.generate().peerID.description]))
+        for name in ["north-1", "north-2", "self", "north-1-gateway"] {
+            #expect(directory.complaint(about: name) == nil, "\(name)")
+        }
+        #expect(directory.complaint(about: "nroth-2") == "no node 'nroth-2' is known; did you mean 'north-2'?")
+        #expect(
+            directory.complaint(about: "something-else")
+                == "no node 'something-else' is known; known are north-1, north-2, self"
+        )
+        _ = directory.update(self.nodes(Dictionary(uniqueKeysWithValues: (0..<20).map { ("machine-\($0)", nil) })))
+        #expect(directory.complaint(about: "xyz")?.hasSuffix(" and 13 more") == true)
+        // What a flow or another node has named counts as known.
+        _ = directory.peer(of: "xyz")
+        #expect(directory.complaint(about: "xyz") == nil)
+    }
+
     @Test("a changed record drops the old key, which is accepted no more until it is recorded again")
     func rotation() throws {
         let directory = self.directory
