@@ -13,6 +13,19 @@ public struct DialOptions: Sendable {
         case never
     }
 
+    /// An address whose dial has failed is dialled again, while others still run.
+    public struct Redial: Sendable, Hashable {
+        /// Before the next dial: between half and one and a half of it, by chance, so that two hosts do not go on in step.
+        public var delay: TimeAmount
+        /// For each address.
+        public var maximum: Int
+
+        public init(delay: TimeAmount, maximum: Int) {
+            self.delay = delay
+            self.maximum = maximum
+        }
+    }
+
     public var reuse: Reuse
     /// Dial only the addresses that the call gives, not those that are known of the peer.
     public var onlyGivenAddresses: Bool
@@ -26,6 +39,8 @@ public struct DialOptions: Sendable {
     public var patience: TimeAmount?
     /// Addresses that failed a short time ago are dialled all the same.
     public var ignoreBackoff: Bool
+    /// Nil dials each address once. What the peer has connected meanwhile is as good as the dial that it saves.
+    public var redial: Redial?
     /// For the whole dial; nil as configured.
     public var timeout: TimeAmount?
     /// The loop of a new connection; nil for any of the host's.
@@ -39,6 +54,7 @@ public struct DialOptions: Sendable {
         simultaneousOpen: ConnectionRole? = nil,
         patience: TimeAmount? = nil,
         ignoreBackoff: Bool = false,
+        redial: Redial? = nil,
         timeout: TimeAmount? = nil,
         eventLoop: (any EventLoop)? = nil
     ) {
@@ -49,6 +65,7 @@ public struct DialOptions: Sendable {
         self.simultaneousOpen = simultaneousOpen
         self.patience = patience
         self.ignoreBackoff = ignoreBackoff
+        self.redial = redial
         self.timeout = timeout
         self.eventLoop = eventLoop
     }

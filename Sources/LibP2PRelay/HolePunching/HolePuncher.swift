@@ -363,56 +363,21 @@ public final class HolePuncher: Sendable {
             patience: role.isCertain
                 ? nil : self.configuration.reversedPatience + punch.roundTripTime + punch.roundTripTime,
             ignoreBackoff: true,
+            redial: .init(delay: self.configuration.redialDelay, maximum: self.configuration.maximumRedials),
             timeout: self.configuration.punchTimeout,
             eventLoop: loop
         )
-        let deadline = loop.now + self.configuration.punchTimeout
-        self.dial(peer, punch.addresses, options, until: deadline, redials: 0, run, promise)
+        let dialled: EventLoopFuture<Connection> =
+            self.host.connect(to: peer, addresses: punch.addresses, options: options)
+        dialled.flatMapErrorThrowing { error in
+            guard let direct = self.directConnection(to: peer) else { throw error }
+            return direct
+        }.cascade(to: promise)
         let direct = try await promise.futureResult.get()
         self.state.withLock { _ = $0.punched.insert(direct.id) }
         // Its end may have been told before.
         if !direct.isOpen { self.state.withLock { _ = $0.punched.remove(direct.id) } }
         return direct
-    }
-
-    private func isRunning(_ run: UInt64, _ peer: PeerID) -> Bool {
-        self.state.withLock { $0.running[peer]?.id == run }
-    }
-
-    /// Half of it by chance: two hosts whose SYNs did not cross, so that their routers have refused them, must not go on in step.
-    private func redialDelay() -> TimeAmount {
-        let half = max(1, self.configuration.redialDelay.nanoseconds / 2)
-        return .nanoseconds(half + Int64(self.host.configuration.randomNumber() % UInt64(2 * half)))
-    }
-
-    private func dial(
-        _ peer: PeerID,
-        _ addresses: [Multiaddr],
-        _ options: DialOptions,
-        until deadline: NIODeadline,
-        redials: Int,
-        _ run: UInt64,
-        _ promise: EventLoopPromise<Connection>
-    ) {
-        let loop = promise.futureResult.eventLoop
-        let dialled: EventLoopFuture<Connection> = self.host.connect(to: peer, addresses: addresses, options: options)
-        dialled.whenComplete { result in
-            switch result {
-            case .success(let connection): promise.succeed(connection)
-            case .failure(let error):
-                if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
-                let delay = self.redialDelay()
-                guard redials < self.configuration.maximumRedials, self.isRunning(run, peer),
-                    loop.now + delay < deadline
-                else { return promise.fail(error) }
-                loop.scheduleTask(in: delay) {
-                    if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
-                    var options = options
-                    options.timeout = deadline - loop.now
-                    self.dial(peer, addresses, options, until: deadline, redials: redials + 1, run, promise)
-                }
-            }
-        }
     }
 }
 
