@@ -11,12 +11,19 @@ extension PathTable {
         var dials: [PeerID] = []
         var pings: [Connection] = []
         var dead: [Connection] = []
+        /// Whether one is down that was not when it was told last, or the other way round.
+        var isNews = false
     }
 
-    /// Looks at all nodes: whom to dial, whom to ask for a sign of life, whom to give up. On the loop.
-    func tick() {
-        let connections = Dictionary(grouping: self.host.connections.filter(\.isOpen), by: \.remotePeer)
-        let peers = self.state.withLock { $0.isRunning ? Array($0.entries.keys) : [] }
+    /// Looks at nodes: whom to dial, whom to ask for a sign of life, whom to give up. On the loop.
+    /// - Parameter only: the one with which something has happened; a relay has too many to look at all whenever one comes or goes.
+    func tick(_ only: PeerID? = nil) {
+        let open = (only.map { self.host.connections(to: $0) } ?? self.host.connections).filter(\.isOpen)
+        let connections = Dictionary(grouping: open, by: \.remotePeer)
+        let peers = self.state.withLock { state -> [PeerID] in
+            guard state.isRunning else { return [] }
+            return only.map { [$0] } ?? Array(state.entries.keys)
+        }
         let flows = Dictionary(peers.map { ($0, self.surroundings.flows($0)) }, uniquingKeysWith: { first, _ in first })
         let now = self.loop.now
         let work = self.state.withLock { state in
@@ -37,6 +44,7 @@ extension PathTable {
                     open.isEmpty && entry.record.state == .idle
                     && entry.record.since + self.configuration.forgetAfter <= now
                 state.entries[peer] = isForgotten ? nil : entry
+                if state.down.contains(peer) != (entry.record.state == .down) { work.isNews = true }
             }
             state.counters.probesSent += UInt64(work.pings.count)
             return work
@@ -46,8 +54,8 @@ extension PathTable {
         }
         for connection in work.pings { self.ping(connection) }
         for peer in work.dials { self.redial(peer) }
-        self.publish()
-        self.schedule()
+        if work.isNews || only == nil { self.publish() }
+        self.schedule(only)
     }
 
     private func probe(
@@ -89,18 +97,22 @@ extension PathTable {
         }
     }
 
-    /// Sets the timer for the next look. On the loop.
-    func schedule() {
+    /// Sets the timer for the next look at all. On the loop.
+    /// - Parameter only: the one that may have to be looked at earlier than before.
+    func schedule(_ only: PeerID? = nil) {
         let now = self.loop.now
         let due = self.state.withLock { state -> NIODeadline? in
             guard state.isRunning else { return nil }
-            var due = now + state.liveness.interval
-            for entry in state.entries.values {
-                if let wake = entry.record.wakeTime { due = min(due, wake) }
-                for probe in entry.probes.values { due = min(due, probe.wakeTime) }
-            }
             // Dials that wait for room must not make it spin.
-            return max(due, now + .milliseconds(50))
+            let soonest = now + .milliseconds(50)
+            if let only, let known = state.due {
+                guard let wake = state.entries[only]?.wakeTime, max(wake, soonest) < known else { return nil }
+                state.due = max(wake, soonest)
+            } else {
+                let next = state.entries.values.reduce(now + state.liveness.interval) { min($0, $1.wakeTime ?? $0) }
+                state.due = max(next, soonest)
+            }
+            return state.due
         }
         guard let due else { return }
         let timer = self.loop.scheduleTask(deadline: due) { [weak self] () -> Void in self?.tick() }

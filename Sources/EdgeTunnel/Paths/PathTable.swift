@@ -45,6 +45,11 @@ final class PathTable: Sendable {
         /// Why its connection was given up.
         var lastWords: String?
         var watchUntil: NIODeadline?
+
+        /// When it is to be looked at again; nil for whenever the others are.
+        var wakeTime: NIODeadline? {
+            self.probes.values.reduce(self.record.wakeTime) { min($0 ?? $1.wakeTime, $1.wakeTime) }
+        }
     }
 
     struct State {
@@ -52,6 +57,10 @@ final class PathTable: Sendable {
         var counters = Counters()
         var redials = 0
         var timer: Scheduled<Void>?
+        /// Those that are down, as was told.
+        var down: Set<PeerID> = []
+        /// When the timer goes off.
+        var due: NIODeadline?
         var isRunning = false
         var liveness: LivenessProbe.Configuration
     }
@@ -198,7 +207,7 @@ final class PathTable: Sendable {
             }
         }
         // So that it counts as down in time.
-        if self.loop.inEventLoop { self.schedule() } else { self.loop.execute { self.schedule() } }
+        if self.loop.inEventLoop { self.schedule(peer) } else { self.loop.execute { self.schedule(peer) } }
         return dialled
     }
 
@@ -229,7 +238,7 @@ final class PathTable: Sendable {
         guard let node = self.naming.node(of: peer) else { return }
         let now = self.loop.now
         let kind = self.host.bestConnection(to: peer).map { self.kind(of: $0) }
-        let change = self.state.withLock { state -> (before: NodePath.State, after: NodePath.State)? in
+        let change = self.state.withLock { state -> (before: NodePath.State, after: NodePath.State, wasDown: Bool)? in
             guard state.entries[peer] != nil || (kind != nil && self.admit(peer, in: &state, now: now)) else {
                 return nil
             }
@@ -241,19 +250,20 @@ final class PathTable: Sendable {
                 state.entries[peer]?.record.disconnected(reason, now: now)
                 state.entries[peer]?.lastWords = nil
             }
-            return (before, state.entries[peer]?.record.state ?? .idle)
+            return (before, state.entries[peer]?.record.state ?? .idle, state.down.contains(peer))
         }
         guard let change else { return }
         if change.before != change.after {
             self.logger.debug("a path has changed", metadata: ["node": "\(node)", "state": "\(change.after)"])
         }
-        if change.after == .up { self.publish() } else { self.tick() }
+        guard change.after == .up else { return self.tick(peer) }
+        if change.wasDown { self.publish() }
     }
 
     func hurry(_ peer: PeerID) {
         let now = self.loop.now
         self.state.withLock { $0.entries[peer]?.record.hurry(now: now) }
-        self.schedule()
+        self.schedule(peer)
     }
 
     /// Nodes have become other peers, or are named that were not.
@@ -323,7 +333,7 @@ final class PathTable: Sendable {
         let until = self.loop.now + self.configuration.watchAfterChange
         self.state.withLock { $0.entries[peer]?.watchUntil = until }
         self.suspect(others)
-        self.tick()
+        self.tick(peer)
     }
 
     private func suspect(_ connections: [Connection]) {
@@ -380,7 +390,8 @@ final class PathTable: Sendable {
 
     func publish() {
         let down = self.state.withLock { state in
-            state.entries.filter { $0.value.record.state == .down }.map(\.key)
+            state.down = Set(state.entries.filter { $0.value.record.state == .down }.keys)
+            return state.down
         }
         self.unreachable.set(Set(down.compactMap { self.naming.node(of: $0) }))
     }
