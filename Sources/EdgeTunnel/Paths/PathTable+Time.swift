@@ -13,6 +13,8 @@ extension PathTable {
         var dead: [Connection] = []
         /// Whether one is down that was not when it was told last, or the other way round.
         var isNews = false
+        /// Whose peers came under suspicion, or are beyond it.
+        var judged: [(connection: Connection, isSuspect: Bool)] = []
     }
 
     /// Looks at nodes: whom to dial, whom to ask for a sign of life, whom to give up. On the loop.
@@ -54,6 +56,7 @@ extension PathTable {
         }
         for connection in work.pings { self.ping(connection) }
         for peer in work.dials { self.redial(peer) }
+        for judged in work.judged { self.judge(judged.connection, isSuspect: judged.isSuspect) }
         if work.isNews || only == nil { self.publish() }
         self.schedule(only)
     }
@@ -67,21 +70,39 @@ extension PathTable {
     ) {
         guard let liveness else {
             entry.probes = [:]
+            work.judged += open.filter(\.isSuspect).map { ($0, false) }
             return
         }
         let ids = Set(open.map(\.id))
         entry.probes = entry.probes.filter { ids.contains($0.key) }
         for connection in open {
-            let reads = connection.receivedReads
-            var probe =
-                entry.probes[connection.id] ?? LivenessProbe(liveness, reads: reads, now: now)
-            switch probe.look(reads: reads, now: now) {
+            var probe = entry.probes[connection.id] ?? LivenessProbe(liveness, now: now)
+            let signs = LivenessProbe.Signs(
+                heard: connection.lastHeard,
+                sent: connection.lastSent,
+                roundTrip: connection.roundTripTime
+            )
+            switch probe.look(signs, now: now) {
             case .wait: break
             case .ping: work.pings.append(connection)
             case .dead: work.dead.append(connection)
             }
+            if probe.isSuspect != connection.isSuspect { work.judged.append((connection, probe.isSuspect)) }
             entry.probes[connection.id] = probe
         }
+    }
+
+    /// New flows avoid a connection whose peer does not answer; the open ones wait until it does, or is given up.
+    private func judge(_ connection: Connection, isSuspect: Bool) {
+        let peer = connection.remotePeer
+        connection.suspect(isSuspect)
+        self.state.withLock { state in
+            if isSuspect {
+                state.counters.suspicions += 1
+                state.entries[peer]?.lastWords = "the peer gave no sign of life when it was asked"
+            }
+        }
+        self.refresh(peer)
     }
 
     private func ping(_ connection: Connection) {
@@ -94,6 +115,7 @@ extension PathTable {
                 if !isAnswered { state.counters.probesLost += 1 }
                 state.entries[connection.remotePeer]?.record.probed(isAnswered: isAnswered)
             }
+            if isAnswered, connection.isSuspect { self.loop.execute { self.tick(connection.remotePeer) } }
         }
     }
 
@@ -106,10 +128,17 @@ extension PathTable {
             // Dials that wait for room must not make it spin.
             let soonest = now + .milliseconds(50)
             if let only, let known = state.due {
-                guard let wake = state.entries[only]?.wakeTime, max(wake, soonest) < known else { return nil }
-                state.due = max(wake, soonest)
+                guard let entry = state.entries[only] else { return nil }
+                // Whoever is looked after may be sent something at any time.
+                let latest = entry.probes.isEmpty ? known : now + state.liveness.interval
+                let due = max(min(entry.wakeTime ?? latest, latest), soonest)
+                guard due < known else { return nil }
+                state.due = due
             } else {
-                let next = state.entries.values.reduce(now + state.liveness.interval) { min($0, $1.wakeTime ?? $0) }
+                // Where nobody is looked after, there is little to see.
+                let isWatching = state.entries.values.contains { !$0.probes.isEmpty }
+                let last = now + (isWatching ? state.liveness.interval : state.liveness.quiet)
+                let next = state.entries.values.reduce(last) { min($0, $1.wakeTime ?? $0) }
                 state.due = max(next, soonest)
             }
             return state.due
