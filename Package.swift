@@ -54,8 +54,7 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
-                "LibP2PSecurity", "Yamux", "LibP2P", "EdgeTunnel",
-                "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery",
+                "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel",
             ]
         ),
     ],
@@ -223,6 +222,14 @@ let package = Package(
             swiftSettings: strictSettings
         ),
         .executableTarget(
+            name: "mesh-scale-sim",
+            dependencies: [
+                "CLinux", "NetSim", "EdgeTunnel", "MeshCore", "MeshInterfaces", "Multiformats", "KubeModel",
+                "PeerIdentity", "ServiceCatalog", "LibP2P", nioCore,
+            ],
+            swiftSettings: strictSettings
+        ),
+        .executableTarget(
             name: "meshbench",
             dependencies: [
                 "CLinux", "MeshCore", "Documents", "NetLab", "FakeKube", "PeerIdentity", "LibP2PSecurity", "LibP2P",
@@ -357,7 +364,7 @@ let package = Package(
             "EdgeTunnelSimulatedTests",
             [
                 "EdgeTunnel", "MeshInterfaces", "MeshCore", "Multiformats", "KubeModel", "PeerIdentity",
-                "ServiceCatalog", "LibP2P", "LibP2PRelay", "NetSim", nioCore, hashTrees, logging,
+                "ServiceCatalog", "LibP2P", "LibP2PRelay", "NetSim", "mesh-scale-sim", nioCore, hashTrees, logging,
             ]
         ),
     ],
