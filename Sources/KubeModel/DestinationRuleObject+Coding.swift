@@ -8,6 +8,7 @@ extension DestinationRuleObject {
         self.init(name: name, host: try spec["host"].string() ?? "")
         let policy = try spec["trafficPolicy"]
         self.loadBalancer = try LoadBalancer(policy["loadBalancer"])
+        self.locality = try LocalitySetting(policy["loadBalancer"]["localityLbSetting"])
         for setting in try policy["portLevelSettings"].elements() {
             let field = try setting["port"]["number"]
             let port = try field.require(field.port(), "a service port from 1 to 65535")
@@ -18,7 +19,9 @@ extension DestinationRuleObject {
 
     var fields: KubeFields {
         var policy = KubeFields()
-        policy.set("loadBalancer", self.loadBalancer?.document)
+        var balancer = self.loadBalancer?.document.members ?? []
+        if let locality = self.locality { balancer.append(.init("localityLbSetting", locality.document)) }
+        policy.set("loadBalancer", balancer.isEmpty ? nil : .object(balancer))
         policy.set(
             "portLevelSettings",
             self.portLoadBalancers.sorted { $0.key < $1.key }.map { port, balancer in

@@ -42,6 +42,9 @@ public struct DestinationRuleObject: Hashable, Sendable {
     /// `trafficPolicy.portLevelSettings[].loadBalancer`, by service port number.
     public var portLoadBalancers: [UInt16: LoadBalancer] = [:]
 
+    /// `trafficPolicy.loadBalancer.localityLbSetting`; nil if there is none.
+    public var locality: LocalitySetting?
+
     public init(name: ObjectName, host: String) {
         self.name = name
         self.host = host

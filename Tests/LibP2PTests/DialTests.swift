@@ -83,6 +83,25 @@ import Testing
         #expect(dialled == 5)
     }
 
+    @Test func whatIsTriedAgainWaitsForItsTime() throws {
+        let start = NIODeadline.uptimeNanoseconds(0)
+        let addresses = try (1...3).map { try Multiaddr("/ip4/8.8.8.\($0)/tcp/1") }
+        var schedule = DialSchedule(maximum: 2)
+        schedule.add(addresses.map { RankedAddress(address: $0, delay: .zero) }, now: start)
+        #expect(schedule.next(now: start) == .dial(addresses[0]))
+        #expect(schedule.next(now: start) == .dial(addresses[1]))
+        schedule.retry(addresses[0], due: start + .seconds(1))
+        // Those that have not had their turn come first; a failure hurries them alone.
+        #expect(schedule.next(now: start) == .dial(addresses[2]))
+        schedule.failed(now: start)
+        schedule.failed(now: start)
+        #expect(schedule.running == 0)
+        #expect(schedule.next(now: start) == .wait(start + .seconds(1)))
+        #expect(schedule.next(now: start + .seconds(1)) == .dial(addresses[0]))
+        schedule.failed(now: start + .seconds(1))
+        #expect(schedule.next(now: start + .seconds(1)) == .exhausted)
+    }
+
     @Test func backoffGrowsWithTheSquareOfFailures() throws {
         var backoff = DialBackoff(configuration: DialConfiguration())
         let peer = KeyPair.generate().peerID

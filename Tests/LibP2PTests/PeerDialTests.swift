@@ -189,6 +189,50 @@ import Testing
         #expect(error.message.contains("configuration"))
     }
 
+    /// The first address answers nothing, as a private one does from elsewhere: the other is not kept from its redials.
+    @Test func aRefusedAddressIsDialledAgainBesideOneThatHangs() throws {
+        let bench = try Bench()
+        let options = DialOptions(
+            onlyGivenAddresses: true,
+            simultaneousOpen: .initiator,
+            ignoreBackoff: true,
+            redial: .init(delay: .milliseconds(100), maximum: 2),
+            timeout: .seconds(5)
+        )
+        let future = try bench.connect(["/ip4/192.168.1.1/tcp/1", "/ip4/8.8.8.8/tcp/1"], options)
+        #expect(bench.log.count == 2)
+        for again in 1...2 {
+            bench.fail(again)
+            bench.loop.advanceTime(by: .milliseconds(49))
+            #expect(bench.log.count == again + 1)
+            bench.loop.advanceTime(by: .milliseconds(101))
+            #expect(bench.log.count == again + 2)
+            #expect(bench.log.last?.hasSuffix("/ip4/8.8.8.8/tcp/1") == true)
+        }
+        // That was the last time.
+        bench.fail(3)
+        bench.loop.advanceTime(by: .seconds(6))
+        #expect(bench.log.count == 4)
+        let error = try #require(bench.error(of: future))
+        #expect(error.code == .timedOut)
+        #expect(error.attempts.map { "\($0.address)" }.sorted() == ["/ip4/192.168.1.1/tcp/1", "/ip4/8.8.8.8/tcp/1"])
+    }
+
+    @Test func whatThePeerConnectedSavesARedial() throws {
+        let bench = try Bench()
+        var options = DialOptions(onlyGivenAddresses: true, directOnly: true, simultaneousOpen: .initiator)
+        options.reuse = .never
+        options.redial = .init(delay: .milliseconds(100), maximum: 2)
+        let first = try bench.connect(["/ip4/8.8.8.8/tcp/1"], options)
+        let second = try bench.connect(["/ip4/8.8.4.4/tcp/1"], options)
+        bench.fail(0)
+        _ = try bench.succeed(1)
+        bench.loop.advanceTime(by: .milliseconds(150))
+        #expect(bench.log.count == 2)
+        #expect(try first.wait() == second.wait())
+        #expect(bench.host.state.withLock { $0.addressesInDial } == 0)
+    }
+
     @Test func aPeerWithoutAddressesIsSaidSo() throws {
         let bench = try Bench()
         let future = try bench.connect([])

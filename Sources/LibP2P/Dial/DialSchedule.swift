@@ -18,6 +18,8 @@ struct DialSchedule {
     private struct Entry {
         let address: Multiaddr
         var due: NIODeadline
+        /// It is not dialled before it is due, whatever becomes of the others.
+        var isRetry = false
     }
 
     private let maximum: Int
@@ -42,7 +44,7 @@ struct DialSchedule {
     mutating func next(now: NIODeadline) -> Step {
         guard let first = self.queue.first else { return self.running > 0 ? .busy : .exhausted }
         guard self.running < self.maximum else { return .busy }
-        guard first.due <= now || self.running == 0 else { return .wait(first.due) }
+        guard first.due <= now || (self.running == 0 && !first.isRetry) else { return .wait(first.due) }
         self.queue.removeFirst()
         self.running += 1
         return .dial(first.address)
@@ -57,6 +59,21 @@ struct DialSchedule {
     /// A dial has failed: the next address need not wait for its turn.
     mutating func failed(now: NIODeadline) {
         self.running -= 1
-        if !self.queue.isEmpty { self.queue[0].due = min(self.queue[0].due, now) }
+        if let next = self.queue.firstIndex(where: { !$0.isRetry }) {
+            var entry = self.queue.remove(at: next)
+            entry.due = min(entry.due, now)
+            self.enqueue(entry)
+        }
+    }
+
+    /// A dial has failed, and is to be done again.
+    mutating func retry(_ address: Multiaddr, due: NIODeadline) {
+        self.running -= 1
+        self.enqueue(Entry(address: address, due: due, isRetry: true))
+    }
+
+    private mutating func enqueue(_ entry: Entry) {
+        let place = self.queue.firstIndex { $0.due > entry.due } ?? self.queue.endIndex
+        self.queue.insert(entry, at: place)
     }
 }

@@ -18,6 +18,8 @@ final class PeerDial {
     private var schedule: DialSchedule
     private var attempts: [Attempt] = []
     private var failures: [DialAttempt] = []
+    /// How often an address was dialled again, and why for the last time.
+    private var redials: [Multiaddr: (count: Int, error: any Error)] = [:]
     private var considered: Set<Multiaddr> = []
     private var lookups = 0
     private var askedRouting = false
@@ -147,6 +149,11 @@ final class PeerDial {
         while !self.isDone {
             switch self.schedule.next(now: self.loop.now) {
             case .dial(let address):
+                if self.redials[address] != nil, let connected = self.connectedByPeer() {
+                    self.schedule.failed(now: self.loop.now)
+                    self.succeed(connected)
+                    return
+                }
                 // A circuit takes no socket, and its way to the relay is a dial of its own, which must not wait behind it.
                 guard address.isCircuit || self.host.takeDialSlot(self.id) else {
                     // Called again when another dial has given its slot back.
@@ -220,9 +227,30 @@ final class PeerDial {
         case .failure(let error):
             attempt.channel?.close(promise: nil)
             self.host.dialled(self.peer, attempt.address, error: error, now: self.loop.now)
-            self.failures.append(DialAttempt(address: attempt.address, error: error))
-            self.schedule.failed(now: self.loop.now)
+            if let delay = self.redialDelay(of: attempt.address, after: error) {
+                self.schedule.retry(attempt.address, due: self.loop.now + delay)
+            } else {
+                self.redials[attempt.address] = nil
+                self.failures.append(DialAttempt(address: attempt.address, error: error))
+                self.schedule.failed(now: self.loop.now)
+            }
             self.pump()
+        }
+    }
+
+    /// Counts one dial more of the address; nil if it has had enough.
+    private func redialDelay(of address: Multiaddr, after error: any Error) -> TimeAmount? {
+        guard let redial = self.options.redial else { return nil }
+        let count = self.redials[address]?.count ?? 0
+        guard count < redial.maximum else { return nil }
+        self.redials[address] = (count + 1, error)
+        let half = max(1, redial.delay.nanoseconds / 2)
+        return .nanoseconds(half + Int64(self.host.configuration.randomNumber() % UInt64(2 * half)))
+    }
+
+    private func connectedByPeer() -> Connection? {
+        self.host.connections(to: self.peer).first {
+            $0.isOpen && !$0.isDraining && !(self.options.directOnly && $0.isRelayed)
         }
     }
 
@@ -255,7 +283,9 @@ final class PeerDial {
         for attempt in self.attempts {
             let error = LibP2PError(code: .timedOut, message: "no connection in time")
             self.failures.append(DialAttempt(address: attempt.address, error: error))
+            self.redials[attempt.address] = nil
         }
+        self.failures += self.redials.map { DialAttempt(address: $0.key, error: $0.value.error) }
         self.finish(LibP2PError(dialling: self.peer, code: code, attempts: self.failures))
     }
 

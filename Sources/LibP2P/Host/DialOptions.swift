@@ -13,6 +13,19 @@ public struct DialOptions: Sendable {
         case never
     }
 
+    /// An address whose dial has failed is dialled again, while others still run.
+    public struct Redial: Sendable, Hashable {
+        /// Before the next dial: between half and one and a half of it, by chance, so that two hosts do not go on in step.
+        public var delay: TimeAmount
+        /// For each address.
+        public var maximum: Int
+
+        public init(delay: TimeAmount, maximum: Int) {
+            self.delay = delay
+            self.maximum = maximum
+        }
+    }
+
     public var reuse: Reuse
     /// Dial only the addresses that the call gives, not those that are known of the peer.
     public var onlyGivenAddresses: Bool
@@ -24,6 +37,8 @@ public struct DialOptions: Sendable {
     public var simultaneousOpen: ConnectionRole?
     /// Addresses that failed a short time ago are dialled all the same.
     public var ignoreBackoff: Bool
+    /// Nil dials each address once. What the peer has connected meanwhile is as good as the dial that it saves.
+    public var redial: Redial?
     /// For the whole dial; nil as configured.
     public var timeout: TimeAmount?
     /// The loop of a new connection; nil for any of the host's.
@@ -36,6 +51,7 @@ public struct DialOptions: Sendable {
         reusePort: Bool? = nil,
         simultaneousOpen: ConnectionRole? = nil,
         ignoreBackoff: Bool = false,
+        redial: Redial? = nil,
         timeout: TimeAmount? = nil,
         eventLoop: (any EventLoop)? = nil
     ) {
@@ -45,6 +61,7 @@ public struct DialOptions: Sendable {
         self.reusePort = reusePort
         self.simultaneousOpen = simultaneousOpen
         self.ignoreBackoff = ignoreBackoff
+        self.redial = redial
         self.timeout = timeout
         self.eventLoop = eventLoop
     }

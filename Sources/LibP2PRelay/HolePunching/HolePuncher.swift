@@ -185,7 +185,9 @@ public final class HolePuncher: Sendable {
         }
         self.state.withLock { $0.progress[relayed.id] = relayed.isOpen ? .done : nil }
         var failure: (any Error)?
+        let loop = relayed.eventLoop
         for number in 0..<self.configuration.tries {
+            let began = loop.now
             do {
                 let role = self.role(for: identification, try: number)
                 let direct = try await self.punch(relayed, run, role: role)
@@ -196,6 +198,11 @@ public final class HolePuncher: Sendable {
                 failure = error
             }
             guard relayed.isOpen else { break }
+            // Refused at once, by a peer that is still busy with a hole to where this host was before: not for long.
+            let rest = began + .nanoseconds(self.configuration.punchTimeout.nanoseconds / 2) - loop.now
+            if rest > .zero, number + 1 < self.configuration.tries {
+                try await loop.scheduleTask(in: rest) {}.futureResult.get()
+            }
         }
         self.state.withLock { $0.metrics.failed += 1 }
         throw LibP2PRelayError(
@@ -326,7 +333,7 @@ public final class HolePuncher: Sendable {
     }
 
     private func directConnection(to peer: PeerID) -> Connection? {
-        self.host.connections(to: peer).first { !$0.isRelayed && $0.isOpen && !$0.isDraining }
+        self.host.connections(to: peer).first { !$0.isRelayed && $0.takesStreams }
     }
 
     /// The peer's SYN may come as soon as it knows this host's addresses, and at any time until it gives up.
@@ -356,56 +363,21 @@ public final class HolePuncher: Sendable {
             reusePort: true,
             simultaneousOpen: role,
             ignoreBackoff: true,
+            redial: .init(delay: self.configuration.redialDelay, maximum: self.configuration.maximumRedials),
             timeout: self.configuration.punchTimeout,
             eventLoop: loop
         )
-        let deadline = loop.now + self.configuration.punchTimeout
-        self.dial(peer, punch.addresses, options, until: deadline, redials: 0, run, promise)
+        let dialled: EventLoopFuture<Connection> =
+            self.host.connect(to: peer, addresses: punch.addresses, options: options)
+        dialled.flatMapErrorThrowing { error in
+            guard let direct = self.directConnection(to: peer) else { throw error }
+            return direct
+        }.cascade(to: promise)
         let direct = try await promise.futureResult.get()
         self.state.withLock { _ = $0.punched.insert(direct.id) }
         // Its end may have been told before.
         if !direct.isOpen { self.state.withLock { _ = $0.punched.remove(direct.id) } }
         return direct
-    }
-
-    private func isRunning(_ run: UInt64, _ peer: PeerID) -> Bool {
-        self.state.withLock { $0.running[peer]?.id == run }
-    }
-
-    /// Half of it by chance: two hosts whose SYNs did not cross, so that their routers have refused them, must not go on in step.
-    private func redialDelay() -> TimeAmount {
-        let half = max(1, self.configuration.redialDelay.nanoseconds / 2)
-        return .nanoseconds(half + Int64(self.host.configuration.randomNumber() % UInt64(2 * half)))
-    }
-
-    private func dial(
-        _ peer: PeerID,
-        _ addresses: [Multiaddr],
-        _ options: DialOptions,
-        until deadline: NIODeadline,
-        redials: Int,
-        _ run: UInt64,
-        _ promise: EventLoopPromise<Connection>
-    ) {
-        let loop = promise.futureResult.eventLoop
-        let dialled: EventLoopFuture<Connection> = self.host.connect(to: peer, addresses: addresses, options: options)
-        dialled.whenComplete { result in
-            switch result {
-            case .success(let connection): promise.succeed(connection)
-            case .failure(let error):
-                if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
-                let delay = self.redialDelay()
-                guard redials < self.configuration.maximumRedials, self.isRunning(run, peer),
-                    loop.now + delay < deadline
-                else { return promise.fail(error) }
-                loop.scheduleTask(in: delay) {
-                    if let direct = self.directConnection(to: peer) { return promise.succeed(direct) }
-                    var options = options
-                    options.timeout = deadline - loop.now
-                    self.dial(peer, addresses, options, until: deadline, redials: redials + 1, run, promise)
-                }
-            }
-        }
     }
 }
 
