@@ -313,19 +313,19 @@ final class PathTable: Sendable {
         self.publish()
     }
 
+    /// Whether a connection's own address is not among those that the machine has. Link-local ones are not listed: liveness tells.
+    static func isLost(_ address: Multiaddr, present: Set<IPAddress>) -> Bool {
+        guard !address.isLinkLocal, let own = address.ipAddress else { return false }
+        return !own.isLoopback && !present.contains(own)
+    }
+
     /// Addresses or routes of this machine have changed: what was lost with them is given up, all else is looked at at once.
     /// - Parameter addresses: those that this machine has now.
     func networkChanged(_ addresses: Set<IPAddress>) {
         let now = self.loop.now
         self.state.withLock { $0.counters.networkChanges += 1 }
         let open = self.host.connections
-        let lost = open.filter { connection in
-            // Link-local addresses are in no list; whether one is lost, liveness tells.
-            guard !connection.isRelayed, !connection.localAddress.isLinkLocal,
-                let local = connection.localAddress.ipAddress
-            else { return false }
-            return !local.isLoopback && !addresses.contains(local)
-        }
+        let lost = open.filter { !$0.isRelayed && Self.isLost($0.localAddress, present: addresses) }
         // Peers cannot be told, and circuits end with their relay's connection. Those that used this node wait for it: a new
         // connection shows them that the old one is dead.
         for connection in open where connection.isRelayed ? !lost.isEmpty : lost.contains(connection) {
