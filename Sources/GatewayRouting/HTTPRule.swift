@@ -1,5 +1,3 @@
-public import MeshCore
-
 /// The rules of all hosts of one listener.
 public struct HTTPHosts: Sendable, Hashable {
     public struct Host: Sendable, Hashable {
