@@ -114,6 +114,7 @@ let package = Package(
             ]
         ),
         // 5: the seams where features meet, and the protocols upon the libp2p host
+        library("EndpointBalancing", ["MeshCore", "KubeModel", "LoadBalancing", "ServiceCatalog"]),
         library("MeshInterfaces", ["MeshCore", "Documents", "ServiceCatalog", nioCore]),
         library(
             "LibP2PRelay",
@@ -142,15 +143,15 @@ let package = Package(
             "EdgeProxy",
             [
                 "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
-                "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
+                "EndpointBalancing", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
             ]
         ),
         library(
             "EdgeGateway",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
-                "GatewayRouting", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, nioTLS, nioHTTP1, nioHTTP2,
-                nioHPACK, nioSSL, hashTrees, deques, logging, lifecycle,
+                "GatewayRouting", "ServiceCatalog", "EndpointBalancing", "MeshInterfaces", nioCore, nioPosix, nioTLS,
+                nioHTTP2, nioHPACK, nioSSL, logging, lifecycle,
             ]
         ),
         library(
@@ -348,7 +349,8 @@ let package = Package(
             "EdgeProxyTests",
             [
                 "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
-                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
+                "ServiceCatalog", "EndpointBalancing", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+                lifecycle,
                 .product(name: "ServiceLifecycleTestKit", package: "swift-service-lifecycle"),
             ]
         ),

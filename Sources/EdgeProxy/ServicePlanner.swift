@@ -1,3 +1,4 @@
+import EndpointBalancing
 import KubeModel
 import LinuxNetwork
 public import LoadBalancing
@@ -96,13 +97,13 @@ public struct ServicePlanner: Sendable, Hashable {
             note: note
         )
         let family = endpoints.filter { $0.endpoint.address.family == frontend.family }
-        let cluster = self.usable(family, object.publishNotReadyAddresses)
+        let cluster = family.serving(publishNotReady: object.publishNotReadyAddresses)
         let usable: [ResolvedEndpoint]
         switch trafficPolicy {
         case .cluster:
             usable = self.nearest(self.reachable(cluster), object)
         case .local:
-            usable = self.usable(family.filter(self.isLocal), object.publishNotReadyAddresses)
+            usable = family.filter(self.isLocal).serving(publishNotReady: object.publishNotReadyAddresses)
         }
         guard !usable.isEmpty else {
             if cluster.isEmpty {
@@ -151,16 +152,6 @@ public struct ServicePlanner: Sendable, Hashable {
             planned.route = route
         }
         return planned
-    }
-
-    /// Ready endpoints; if there are none, those that still serve while they terminate.
-    private func usable(_ endpoints: [ResolvedEndpoint], _ publishNotReady: Bool) -> [ResolvedEndpoint] {
-        var seen: Set<TransportAddress> = []
-        let distinct = endpoints.filter { seen.insert($0.transportAddress).inserted }
-        if publishNotReady { return distinct }
-        let ready = distinct.filter { $0.endpoint.conditions.contains(.ready) }
-        guard ready.isEmpty else { return ready }
-        return distinct.filter { $0.endpoint.conditions.isSuperset(of: [.serving, .terminating]) }
     }
 
     private func isLocal(_ endpoint: ResolvedEndpoint) -> Bool { self.reach.isLocal(endpoint.endpoint) }
