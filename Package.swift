@@ -151,7 +151,7 @@ let package = Package(
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
                 "GatewayRouting", "ServiceCatalog", "EndpointBalancing", "MeshInterfaces", nioCore, nioPosix, nioTLS,
-                nioHTTP2, nioHPACK, nioSSL, logging, lifecycle,
+                nioHTTP2, nioHPACK, nioSSL, hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -332,7 +332,8 @@ let package = Package(
             [
                 "MeshCore", "Documents", "KubeModel", "GatewayRouting", "ServiceCatalog", "MeshInterfaces",
                 "EdgeGateway",
-                "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, nioHTTP2, nioHPACK, nioSSL, logging,
+                "ByteStreams", "LinuxNetwork", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, nioHTTP2,
+                nioHPACK, nioSSL, logging,
             ]
         ),
         tests(

@@ -121,7 +121,9 @@ final class GatewayWorker {
 
     /// Connections that are open go on.
     func stopListening(_ address: ListenAddress) -> EventLoopFuture<Void> {
-        guard let listening = self.listeners.removeValue(forKey: address) else { return self.loop.makeSucceededVoidFuture() }
+        guard let listening = self.listeners.removeValue(forKey: address) else {
+            return self.loop.makeSucceededVoidFuture()
+        }
         return listening.channel.close().flatMapErrorThrowing { _ in }
     }
 
@@ -132,7 +134,7 @@ final class GatewayWorker {
         else {
             self.counters.connectionsOverLimit += 1
             channel.closeWithReset()
-            return self.loop.makeSucceededVoidFuture()
+            return self.loop.makeFailedFuture(GatewayError(.listen, "a limit of connections is reached"))
         }
         self.counters.connectionsOpen += 1
         self.connections.add(channel)
@@ -155,7 +157,8 @@ final class GatewayWorker {
                 )
                 try pipeline.addHandler(HTTPSniffer(worker: self, client: connection))
             case .tls: try pipeline.addHandler(TLSListenerHandler(worker: self, listener: state, client: client))
-            case .stream(let route): try pipeline.addHandler(StreamConnection(worker: self, client: client, route: route))
+            case .stream(let route):
+                try pipeline.addHandler(StreamConnection(worker: self, client: client, route: route))
             }
         }
     }

@@ -46,7 +46,9 @@ enum AccessLog {
 /// `X-Request-Id`: the client's if it is a short word, else one of our own.
 enum RequestIdentity {
     static func identify(_ fields: inout HeaderFields, using generator: inout some RandomNumberGenerator) -> String {
-        if let given = fields["x-request-id"], (1...128).contains(given.utf8.count), ASCII.isToken(given) { return given }
+        if let given = fields["x-request-id"], (1...128).contains(given.utf8.count), ASCII.isToken(given) {
+            return given
+        }
         let words = [generator.next(), generator.next()].map { word in
             let text = String(word as UInt64, radix: 16)
             return String(repeating: "0", count: 16 - text.count) + text

@@ -90,7 +90,8 @@ extension Exchange {
         head.fields.set("x-forwarded-host", head.authority)
         for filters in [rule.filters, target.filters] where !filters.isEmpty {
             if filters.path != nil {
-                guard let text = filters.target(of: head, match: self.match), let target = try? RequestTarget(text) else {
+                guard let text = filters.target(of: head, match: self.match), let target = try? RequestTarget(text)
+                else {
                     return nil
                 }
                 head.target = target
@@ -112,7 +113,8 @@ extension Exchange {
             head.upgrade = nil
             head.scheme = target.backend?.tls == nil ? "http" : "https"
         }
-        guard ASCII.isAuthority(head.authority), head.fields.fields.allSatisfy({ ASCII.isToken($0.name) && ASCII.isValue($0.value) })
+        guard ASCII.isAuthority(head.authority),
+            head.fields.fields.allSatisfy({ ASCII.isToken($0.name) && ASCII.isValue($0.value) })
         else { return nil }
         return head
     }
@@ -121,12 +123,16 @@ extension Exchange {
     func finished(_ head: ResponseHead) -> ResponseHead {
         var head = head
         if let fields = self.crossOriginFields {
-            for name in ["access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers"] {
+            for name in [
+                "access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers",
+            ] {
                 head.fields.remove(name)
             }
             for field in fields { head.fields.add(field.name, field.value) }
         }
-        let edits = [self.rule?.filters.response, self.target?.filters.response].compactMap { $0 }.filter { !$0.isEmpty }
+        let edits = [self.rule?.filters.response, self.target?.filters.response].compactMap { $0 }.filter {
+            !$0.isEmpty
+        }
         guard !edits.isEmpty else { return head }
         for edit in edits { edit.apply(to: &head.fields) }
         head.fields.fields.removeAll { field in

@@ -4,6 +4,7 @@ import LoadBalancing
 import MeshCore
 import MeshInterfaces
 import NIOCore
+import ServiceCatalog
 
 /// One request from its head to the end of its response: finds the rule, chooses a backend, passes both ways what comes.
 ///
@@ -124,7 +125,9 @@ final class Exchange: UpstreamObserver {
     }
 
     private func readRequest() {
-        guard !self.requestEnded, !self.isReadingRequest, let upstream = self.upstream, upstream.isWritable else { return }
+        guard !self.requestEnded, !self.isReadingRequest, let upstream = self.upstream, upstream.isWritable else {
+            return
+        }
         self.isReadingRequest = true
         self.downstream?.readRequest()
     }

@@ -12,7 +12,8 @@ struct GatewayAnswer {
         let text = String(reason.unicodeScalars.map { ASCII.isValue(String($0)) && $0.isASCII ? Character($0) : "?" })
         var fields = HeaderFields()
         if detail { fields.add("x-edgemesh-reason", text) }
-        if let request, request.version == .http2, request.fields["content-type"]?.hasPrefix("application/grpc") == true {
+        if let request, request.version == .http2, request.fields["content-type"]?.hasPrefix("application/grpc") == true
+        {
             fields.add("content-type", "application/grpc")
             fields.add("grpc-status", String(self.grpcStatus(status)))
             fields.add("grpc-message", text.replacing("%", with: "%25"))

@@ -4,10 +4,12 @@ struct HTTP1Error: Error, Sendable, Hashable, CustomStringConvertible {
     var status: Int
     var message: String
 
-    init(_ status: Int = 400, _ message: String) {
+    init(_ status: Int, _ message: String) {
         self.status = status
         self.message = message
     }
+
+    init(_ message: String) { self.init(400, message) }
 
     var description: String { self.message }
 }

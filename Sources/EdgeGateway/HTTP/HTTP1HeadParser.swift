@@ -39,6 +39,8 @@ struct HTTP1HeadParser {
     /// Takes a whole head from the front of `buffer`; nil if more bytes are needed.
     mutating func next(_ buffer: inout ByteBuffer) throws(HTTP1Error) -> Head? {
         try self.skipEmptyLines(&buffer)
+        // The first half of an empty line.
+        if case .request = self.kind, self.scanned == 0, buffer.readableBytesView.elementsEqual([0x0D]) { return nil }
         guard let length = try self.lengthOfHead(buffer) else { return nil }
         self.scanned = 0
         self.emptyLines = 0

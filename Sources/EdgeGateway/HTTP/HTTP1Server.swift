@@ -83,7 +83,9 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     }
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
-        if context.channel.isWritable, case .exchanging(let exchange) = self.state { exchange.downstreamBecameWritable() }
+        if context.channel.isWritable, case .exchanging(let exchange) = self.state {
+            exchange.downstreamBecameWritable()
+        }
         context.fireChannelWritabilityChanged()
     }
 
@@ -109,7 +111,8 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     /// Between requests a connection is closed; a head that does not come to its end is answered; content is the exchange's matter.
     private func late() {
         switch self.state {
-        case .waiting where self.parser.isWithin: self.refuse(HTTP1Error(408, "the head of the request did not come in time"))
+        case .waiting where self.parser.isWithin:
+            self.refuse(HTTP1Error(408, "the head of the request did not come in time"))
         case .waiting, .closing: self.context?.close(promise: nil)
         case .exchanging, .joined: break
         }
@@ -268,7 +271,9 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
         self.hasAnswered = true
         self.owesContinue = false
         // What nobody will read any more cannot be skipped in bounded time.
-        if self.content != nil, case .exchanging(let exchange) = self.state, exchange.isFinished { self.closesAfter = true }
+        if self.content != nil, case .exchanging(let exchange) = self.state, exchange.isFinished {
+            self.closesAfter = true
+        }
         self.hasContent = !ResponseHead.hasNoContent(status: head.status, method: request.method)
         if self.hasContent, head.body == .streamed {
             self.isChunked = request.version == .http11

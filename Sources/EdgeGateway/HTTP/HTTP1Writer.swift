@@ -1,3 +1,4 @@
+import GatewayRouting
 import NIOCore
 
 /// Writes HTTP/1.1 messages. Names and values are valid by then: parsers and plans let no others in.

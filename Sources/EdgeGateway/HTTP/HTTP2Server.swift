@@ -20,8 +20,8 @@ enum HTTP2Server {
         let pipeline = channel.pipeline.syncOperations
         _ = try pipeline.configureHTTP2Pipeline(
             mode: .server,
-            connectionConfiguration: HTTP2Settings.connection(limits, isServer: true),
-            streamConfiguration: HTTP2Settings.stream(limits),
+            connectionConfiguration: HTTP2Bounds.connection(limits, isServer: true),
+            streamConfiguration: HTTP2Bounds.stream(limits),
             streamDelegate: management.http2StreamDelegate
         ) { stream in
             stream.eventLoop.makeCompletedFuture {
@@ -208,5 +208,7 @@ final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
         self.abort()
     }
 
-    private func write(_ frame: HTTP2Frame.FramePayload) { self.context?.write(self.wrapOutboundOut(frame), promise: nil) }
+    private func write(_ frame: HTTP2Frame.FramePayload) {
+        self.context?.write(self.wrapOutboundOut(frame), promise: nil)
+    }
 }

@@ -78,7 +78,11 @@ final class StreamConnection: ChannelInboundHandler, GluedSocketsCarrier {
         guard let backend = chosen?.backend, let balancer = self.worker.backends.balancer(for: backend),
             self.excluded.count < self.worker.limits.maximumDials,
             let pick = balancer.begin(
-                PickContext(client: self.client.address, now: .now(), excluded: balancer === self.balancer ? self.excluded : [])
+                PickContext(
+                    client: self.client.address,
+                    now: .now(),
+                    excluded: balancer === self.balancer ? self.excluded : []
+                )
             )
         else {
             self.worker.counters.requestsWithoutBackend += 1
@@ -140,7 +144,8 @@ final class StreamConnection: ChannelInboundHandler, GluedSocketsCarrier {
 
     /// Much flows: from here on the kernel carries it, and the connection outlives its channels.
     func carry(client: NIOBSDSocket.Handle, server: NIOBSDSocket.Handle, release: () -> Void) -> Bool {
-        guard let balancer = self.balancer, let pick = self.pick, self.worker.ledger.enterSplice(self.worker.limits) else {
+        guard let balancer = self.balancer, let pick = self.pick, self.worker.ledger.enterSplice(self.worker.limits)
+        else {
             return false
         }
         let pair = self.worker.splicer.prepare(

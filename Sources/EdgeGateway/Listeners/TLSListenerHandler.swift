@@ -68,7 +68,10 @@ final class TLSListenerHandler: ChannelInboundHandler, RemovableChannelHandler {
         guard case .tls(let servers) = self.listener.service,
             let server = TLSServer.best(of: servers, for: hello.serverName)
         else {
-            throw GatewayError(.clientHello, "nothing is served for \(hello.serverName ?? "a client that names no host")")
+            throw GatewayError(
+                .clientHello,
+                "nothing is served for \(hello.serverName ?? "a client that names no host")"
+            )
         }
         let pipeline = context.pipeline.syncOperations
         if let termination = server.termination {
@@ -80,7 +83,8 @@ final class TLSListenerHandler: ChannelInboundHandler, RemovableChannelHandler {
                 serverName: hello.serverName,
                 server: server
             )
-            try pipeline.addHandlers([NIOSSLServerHandler(context: tls), secured], position: .after(self))
+            try pipeline.addHandler(secured, position: .after(self))
+            try pipeline.addHandler(NIOSSLServerHandler(context: tls), position: .after(self))
         } else {
             guard case .stream(let route) = server.service else {
                 throw GatewayError(.clientHello, "TLS that is passed on as it is can only be a stream")
@@ -157,7 +161,8 @@ final class SecuredHandler: ChannelInboundHandler, RemovableChannelHandler {
         if let termination = self.server.termination, termination.clientCertificates != .ignored,
             !termination.subjectAltNames.isEmpty
         {
-            let certificate = try context.pipeline.syncOperations.handler(type: NIOSSLServerHandler.self).peerCertificate
+            let certificate = try context.pipeline.syncOperations.handler(type: NIOSSLServerHandler.self)
+                .peerCertificate
             // One that is optional and was not shown is none that is wrong.
             let isAllowed =
                 certificate.map { CertificateNames.holds($0, oneOf: termination.subjectAltNames) }

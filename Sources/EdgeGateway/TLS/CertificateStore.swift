@@ -1,4 +1,4 @@
-public import GatewayRouting
+import GatewayRouting
 public import MeshCore
 import NIOSSL
 import Synchronization
@@ -19,7 +19,7 @@ public struct CertificateMaterial: Sendable, Hashable, CustomStringConvertible, 
     }
 
     public var description: String { "CertificateMaterial" }
-    public var customMirror: Mirror { Mirror(self, children: []) }
+    public var customMirror: Swift.Mirror { Swift.Mirror(self, children: []) }
 }
 
 /// The material of a name now; nil if there is none. Any thread; must not block.

@@ -1,3 +1,4 @@
+import HashTreeCollections
 import EndpointBalancing
 import GatewayRouting
 import KubeModel

@@ -19,8 +19,8 @@ final class HTTP2Upstream {
         self.idleSince = channel.eventLoop.now
         self.multiplexer = try channel.pipeline.syncOperations.configureHTTP2Pipeline(
             mode: .client,
-            connectionConfiguration: HTTP2Settings.connection(limits, isServer: false),
-            streamConfiguration: HTTP2Settings.stream(limits)
+            connectionConfiguration: HTTP2Bounds.connection(limits, isServer: false),
+            streamConfiguration: HTTP2Bounds.stream(limits)
         ) { stream in stream.close() }
         try channel.syncOptions?.setOption(.autoRead, value: true)
     }
@@ -47,7 +47,9 @@ final class HTTP2Upstream {
             case .success(let channel):
                 channel.closeFuture.whenComplete { _ in connection.value.openStreams -= 1 }
                 onStream(
-                    Result { try channel.pipeline.syncOperations.handler(type: HTTP2UpstreamStream.self) }
+                    Result<any UpstreamStream, any Error> {
+                        try channel.pipeline.syncOperations.handler(type: HTTP2UpstreamStream.self)
+                    }
                 )
             case .failure(let error):
                 connection.value.openStreams -= 1
@@ -60,7 +62,7 @@ final class HTTP2Upstream {
 }
 
 /// Settings for both sides.
-enum HTTP2Settings {
+enum HTTP2Bounds {
     static let streamWindow = 256 * 1024
     static let connectionWindow = 1024 * 1024
 

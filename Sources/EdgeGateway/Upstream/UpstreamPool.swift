@@ -1,3 +1,4 @@
+import KubeModel
 import ByteStreams
 import GatewayRouting
 import MeshCore
