@@ -333,7 +333,7 @@ let package = Package(
                 "MeshCore", "Documents", "KubeModel", "GatewayRouting", "ServiceCatalog", "MeshInterfaces",
                 "EdgeGateway",
                 "ByteStreams", "LinuxNetwork", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, nioHTTP2,
-                nioHPACK, nioSSL, logging,
+                nioHPACK, nioSSL, hashTrees, logging,
             ]
         ),
         tests(

@@ -1,5 +1,6 @@
 import ByteStreams
 import GatewayRouting
+import HashTreeCollections
 import KubeModel
 import Logging
 import MeshCore

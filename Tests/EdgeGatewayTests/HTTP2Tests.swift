@@ -293,7 +293,7 @@ private func head(_ method: String = "GET", _ path: String = "/", _ more: [(Stri
     ]
 
     @Test("what is malformed never reaches a backend", arguments: Self.malformed)
-    func malformed(_ malformed: Malformed) async throws {
+    func refuses(_ malformed: Malformed) async throws {
         try await HTTPProxyTests.withWeb { port, server, _ in
             let client = try await ClientHTTP2(port)
             let stream = try? await client.open(malformed.headers, ends: true)

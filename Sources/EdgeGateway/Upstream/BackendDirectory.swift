@@ -1,6 +1,6 @@
-import HashTreeCollections
 import EndpointBalancing
 import GatewayRouting
+import HashTreeCollections
 import KubeModel
 import LoadBalancing
 import MeshCore

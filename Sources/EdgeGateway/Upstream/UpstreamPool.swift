@@ -1,6 +1,6 @@
-import KubeModel
 import ByteStreams
 import GatewayRouting
+import KubeModel
 import MeshCore
 import MeshInterfaces
 import NIOCore
