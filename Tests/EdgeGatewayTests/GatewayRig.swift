@@ -112,14 +112,10 @@ struct GatewayRig: Sendable {
         let running = Task { try await service.run() }
         let rig = GatewayRig(service: service, plans: continuation)
         do {
-            var ports: [UInt16] = []
-            // One after the other, so that it is known which port is whose.
-            for index in listeners.indices {
-                continuation.yield(rig.plan(listeners, count: index + 1))
-                try await eventually("the gateway listens") { await service.listenEntries.count == index + 1 }
-                let bound = await service.listenEntries.map(\.address.address.port)
-                ports += bound.filter { !ports.contains($0) }
-            }
+            continuation.yield(rig.plan(listeners))
+            try await eventually("the gateway listens") { await service.listenEntries.count == listeners.count }
+            // In order of their addresses, as the plan has them.
+            let ports = await service.listenEntries.map(\.address.address.port)
             let value = try await body(rig, ports)
             running.cancel()
             try await running.value
@@ -132,9 +128,9 @@ struct GatewayRig: Sendable {
     }
 
     /// Listeners of the same address differ by the loopback address that they ask for.
-    func plan(_ services: [ListenerPlan.Service], count: Int? = nil) -> GatewayPlan {
+    func plan(_ services: [ListenerPlan.Service]) -> GatewayPlan {
         GatewayPlan(
-            listeners: services.prefix(count ?? services.count).enumerated().map { index, service in
+            listeners: services.enumerated().map { index, service in
                 let address = IPAddress.v4(IPv4Address(rawValue: 0x7F00_0001 + UInt32(index)))
                 return ListenerPlan(
                     key: ListenerPlan.Key(transport: .tcp, address: address, port: 0),

@@ -181,10 +181,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
 
     @Test func nobodyListens() async throws {
         let server = try await TestBackend.start()
-        // A socket that is bound and never listens refuses, and nobody else gets its port.
-        let holder = try await DatagramBootstrap(group: MultiThreadedEventLoopGroup.singleton)
-            .bind(host: "127.0.0.1", port: 0).get()
-        let port = UInt16(holder.localAddress?.port ?? 0)
+        // tcpmux: nobody has it.
+        let port: UInt16 = 1
         try await GatewayRig.with(
             [.http(hosts([matching("/a", .forward([backend("dead")])), matching("/b", .forward([backend("half")]))]))],
             services: [makeService("dead", ports: [port]), makeService("half", ports: [port, server.port])]
@@ -200,7 +198,6 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
                 #expect(seen4.contains("content: 2\n"))
             }
         }
-        try await holder.close()
         try await server.stop()
     }
 
@@ -367,7 +364,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
             let client = try await RawClient.connect(ports[0])
             try await client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
             try await client.wait(for: "abc")
-            try await client.send("cde")
+            // It may have been broken off by now.
+            try? await client.send("cde")
             let text = try await client.end()
             #expect(text.hasSuffix("\r\n\r\nabc"))
         }

@@ -30,6 +30,8 @@ final class UpstreamPool {
     private var idle: [Key: [Idle]] = [:]
     private(set) var idleCount = 0
     private var http2: [Key: [HTTP2Upstream]] = [:]
+    /// Requests that wait for an HTTP/2 connection: no more than there are streams of clients.
+    private var waiting: [Key: [((any Error)?) -> Void]] = [:]
     private var sweep: RepeatedTask?
     private var isClosed = false
 
@@ -75,8 +77,35 @@ final class UpstreamPool {
             if let connection = self.http2[key]?.first(where: \.hasRoom) {
                 return connection.open { completion($0.map { Opened(stream: $0, isReused: true) }) }
             }
+            return self.connectHTTP2(endpoint, key, origin: origin, deadline: deadline, completion) { error in
+                if let error { return completion(.failure(error)) }
+                self.open(endpoint, backend, origin: origin, isFresh: isFresh, deadline: deadline, completion)
+            }
         }
         self.connect(endpoint, key, origin: origin, deadline: deadline, completion)
+    }
+
+    /// Requests that come while a connection is made wait for it, and then share it.
+    private func connectHTTP2(
+        _ endpoint: ResolvedEndpoint,
+        _ key: Key,
+        origin: FlowOrigin,
+        deadline: NIODeadline,
+        _ completion: @escaping (Result<Opened, any Error>) -> Void,
+        retry: @escaping ((any Error)?) -> Void
+    ) {
+        guard self.waiting[key] == nil else {
+            self.waiting[key]?.append(retry)
+            return
+        }
+        self.waiting[key] = []
+        self.connect(endpoint, key, origin: origin, deadline: deadline) { result in
+            let waiting = self.waiting.removeValue(forKey: key) ?? []
+            completion(result)
+            var problem: (any Error)?
+            if case .failure(let error) = result { problem = error }
+            for retry in waiting { retry(problem) }
+        }
     }
 
     private func connect(
