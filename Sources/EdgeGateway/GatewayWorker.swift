@@ -186,7 +186,8 @@ final class GatewayWorker {
         return text.map { XXHash64.hash(Array($0.utf8)) }
     }
 
-    private static func pair(named name: String, in text: String, separator: Character) -> String? {
+    /// The value of `name=value` in a list such as a query or cookies.
+    static func pair(named name: String, in text: String, separator: Character) -> String? {
         for pair in text.split(separator: separator) {
             let parts = pair.drop { $0 == " " }.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             if parts.count == 2, parts[0] == name { return String(parts[1]) }

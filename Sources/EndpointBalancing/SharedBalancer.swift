@@ -112,6 +112,18 @@ public final class SharedBalancer: Sendable {
         return pick
     }
 
+    /// Counts a connection to the endpoint that `isWanted` names, whosever turn it is; nil if no endpoint is it.
+    public func begin(where isWanted: (ResolvedEndpoint) -> Bool) -> Pick? {
+        let endpoints = self.state.withLock { $0.endpoints }
+        // Searched without the lock: picks go on.
+        guard let endpoint = endpoints.values.first(where: isWanted) else { return nil }
+        return self.state.withLock { state in
+            guard let slot = state.balancer.slot(listing: endpoint.transportAddress) else { return nil }
+            state.balancer.begin(slot)
+            return Pick(slot: slot, endpoint: endpoint)
+        }
+    }
+
     /// Off the loops: a table of thousands of endpoints takes tens of milliseconds. One at a time for each route.
     private func build(_ request: ConsistentHashTableRequest) {
         Task {

@@ -409,6 +409,35 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
         }
     }
 
+    @Test("a session stays with its endpoint", arguments: [SessionPersistence.Carrier.cookie, .header])
+    func sessions(_ carrier: SessionPersistence.Carrier) async throws {
+        let servers = [try await TestBackend.start("one"), try await TestBackend.start("two")]
+        var rule = forwarding("web")
+        rule.persistence = SessionPersistence(carrier: carrier, name: "Sticky")
+        try await GatewayRig.with(
+            [.http(hosts([rule]))],
+            services: [makeService("web", ports: servers.map(\.port))]
+        ) { _, ports in
+            let first = try await RawClient.exchange(ports[0], get("/"))
+            let begun = carrier == .cookie ? "set-cookie: Sticky=" : "sticky: "
+            let session = try #require(
+                first.split(separator: begun).dropFirst().first?.prefix { $0.isLetter || $0.isNumber }
+            )
+            let field = carrier == .cookie ? "Cookie: a=b; Sticky=\(session)" : "Sticky: \(session)"
+            let name = first.contains("backend: one\n") ? "one" : "two"
+            for _ in 0..<6 {
+                let text = try await RawClient.exchange(ports[0], get("/", "\(field)\r\nConnection: close\r\n"))
+                #expect(text.contains("backend: \(name)\n"))
+                #expect(!text.contains("set-cookie"))
+            }
+            // One that nobody gave out begins anew.
+            let forged = field.replacing(session, with: "zzz")
+            let anew = try await RawClient.exchange(ports[0], get("/", "\(forged)\r\nConnection: close\r\n"))
+            #expect(anew.contains(begun))
+        }
+        for server in servers { try await server.stop() }
+    }
+
     @Test func mirrorsAreSentAndTheirAnswersDropped() async throws {
         let shadow = try await TestBackend.start("shadow")
         let server = try await TestBackend.start()

@@ -1,3 +1,4 @@
+import EndpointBalancing
 import GatewayRouting
 import MeshCore
 import NIOCore
@@ -59,6 +60,15 @@ extension Exchange {
             let head = ResponseHead(status: Int(response.status), body: .known(UInt64(body.readableBytes)))
             self.respond(GatewayAnswer(head: self.finished(head), body: body))
         case .forward(let backends):
+            if let persistence = rule.persistence,
+                let choice = SessionChoice.find(persistence, self.head, among: backends, self.worker.backends)
+            {
+                guard let outgoing = self.outgoing(to: choice.target, by: rule) else {
+                    choice.balancer.end(choice.pick)
+                    return self.refuse(500, "the route's rewriting leads to no path")
+                }
+                return self.forward(choice.target, outgoing, to: choice)
+            }
             guard let target = backends.choose(using: &self.worker.generator) else {
                 return self.refuse(503, "every backend of the route has the weight 0")
             }
@@ -129,6 +139,13 @@ extension Exchange {
                 head.fields.remove(name)
             }
             for field in fields { head.fields.add(field.name, field.value) }
+        }
+        if let persistence = self.rule?.persistence, let session = self.session,
+            SessionChoice.session(persistence, self.head) != session
+        {
+            head.fields.fields.append(
+                SessionChoice.field(persistence, session, isSecure: self.client.isSecure)
+            )
         }
         let edits = [self.rule?.filters.response, self.target?.filters.response].compactMap { $0 }.filter {
             !$0.isEmpty

@@ -28,6 +28,8 @@ final class Exchange: UpstreamObserver {
     private var balancer: SharedBalancer?
     private var pick: SharedBalancer.Pick?
     private var excluded: [Int] = []
+    /// What the endpoint of the client's session is called, if it has one.
+    private(set) var session: String?
     private var attempt = 0
     private var needsFreshConnection = false
     private var retriesLeft = 0
@@ -139,6 +141,13 @@ final class Exchange: UpstreamObserver {
 
     // MARK: To the backend
 
+    /// Passes the request on to the endpoint of the client's session.
+    func forward(_ target: WeightedBackend, _ outgoing: RequestHead, to choice: SessionChoice) {
+        self.balancer = choice.balancer
+        self.pick = choice.pick
+        self.forward(target, outgoing)
+    }
+
     /// Passes the request on to one of the rule's backends.
     func forward(_ target: WeightedBackend, _ outgoing: RequestHead) {
         self.target = target
@@ -157,18 +166,13 @@ final class Exchange: UpstreamObserver {
             self.worker.counters.requestsWithoutBackend += 1
             return self.refuse(503, "service \(backend.service) is not known, or has no port \(backend.port)")
         }
-        let context = PickContext(
-            client: self.client.address.address,
-            now: .now(),
-            keyHash: self.worker.keyHash(balancer, outgoing),
-            excluded: self.excluded
-        )
-        guard let pick = balancer.begin(context) else {
+        guard let pick = self.pick ?? self.choose(balancer, outgoing) else {
             self.worker.counters.requestsWithoutBackend += 1
             return self.refuse(503, "no endpoint of service \(backend.service) port \(backend.port) is ready")
         }
         self.balancer = balancer
         self.pick = pick
+        self.session = SessionChoice.name(of: pick.endpoint, of: backend.service)
         self.attempt += 1
         let attempt = self.attempt
         self.log.upstream = "\(pick.endpoint.transportAddress)"
@@ -189,6 +193,17 @@ final class Exchange: UpstreamObserver {
             case .failure(let error): self.failed(.connect("\(error)"))
             }
         }
+    }
+
+    private func choose(_ balancer: SharedBalancer, _ outgoing: RequestHead) -> SharedBalancer.Pick? {
+        balancer.begin(
+            PickContext(
+                client: self.client.address.address,
+                now: .now(),
+                keyHash: self.worker.keyHash(balancer, outgoing),
+                excluded: self.excluded
+            )
+        )
     }
 
     private func connected(_ opened: UpstreamPool.Opened, _ outgoing: RequestHead) {
