@@ -72,7 +72,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
         try await Self.withWeb { port, server, _ in
             let requests = (1...20).map { get("/n/\($0)", $0 == 20 ? "Connection: close\r\n" : "") }.joined()
             let text = try await RawClient.exchange(port, requests)
-            let order = text.split(separator: "\n").filter { $0.hasPrefix("GET /n/") }.map {
+            let order = text.replacing("\r\n", with: "\n").split(separator: "\n").filter { $0.hasPrefix("GET /n/") }.map
+            {
                 $0.split(separator: " ")[1]
             }
             #expect(order.map(String.init) == (1...20).map { "/n/\($0)" })

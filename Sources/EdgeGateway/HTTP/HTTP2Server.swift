@@ -16,7 +16,8 @@ enum HTTP2Server {
                 keepalive: nil
             )
         )
-        let connection = NIOLoopBound((worker, client), eventLoop: channel.eventLoop)
+        let connectionGuard = HTTP2ConnectionGuard(worker: worker)
+        let connection = NIOLoopBound((worker, client, connectionGuard), eventLoop: channel.eventLoop)
         let pipeline = channel.pipeline.syncOperations
         _ = try pipeline.configureHTTP2Pipeline(
             mode: .server,
@@ -25,13 +26,14 @@ enum HTTP2Server {
             streamDelegate: management.http2StreamDelegate
         ) { stream in
             stream.eventLoop.makeCompletedFuture {
-                let (worker, client) = connection.value
+                let (worker, client, connectionGuard) = connection.value
+                connectionGuard.streamBegan()
                 try stream.syncOptions?.setOption(.autoRead, value: false)
                 try stream.pipeline.syncOperations.addHandler(HTTP2ServerStream(worker: worker, client: client))
             }
         }
         try pipeline.addHandler(management)
-        try pipeline.addHandler(HTTP2ConnectionGuard(worker: worker))
+        try pipeline.addHandler(connectionGuard)
         try channel.syncOptions?.setOption(.autoRead, value: true)
     }
 }
@@ -41,8 +43,23 @@ private final class HTTP2ConnectionGuard: ChannelInboundHandler {
     typealias InboundIn = HTTP2Frame
 
     private let worker: GatewayWorker
+    /// For the first request; from then on the connection's management sees to it.
+    private var deadline: LazyDeadline?
 
     init(worker: GatewayWorker) { self.worker = worker }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        let channel = context.channel
+        self.deadline = LazyDeadline(on: context.eventLoop) { channel.close(promise: nil) }
+        self.deadline?.set(self.worker.limits.keepAliveTimeout)
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) { self.streamBegan() }
+
+    func streamBegan() {
+        self.deadline?.cancel()
+        self.deadline = nil
+    }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
         guard !(error is NIOHTTP2Errors.StreamError) else { return }
