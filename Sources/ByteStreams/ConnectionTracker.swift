@@ -40,7 +40,9 @@ public final class ConnectionTracker {
 
     /// Tells every channel's handlers that the connection is to end as soon as it is idle.
     public func quiesce() {
-        for channel in self.channels.values { channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent()) }
+        for channel in self.channels.values {
+            channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent())
+        }
     }
 
     /// Completes when no connection is left, or at `deadline` after closing those that are; the value is how many were

@@ -155,8 +155,8 @@ final class GatewayWorker {
                     port: state.port,
                     rules: ConnectionRules(state)
                 )
-                try pipeline.addHandler(HTTPSniffer(worker: self, client: connection))
-            case .tls: try pipeline.addHandler(TLSListenerHandler(worker: self, listener: state, client: client))
+                try pipeline.addHandler(HTTPSniffer.handler(self, connection))
+            case .tls: try pipeline.addHandler(TLSListener(worker: self, listener: state, client: client).handler())
             case .stream(let route):
                 try pipeline.addHandler(StreamConnection(worker: self, client: client, route: route))
             }

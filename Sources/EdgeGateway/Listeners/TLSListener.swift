@@ -5,66 +5,29 @@ import NIOCore
 import NIOSSL
 import NIOTLS
 
-/// Looks at the ClientHello of a connection, and puts what serves the name that it asks for behind itself: TLS with the right
+/// Looks at the ClientHello of a connection, and puts what serves the name that it asks for behind it: TLS with the right
 /// certificate, or a stream of the bytes as they are.
-final class TLSListenerHandler: ChannelInboundHandler, RemovableChannelHandler {
-    typealias InboundIn = ByteBuffer
-    typealias InboundOut = ByteBuffer
+struct TLSListener {
+    let worker: GatewayWorker
+    let listener: ListenerState
+    let client: TransportAddress
 
-    private let worker: GatewayWorker
-    private let listener: ListenerState
-    private let client: TransportAddress
-    private var received: ByteBuffer?
-    private var deadline: LazyDeadline?
-
-    init(worker: GatewayWorker, listener: ListenerState, client: TransportAddress) {
-        self.worker = worker
-        self.listener = listener
-        self.client = client
-    }
-
-    func handlerAdded(context: ChannelHandlerContext) {
-        let channel = context.channel
-        let worker = self.worker
-        self.deadline = LazyDeadline(on: context.eventLoop) {
-            worker.counters.handshakesFailed += 1
-            channel.close(promise: nil)
-        }
-        self.deadline?.set(worker.limits.headTimeout)
-        if context.channel.isActive { context.read() }
-    }
-
-    func handlerRemoved(context: ChannelHandlerContext) { self.deadline?.cancel() }
-
-    func channelActive(context: ChannelHandlerContext) {
-        context.fireChannelActive()
-        context.read()
-    }
-
-    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        var bytes = self.unwrapInboundIn(data)
-        if self.received == nil { self.received = bytes } else { self.received?.writeBuffer(&bytes) }
-    }
-
-    func channelReadComplete(context: ChannelHandlerContext) {
-        guard let received = self.received else { return context.read() }
-        do {
-            guard let hello = try ClientHello.parse(received.readableBytesView) else { return context.read() }
-            try self.serve(hello, context, received)
-        } catch {
-            self.worker.handshakeFailed(error, self.client)
-            context.close(promise: nil)
+    func handler() -> FirstBytesHandler {
+        FirstBytesHandler(
+            timeout: self.worker.limits.headTimeout,
+            onRefused: { self.worker.handshakeFailed($0, self.client) }
+        ) { context, handler, received in
+            guard let hello = try ClientHello.parse(received.readableBytesView) else { return false }
+            try self.serve(hello, context, behind: handler)
+            return true
         }
     }
 
-    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-        context.fireUserInboundEventTriggered(event)
-        if case .inputClosed? = event as? ChannelEvent { context.close(promise: nil) }
-    }
-
-    func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
-
-    private func serve(_ hello: ClientHello, _ context: ChannelHandlerContext, _ received: ByteBuffer) throws {
+    private func serve(
+        _ hello: ClientHello,
+        _ context: ChannelHandlerContext,
+        behind handler: FirstBytesHandler
+    ) throws {
         guard case .tls(let servers) = self.listener.service,
             let server = TLSServer.best(of: servers, for: hello.serverName)
         else {
@@ -76,28 +39,18 @@ final class TLSListenerHandler: ChannelInboundHandler, RemovableChannelHandler {
         let pipeline = context.pipeline.syncOperations
         if let termination = server.termination {
             let tls = try self.worker.certificates.serverContext(termination, for: hello.serverName)
-            let secured = SecuredHandler(
-                worker: self.worker,
-                listener: self.listener,
-                client: self.client,
-                serverName: hello.serverName,
-                server: server
-            )
-            try pipeline.addHandler(secured, position: .after(self))
-            try pipeline.addHandler(NIOSSLServerHandler(context: tls), position: .after(self))
+            let secured = SecuredHandler(listener: self, serverName: hello.serverName, server: server)
+            try pipeline.addHandler(secured, position: .after(handler))
+            try pipeline.addHandler(NIOSSLServerHandler(context: tls), position: .after(handler))
         } else {
             guard case .stream(let route) = server.service else {
                 throw GatewayError(.clientHello, "TLS that is passed on as it is can only be a stream")
             }
             try pipeline.addHandler(
                 StreamConnection(worker: self.worker, client: self.client, route: route),
-                position: .after(self)
+                position: .after(handler)
             )
         }
-        self.received = nil
-        context.fireChannelRead(self.wrapInboundOut(received))
-        context.fireChannelReadComplete()
-        context.pipeline.syncOperations.removeHandler(self, promise: nil)
     }
 }
 
@@ -113,16 +66,10 @@ final class SecuredHandler: ChannelInboundHandler, RemovableChannelHandler {
     private let server: TLSServer
     private var deadline: LazyDeadline?
 
-    init(
-        worker: GatewayWorker,
-        listener: ListenerState,
-        client: TransportAddress,
-        serverName: String?,
-        server: TLSServer
-    ) {
-        self.worker = worker
-        self.listener = listener
-        self.client = client
+    init(listener: TLSListener, serverName: String?, server: TLSServer) {
+        self.worker = listener.worker
+        self.listener = listener.listener
+        self.client = listener.client
         self.serverName = serverName
         self.server = server
     }
