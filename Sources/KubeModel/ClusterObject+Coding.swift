@@ -101,7 +101,8 @@ extension ClusterObject {
         let version = try reader["apiVersion"].require(reader["apiVersion"].string(), "the API version, such as v1")
         let text = try reader["kind"].require(reader["kind"].string(), "the kind of the object")
         let name = text.dropLast(suffix.utf8.count)
-        guard let kind = ObjectKind.allCases.first(where: { $0.apiKind == name && $0.apiVersions.contains(version) }) else {
+        guard let kind = ObjectKind.allCases.first(where: { $0.apiKind == name && $0.apiVersions.contains(version) })
+        else {
             throw try reader["kind"].error(.unsupportedKind, "\(version) \(text) is no kind that the mesh reads")
         }
         return kind

@@ -132,9 +132,9 @@ struct CatalogState {
     private mutating func own(_ key: ObjectKey, _ ownership: Ownership) {
         self.owners[key] = ownership
         switch key.kind {
-        case .service, .node, .destinationRule: break
         // The store writes these with their service.
         case .endpoints, .endpointSlice, .namespace, .pod, .manifest: return
+        default: break
         }
         if ownership.origin == .manifests {
             self.snapshot.fromManifests.insert(key)

@@ -67,7 +67,10 @@ struct BoundedRegexTests {
         ("\\x41\\x{1F600}\\101", ["A😀A"], []),
         ("\\t\\n\\r\\f\\v\\a", ["\t\n\r\u{0C}\u{0B}\u{07}"], []),
         ("\\.\\*\\/\\-\\\\", [".*/-\\"], ["a*/-\\"]),
-        ("/v[1-3]/users/[0-9]+(/.*)?", ["/v2/users/17", "/v1/users/1/x"], ["/v4/users/1", "/v2/users/", "/x/v2/users/1"]),
+        (
+            "/v[1-3]/users/[0-9]+(/.*)?", ["/v2/users/17", "/v1/users/1/x"],
+            ["/v4/users/1", "/v2/users/", "/x/v2/users/1"]
+        ),
         (".*\\.(png|jpe?g|css)", ["/a/b.jpg", "/x.css"], ["/x.csss"]),
         ("^(.*?;)?(user=jason)(;.*)?$", ["user=jason", "a=b;user=jason;c=d"], ["user=jasons"]),
         ("x*x*x*x*x*y", ["xxxxy"], ["xxxx"]),
@@ -86,12 +89,14 @@ struct BoundedRegexTests {
         ("*a", 0, "nothing stands before"), ("a|*", 2, "nothing stands before"), ("(+)", 1, "nothing stands before"),
         ("a**", 2, "cannot be repeated"), ("a*+", 2, "cannot be repeated"), ("a{2}{3}", 4, "cannot be repeated"),
         ("a{3,2}", 1, "swap"), ("a{1001}", 1, "up to 1000"), ("[z-a]", 1, "swap"), ("\\", 0, "ends in a backslash"),
-        ("a\\1", 1, "matched again"), ("\\q", 0, "means nothing"), ("\\Z", 0, "means nothing"), ("\\8", 0, "means nothing"),
+        ("a\\1", 1, "matched again"), ("\\q", 0, "means nothing"), ("\\Z", 0, "means nothing"),
+        ("\\8", 0, "means nothing"),
         ("(?=a)", 0, "lookahead"), ("(?<!a)", 0, "lookbehind"), ("(?P<a>x)(?P<a>y)", 8, "named a"),
         ("(?i", 0, "not closed"), ("(?z)", 0, "after (?"), ("\\pX", 0, "\\p knows"), ("\\p{Greek}", 0, "\\p knows"),
         ("\\p{L", 0, "lacks its }"), ("[[:foo:]]", 1, "the names are"), ("\\x4", 0, "hexadecimal"),
         ("\\x{110000}", 0, "hexadecimal"), ("(a{100}){100}", 0, "more than 1024 steps"),
-        (String(repeating: "(", count: 65), 64, "deeper than 64"), (String(repeating: "a", count: 1025), 1024, "longer"),
+        (String(repeating: "(", count: 65), 64, "deeper than 64"),
+        (String(repeating: "a", count: 1025), 1024, "longer"),
     ]
 
     @Test("What is wrong is said with its place", arguments: broken)
@@ -129,6 +134,7 @@ struct BoundedRegexTests {
     func bounded() throws {
         let text = String(repeating: "a", count: 2_000)
         #expect(try !BoundedRegex(pattern: "(a*)*(a|aa)*(a?){50}b").matchesWhole(text))
+        #expect(try BoundedRegex(pattern: "(?:(?:(?:){1000}){1000}){1000}a").matchesWhole("a"))
         let heavy = try BoundedRegex(pattern: "(?:a{500}b|a)")
         let long = String(repeating: "a", count: 30_000)
         #expect(heavy.replacing(in: long, with: try RegexSubstitution("x", groups: 0)) == nil)

@@ -23,7 +23,9 @@ struct BackendPolicies {
     /// Nil without a policy; `.some(nil)` with one that cannot be carried out.
     mutating func tls(of service: ObjectName, _ port: ServiceObject.Port) -> BackendTLS?? {
         let target = Target(service: service, section: port.name)
-        guard let index = self.byTarget[target] ?? self.byTarget[Target(service: service, section: nil)] else { return nil }
+        guard let index = self.byTarget[target] ?? self.byTarget[Target(service: service, section: nil)] else {
+            return nil
+        }
         self.entries[index].isUsed = true
         return .some(self.entries[index].tls)
     }
@@ -38,7 +40,12 @@ struct BackendPolicies {
             if self.byTarget[key] == nil { free.append(key) }
         }
         if free.isEmpty, entry.conditions.first?.isTrue == true {
-            entry.conditions[0] = GatewayCondition("Accepted", false, "Conflicted", "an older policy has the same targets")
+            entry.conditions[0] = GatewayCondition(
+                "Accepted",
+                false,
+                "Conflicted",
+                "an older policy has the same targets"
+            )
         }
         for key in free { self.byTarget[key] = self.entries.count }
         self.entries.append(entry)
@@ -56,27 +63,52 @@ extension GatewayCompiler {
             for reference in spec.authorities {
                 let name = ObjectName(namespace: resource.name.namespace, name: reference.name)
                 guard reference.group.isEmpty, ["ConfigMap", "Secret"].contains(reference.kind) else {
-                    resolved = GatewayCondition("ResolvedRefs", false, "InvalidKind", "\(reference.kind) is no ConfigMap")
+                    resolved = GatewayCondition(
+                        "ResolvedRefs",
+                        false,
+                        "InvalidKind",
+                        "\(reference.kind) is no ConfigMap"
+                    )
                     continue
                 }
                 let isConfigMap = reference.kind == "ConfigMap"
                 if isConfigMap { self.result.configMaps.insert(name) } else { self.result.secrets.insert(name) }
                 guard isConfigMap ? self.input.hasAuthority(name) : self.input.secret(name)?.hasAuthority == true else {
-                    resolved = GatewayCondition("ResolvedRefs", false, "InvalidCACertificateRef", "\(reference.kind) \(name) does not exist, or has no ca.crt")
+                    resolved = GatewayCondition(
+                        "ResolvedRefs",
+                        false,
+                        "InvalidCACertificateRef",
+                        "\(reference.kind) \(name) does not exist, or has no ca.crt"
+                    )
                     continue
                 }
                 authorities.append(name)
             }
             let isGood = !authorities.isEmpty || spec.usesSystemAuthorities
             if !isGood {
-                accepted = GatewayCondition("Accepted", false, "NoValidCACertificate", "no authority for the backend's certificate can be used")
+                accepted = GatewayCondition(
+                    "Accepted",
+                    false,
+                    "NoValidCACertificate",
+                    "no authority for the backend's certificate can be used"
+                )
             }
             if !spec.subjectAltNames.isEmpty {
-                self.find(.warning, resource, "spec.validation.subjectAltNames", "the certificate must hold hostname; further names are not looked at")
+                self.find(
+                    .warning,
+                    resource,
+                    "spec.validation.subjectAltNames",
+                    "the certificate must hold hostname; further names are not looked at"
+                )
             }
-            for condition in [accepted, resolved] where !condition.isTrue { self.find(.error, resource, "spec.validation", condition.message) }
+            for condition in [accepted, resolved] where !condition.isTrue {
+                self.find(.error, resource, "spec.validation", condition.message)
+            }
             let tls = BackendTLS(name: spec.hostname, authorities: spec.usesSystemAuthorities ? nil : authorities)
-            policies.add(BackendPolicies.Entry(resource: resource, tls: isGood ? tls : nil, conditions: [accepted, resolved]), spec.targets)
+            policies.add(
+                BackendPolicies.Entry(resource: resource, tls: isGood ? tls : nil, conditions: [accepted, resolved]),
+                spec.targets
+            )
         }
         return policies
     }

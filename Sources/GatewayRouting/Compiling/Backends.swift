@@ -45,8 +45,11 @@ extension GatewayCompiler {
     ) -> Backend? {
         guard var name = self.service(named: destination.host, in: resource.name.namespace) else {
             self.find(
-                .error, resource, "\(field).host",
-                "\"\(destination.host)\" is no service of the cluster; write NAME, NAME.NAMESPACE or the full name")
+                .error,
+                resource,
+                "\(field).host",
+                "\"\(destination.host)\" is no service of the cluster; write NAME, NAME.NAMESPACE or the full name"
+            )
             return nil
         }
         var service = self.input.service(name)
@@ -54,23 +57,41 @@ extension GatewayCompiler {
             let other = ObjectName(namespace: gatewayNamespace, name: name.name)
             if let found = self.input.service(other) {
                 self.find(
-                    .warning, resource, "\(field).host",
-                    "there is no service \(name), so \(other) of the Gateway's namespace is used; write \(other.name).\(other.namespace)")
+                    .warning,
+                    resource,
+                    "\(field).host",
+                    "there is no service \(name), so \(other) of the Gateway's namespace is used; write \(other.name).\(other.namespace)"
+                )
                 (name, service) = (other, found)
             }
         }
         guard let number = destination.port ?? (service?.ports.count == 1 ? service?.ports[0].port : nil) else {
-            self.find(.error, resource, "\(field).port", "port.number is missing, and the service \(name) has not just one port")
+            self.find(
+                .error,
+                resource,
+                "\(field).port",
+                "port.number is missing, and the service \(name) has not just one port"
+            )
             return nil
         }
         var backend = Backend(service: name, port: number)
         guard let service else {
-            self.find(.warning, resource, "\(field).host", "there is no service \(name) yet: requests are answered with 503")
+            self.find(
+                .warning,
+                resource,
+                "\(field).host",
+                "there is no service \(name) yet: requests are answered with 503"
+            )
             return backend
         }
         let port = service.ports.first { $0.port == number }
         if port == nil {
-            self.find(.warning, resource, "\(field).port", "the service \(name) has no port \(number): requests are answered with 503")
+            self.find(
+                .warning,
+                resource,
+                "\(field).port",
+                "the service \(name) has no port \(number): requests are answered with 503"
+            )
         }
         backend.application = self.application(of: port)
         self.apply(self.rules(of: name), to: &backend, resource, field)
@@ -78,8 +99,11 @@ extension GatewayCompiler {
             backend.subset = subset
             guard self.rules(of: name).contains(where: { $0.subsets[subset] != nil }) else {
                 self.find(
-                    .error, resource, "\(field).subset",
-                    "no DestinationRule of \(name) has the subset \(subset): requests are answered with 503")
+                    .error,
+                    resource,
+                    "\(field).subset",
+                    "no DestinationRule of \(name) has the subset \(subset): requests are answered with 503"
+                )
                 return nil
             }
         }
@@ -103,12 +127,18 @@ extension GatewayCompiler {
             let full = "\(service.name).\(service.namespace).svc.\(self.settings.clusterDomain)"
             let secret = tls.credentialName.map { ObjectName(namespace: rule.name.namespace, name: $0) }
             if let secret { self.result.secrets.insert(secret) }
-            backend.tls = BackendTLS(name: tls.sni ?? tls.subjectAltNames.first ?? full, authorities: secret.map { [$0] })
+            backend.tls = BackendTLS(
+                name: tls.sni ?? tls.subjectAltNames.first ?? full,
+                authorities: secret.map { [$0] }
+            )
         default:
             self.find(
-                .warning, resource, field,
+                .warning,
+                resource,
+                field,
                 "DestinationRule \(rule.name) asks for tls.mode \(tls.mode), which needs a certificate of the mesh: the gateway "
-                    + "speaks in the clear; use SIMPLE or DISABLE")
+                    + "speaks in the clear; use SIMPLE or DISABLE"
+            )
         }
     }
 }

@@ -37,9 +37,12 @@ extension GatewayCompiler {
             }
             guard let merged = self.merge(fragment, with: plan.service) else {
                 self.find(
-                    .error, fragment.resource, fragment.field,
+                    .error,
+                    fragment.resource,
+                    fragment.field,
                     "port \(fragment.key.port) serves something else for \(plan.origins.joined(separator: ", ")) already, "
-                        + "not \(fragment.service.sort); use another port")
+                        + "not \(fragment.service.sort); use another port"
+                )
                 continue
             }
             plan.service = merged
@@ -55,7 +58,7 @@ extension GatewayCompiler {
     private mutating func listener(of fragment: Fragment) -> ListenerPlan {
         let service: ListenerPlan.Service =
             switch fragment.service {
-            case .http(let hosts): .http(self.merged(hosts, [], fragment))
+            case .http(let hosts): .http(self.merged(hosts, []))
             case .tls(let servers): .tls(self.merged(servers, [], fragment))
             case .stream(let route): .stream(route)
             }
@@ -64,42 +67,47 @@ extension GatewayCompiler {
 
     private mutating func merge(_ fragment: Fragment, with service: ListenerPlan.Service) -> ListenerPlan.Service? {
         switch (fragment.service, service) {
-        case (.http(let hosts), .http(let former)): .http(self.merged(hosts, former.hosts, fragment))
+        case (.http(let hosts), .http(let former)): .http(self.merged(hosts, former.hosts))
         case (.tls(let servers), .tls(let former)): .tls(self.merged(servers, former, fragment))
         default: nil
         }
     }
 
-    private func merged(_ hosts: [HTTPHosts.Host], _ former: [HTTPHosts.Host], _ fragment: Fragment) -> HTTPHosts {
-        var merged = former
+    private func merged(_ hosts: [HTTPHosts.Host], _ former: [HTTPHosts.Host]) -> HTTPHosts {
+        var merged = Dictionary(uniqueKeysWithValues: former.map { ($0.pattern, $0) })
         for host in hosts {
-            if let index = merged.firstIndex(where: { $0.pattern == host.pattern }) {
-                merged[index].rules += host.rules
-                merged[index].redirectsToHTTPS = merged[index].redirectsToHTTPS || host.redirectsToHTTPS
-            } else {
-                merged.append(host)
+            guard var older = merged[host.pattern] else {
+                merged[host.pattern] = host
+                continue
             }
+            older.rules += host.rules
+            older.redirectsToHTTPS = older.redirectsToHTTPS || host.redirectsToHTTPS
+            merged[host.pattern] = older
         }
-        return HTTPHosts(merged.sorted { HostPattern.isMoreSpecific($0.pattern, than: $1.pattern) })
+        return HTTPHosts(merged.values.sorted { HostPattern.isMoreSpecific($0.pattern, than: $1.pattern) })
     }
 
     /// A host that an older server has stays with it.
     private mutating func merged(_ servers: [TLSServer], _ former: [TLSServer], _ fragment: Fragment) -> [TLSServer] {
         var merged = former
         for server in servers {
-            if let index = merged.firstIndex(where: { $0.hosts == server.hosts && $0.termination == server.termination }),
+            if let index = merged.firstIndex(where: { $0.hosts == server.hosts && $0.termination == server.termination }
+            ),
                 case .http(let hosts) = server.service, case .http(let older) = merged[index].service
             {
-                merged[index].service = .http(self.merged(hosts.hosts, older.hosts, fragment))
+                merged[index].service = .http(self.merged(hosts.hosts, older.hosts))
                 continue
             }
             var server = server
             let taken = server.hosts.filter { host in merged.contains { $0.hosts.contains(host) } }
             if !taken.isEmpty {
                 self.find(
-                    .error, fragment.resource, fragment.field,
+                    .error,
+                    fragment.resource,
+                    fragment.field,
                     "TLS clients that ask port \(fragment.key.port) for \(taken.map(\.text).joined(separator: ", ")) are served by "
-                        + "an older object or route; use another name or port")
+                        + "an older object or route; use another name or port"
+                )
                 server.hosts.removeAll { taken.contains($0) }
             }
             if !server.hosts.isEmpty { merged.append(server) }

@@ -1,4 +1,4 @@
-public import KubeModel
+import KubeModel
 import MeshCore
 
 /// Makes the plan of a gateway from the cluster's objects, and tells of each object what became of it.
@@ -11,6 +11,7 @@ public struct GatewayCompiler {
     /// What listeners ask for, older objects first.
     var fragments: [Fragment] = []
     private var rules = 0
+    private var found: Set<GatewayFinding> = []
 
     private init(_ input: GatewayInput, _ settings: CompilerSettings) {
         self.input = input
@@ -36,9 +37,14 @@ public struct GatewayCompiler {
         _ message: String
     ) {
         let finding = GatewayFinding(
-            severity: severity, kind: resource.kind, name: resource.name, field: field, message: message)
+            severity: severity,
+            kind: resource.kind,
+            name: resource.name,
+            field: field,
+            message: message
+        )
         // An object may be compiled for several listeners.
-        if !self.result.findings.contains(finding) { self.result.findings.append(finding) }
+        if self.found.insert(finding).inserted { self.result.findings.append(finding) }
     }
 
     /// False once the plan is full.
@@ -46,7 +52,11 @@ public struct GatewayCompiler {
         self.rules += 1
         if self.rules == CompilerSettings.maximumRules + 1 {
             self.find(
-                .error, resource, "", "the plan has \(CompilerSettings.maximumRules) rules already; this one and all after it are left out")
+                .error,
+                resource,
+                "",
+                "the plan has \(CompilerSettings.maximumRules) rules already; this one and all after it are left out"
+            )
         }
         return self.rules <= CompilerSettings.maximumRules
     }
@@ -86,8 +96,11 @@ public struct GatewayCompiler {
         )
         for name in bad {
             self.find(
-                .error, resource, field,
-                "the header \(name.debugDescription) is left out: a name is letters, digits and -, a value one line of text")
+                .error,
+                resource,
+                field,
+                "the header \(name.debugDescription) is left out: a name is letters, digits and -, a value one line of text"
+            )
         }
         return edits
     }

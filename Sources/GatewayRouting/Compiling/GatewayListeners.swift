@@ -52,7 +52,8 @@ extension GatewayCompiler {
     mutating func compileGatewayAPI() {
         var classes: Set<String> = []
         for resource in self.input.resources {
-            guard case .gatewayClass(let spec) = resource.content, spec.controllerName == self.settings.controllerName else {
+            guard case .gatewayClass(let spec) = resource.content, spec.controllerName == self.settings.controllerName
+            else {
                 continue
             }
             var status = GatewayStatus(resource)
@@ -75,10 +76,21 @@ extension GatewayCompiler {
             if !isAddressed {
                 self.find(.error, resource, "spec.addresses", "only addresses of type IPAddress are served")
             }
-            gateways.append((
-                resource,
-                isAddressed ? [] : [GatewayCondition("Accepted", false, "UnsupportedAddress", "only addresses of type IPAddress are served")]
-            ))
+            gateways.append(
+                (
+                    resource,
+                    isAddressed
+                        ? []
+                        : [
+                            GatewayCondition(
+                                "Accepted",
+                                false,
+                                "UnsupportedAddress",
+                                "only addresses of type IPAddress are served"
+                            )
+                        ]
+                )
+            )
             for (index, listener) in spec.listeners.enumerated() {
                 var state = self.listener(resource, spec, listener, index)
                 if !isAddressed { state.sort = nil }
@@ -98,8 +110,13 @@ extension GatewayCompiler {
         _ index: Int
     ) -> ListenerState {
         var state = ListenerState(
-            gateway: gateway, listener: listener, index: index,
-            addresses: spec.addresses.isEmpty ? [nil] : spec.addresses, hostname: .any, kinds: [])
+            gateway: gateway,
+            listener: listener,
+            index: index,
+            addresses: spec.addresses.isEmpty ? [nil] : spec.addresses,
+            hostname: .any,
+            kinds: []
+        )
         let isHTTP = ["HTTP", "HTTPS"].contains(listener.portProtocol)
         switch (listener.portProtocol, listener.tls?.mode) {
         case ("HTTP", _): state.sort = .http
@@ -110,10 +127,19 @@ extension GatewayCompiler {
         case ("UDP", _): state.sort = .udp
         case ("HTTPS", _), ("TLS", _):
             let text = "protocol \(listener.portProtocol) needs tls"
-            state.accepted = GatewayCondition("Accepted", false, "UnsupportedValue", text + (isHTTP ? " with mode Terminate" : ""))
+            state.accepted = GatewayCondition(
+                "Accepted",
+                false,
+                "UnsupportedValue",
+                text + (isHTTP ? " with mode Terminate" : "")
+            )
         default:
             state.accepted = GatewayCondition(
-                "Accepted", false, "UnsupportedProtocol", "allowed are HTTP, HTTPS, TLS, TCP and UDP")
+                "Accepted",
+                false,
+                "UnsupportedProtocol",
+                "allowed are HTTP, HTTPS, TLS, TCP and UDP"
+            )
         }
         let kinds: [String] =
             switch listener.portProtocol {
@@ -128,7 +154,11 @@ extension GatewayCompiler {
             let asked = listener.kinds.filter { $0.group == Self.gatewayGroup && kinds.contains($0.kind) }.map(\.kind)
             if asked.count < listener.kinds.count {
                 state.resolved = GatewayCondition(
-                    "ResolvedRefs", false, "InvalidRouteKinds", "protocol \(listener.portProtocol) takes \(kinds.joined(separator: ", "))")
+                    "ResolvedRefs",
+                    false,
+                    "InvalidRouteKinds",
+                    "protocol \(listener.portProtocol) takes \(kinds.joined(separator: ", "))"
+                )
             }
             state.kinds = asked
         }
@@ -136,7 +166,12 @@ extension GatewayCompiler {
             if let pattern = HostPattern(name) {
                 state.hostname = pattern
             } else {
-                state.accepted = GatewayCondition("Accepted", false, "UnsupportedValue", "hostname is no host name or *.NAME")
+                state.accepted = GatewayCondition(
+                    "Accepted",
+                    false,
+                    "UnsupportedValue",
+                    "hostname is no host name or *.NAME"
+                )
             }
         }
         for condition in [state.accepted, state.resolved] where !condition.isTrue {
@@ -152,52 +187,93 @@ extension GatewayCompiler {
         for reference in state.listener.tls?.certificates ?? [] {
             let name = ObjectName(namespace: reference.namespace ?? gateway.name.namespace, name: reference.name)
             guard reference.kind == "Secret", reference.group.isEmpty else {
-                state.resolved = GatewayCondition("ResolvedRefs", false, "InvalidCertificateRef", "\(reference.kind) is no Secret")
+                state.resolved = GatewayCondition(
+                    "ResolvedRefs",
+                    false,
+                    "InvalidCertificateRef",
+                    "\(reference.kind) is no Secret"
+                )
                 continue
             }
             guard self.isGranted(from: gateway, to: reference) else {
-                state.resolved = GatewayCondition("ResolvedRefs", false, "RefNotPermitted", "no ReferenceGrant in \(name.namespace) lets this Gateway use the Secret \(name)")
+                state.resolved = GatewayCondition(
+                    "ResolvedRefs",
+                    false,
+                    "RefNotPermitted",
+                    "no ReferenceGrant in \(name.namespace) lets this Gateway use the Secret \(name)"
+                )
                 continue
             }
             self.result.secrets.insert(name)
             guard self.input.secret(name)?.hasCertificate == true else {
-                state.resolved = GatewayCondition("ResolvedRefs", false, "InvalidCertificateRef", "the Secret \(name) does not exist, or holds no certificate with its key")
+                state.resolved = GatewayCondition(
+                    "ResolvedRefs",
+                    false,
+                    "InvalidCertificateRef",
+                    "the Secret \(name) does not exist, or holds no certificate with its key"
+                )
                 continue
             }
             good.append(name)
         }
         guard !good.isEmpty else {
             if state.resolved.isTrue {
-                state.resolved = GatewayCondition("ResolvedRefs", false, "InvalidCertificateRef", "tls.certificateRefs names no Secret")
+                state.resolved = GatewayCondition(
+                    "ResolvedRefs",
+                    false,
+                    "InvalidCertificateRef",
+                    "tls.certificateRefs names no Secret"
+                )
             }
             return nil
         }
         var termination = TLSTermination(certificates: good)
-        let validation = state.listener.clientValidation ?? spec.clientValidationByPort[state.listener.port] ?? spec.clientValidation
+        let validation =
+            state.listener.clientValidation ?? spec.clientValidationByPort[state.listener.port] ?? spec.clientValidation
         guard let validation, state.listener.portProtocol == "HTTPS" else { return termination }
         termination.clientCertificates = validation.allowsInsecure ? .optional : .required
         for reference in validation.authorities {
             let name = ObjectName(namespace: reference.namespace ?? gateway.name.namespace, name: reference.name)
             let isConfigMap = reference.kind == "ConfigMap"
             guard reference.group.isEmpty, isConfigMap || reference.kind == "Secret" else {
-                state.resolved = GatewayCondition("ResolvedRefs", false, "InvalidCACertificateKind", "\(reference.kind) is no ConfigMap")
+                state.resolved = GatewayCondition(
+                    "ResolvedRefs",
+                    false,
+                    "InvalidCACertificateKind",
+                    "\(reference.kind) is no ConfigMap"
+                )
                 continue
             }
             guard self.isGranted(from: gateway, to: reference) else {
-                state.resolved = GatewayCondition("ResolvedRefs", false, "RefNotPermitted", "no ReferenceGrant in \(name.namespace) lets this Gateway use \(name)")
+                state.resolved = GatewayCondition(
+                    "ResolvedRefs",
+                    false,
+                    "RefNotPermitted",
+                    "no ReferenceGrant in \(name.namespace) lets this Gateway use \(name)"
+                )
                 continue
             }
             if isConfigMap { self.result.configMaps.insert(name) } else { self.result.secrets.insert(name) }
             let isThere = isConfigMap ? self.input.hasAuthority(name) : self.input.secret(name)?.hasAuthority == true
             guard isThere else {
-                state.resolved = GatewayCondition("ResolvedRefs", false, "InvalidCACertificateRef", "\(reference.kind) \(name) does not exist, or has no ca.crt")
+                state.resolved = GatewayCondition(
+                    "ResolvedRefs",
+                    false,
+                    "InvalidCACertificateRef",
+                    "\(reference.kind) \(name) does not exist, or has no ca.crt"
+                )
                 continue
             }
             termination.authorities.append(name)
         }
         // Clients that cannot be verified are not let in.
         guard !termination.authorities.isEmpty else {
-            state.accepted = GatewayCondition("Accepted", false, "NoValidCACertificate", "no authority for client certificates can be used")
+            state.accepted = GatewayCondition(
+                "Accepted",
+                false,
+                "NoValidCACertificate",
+                "no authority for client certificates can be used"
+            )
             return nil
         }
         return termination
@@ -208,12 +284,15 @@ extension GatewayCompiler {
         for index in listeners.indices {
             guard let sort = listeners[index].sort else { continue }
             for other in listeners.indices where other != index {
-                guard let otherSort = listeners[other].sort, listeners[other].listener.port == listeners[index].listener.port,
+                guard let otherSort = listeners[other].sort,
+                    listeners[other].listener.port == listeners[index].listener.port,
                     otherSort.transport == sort.transport
                 else { continue }
                 let isSameGateway = listeners[other].gateway.name == listeners[index].gateway.name
                 guard isSameGateway || other < index && listeners[other].isServed else { continue }
-                let shares = listeners[other].addresses.contains { $0 == nil || listeners[index].addresses.contains($0) }
+                let shares = listeners[other].addresses.contains {
+                    $0 == nil || listeners[index].addresses.contains($0)
+                }
                 guard isSameGateway || shares || listeners[index].addresses.contains(nil) else { continue }
                 var reason: String?
                 if otherSort.family != sort.family || sort.family > 1 {
@@ -223,7 +302,8 @@ extension GatewayCompiler {
                     if isSameGateway || sort.family == 1 && otherSort != sort { reason = "HostnameConflict" }
                 }
                 guard let reason else { continue }
-                let text = "the listener \(listeners[other].listener.name) of \(listeners[other].gateway.name) has port \(listeners[index].listener.port) already"
+                let text =
+                    "the listener \(listeners[other].listener.name) of \(listeners[other].gateway.name) has port \(listeners[index].listener.port) already"
                 listeners[index].conflicted = GatewayCondition("Conflicted", true, reason, text)
                 self.find(.error, listeners[index].gateway, listeners[index].field, text)
             }
@@ -234,43 +314,71 @@ extension GatewayCompiler {
     func isGranted(from resource: GatewayResource, to reference: ObjectReference) -> Bool {
         guard let namespace = reference.namespace, namespace != resource.name.namespace else { return true }
         return self.input.resources.contains { grant in
-            guard case .referenceGrant(let spec) = grant.content, grant.name.namespace == namespace else { return false }
-            return spec.from.contains {
-                $0.group == Self.gatewayGroup && $0.kind == resource.kind.rawValue && $0.namespace == resource.name.namespace
-            } && spec.to.contains {
-                $0.group == reference.group && $0.kind == reference.kind && ($0.name == nil || $0.name == reference.name)
+            guard case .referenceGrant(let spec) = grant.content, grant.name.namespace == namespace else {
+                return false
             }
+            return spec.from.contains {
+                $0.group == Self.gatewayGroup && $0.kind == resource.kind.rawValue
+                    && $0.namespace == resource.name.namespace
+            }
+                && spec.to.contains {
+                    $0.group == reference.group && $0.kind == reference.kind
+                        && ($0.name == nil || $0.name == reference.name)
+                }
         }
     }
 
     // MARK: Status and plan
 
-    private mutating func addStatus(of resource: GatewayResource, _ problems: [GatewayCondition], _ listeners: [ListenerState]) {
+    private mutating func addStatus(
+        of resource: GatewayResource,
+        _ problems: [GatewayCondition],
+        _ listeners: [ListenerState]
+    ) {
         let own = listeners.filter { $0.gateway.name == resource.name }
         var status = GatewayStatus(resource)
         status.listeners = own.map { state in
             let isProgrammed = state.isServed
             let conflicted = state.conflicted
-            let accepted = conflicted.isTrue ? GatewayCondition("Accepted", false, conflicted.reason, conflicted.message) : state.accepted
+            let accepted =
+                conflicted.isTrue
+                ? GatewayCondition("Accepted", false, conflicted.reason, conflicted.message) : state.accepted
             return GatewayStatus.Listener(
-                name: state.listener.name, supportedKinds: state.kinds, attachedRoutes: state.attachedRoutes,
+                name: state.listener.name,
+                supportedKinds: state.kinds,
+                attachedRoutes: state.attachedRoutes,
                 conditions: [
                     accepted,
-                    GatewayCondition("Programmed", isProgrammed, isProgrammed ? "Programmed" : "Invalid", isProgrammed ? "" : "the listener is not served"),
+                    GatewayCondition(
+                        "Programmed",
+                        isProgrammed,
+                        isProgrammed ? "Programmed" : "Invalid",
+                        isProgrammed ? "" : "the listener is not served"
+                    ),
                     state.resolved, conflicted,
-                ])
+                ]
+            )
         }
-        let isAllGood = status.listeners.allSatisfy { $0.conditions.allSatisfy { $0.isTrue == ($0.type != "Conflicted") } }
+        let isAllGood = status.listeners.allSatisfy {
+            $0.conditions.allSatisfy { $0.isTrue == ($0.type != "Conflicted") }
+        }
         let isServed = own.contains(where: \.isServed)
         status.conditions = problems
         if problems.isEmpty {
             status.conditions = [
-                isAllGood ? GatewayCondition("Accepted", true, "Accepted")
+                isAllGood
+                    ? GatewayCondition("Accepted", true, "Accepted")
                     : GatewayCondition("Accepted", isServed, "ListenersNotValid", "see the conditions of the listeners")
             ]
         }
         status.conditions.append(
-            GatewayCondition("Programmed", isServed, isServed ? "Programmed" : "Invalid", isServed ? "" : "no listener is served"))
+            GatewayCondition(
+                "Programmed",
+                isServed,
+                isServed ? "Programmed" : "Invalid",
+                isServed ? "" : "no listener is served"
+            )
+        )
         self.result.statuses.append(status)
     }
 
@@ -293,7 +401,11 @@ extension GatewayCompiler {
                 var termination: TLSTermination?
                 if case .terminated(let value) = sort { termination = value }
                 let servers = state.streams.map { stream in
-                    TLSServer(hosts: stream.hosts.filter(isOwn), termination: termination, service: .stream(stream.route))
+                    TLSServer(
+                        hosts: stream.hosts.filter(isOwn),
+                        termination: termination,
+                        service: .stream(stream.route)
+                    )
                 }.filter { !$0.hosts.isEmpty }
                 service = servers.isEmpty ? nil : .tls(servers)
             case .tcp, .udp: service = state.streams.first.map { .stream($0.route) }

@@ -11,10 +11,18 @@ extension GatewayCompiler {
         _ field: String
     ) -> HTTPRule? {
         if route.delegate != nil {
-            self.find(.error, resource, "\(field).delegate", "delegates are not followed; write the delegate's routes here")
+            self.find(
+                .error,
+                resource,
+                "\(field).delegate",
+                "delegates are not followed; write the delegate's routes here"
+            )
             return nil
         }
-        let actions = [route.route.isEmpty ? nil : "route", route.redirect.map { _ in "redirect" }, route.directResponse.map { _ in "directResponse" }]
+        let actions = [
+            route.route.isEmpty ? nil : "route", route.redirect.map { _ in "redirect" },
+            route.directResponse.map { _ in "directResponse" },
+        ]
         guard actions.compactMap({ $0 }).count == 1 else {
             self.find(.error, resource, field, "it must have exactly one of route, redirect and directResponse")
             return nil
@@ -47,32 +55,56 @@ extension GatewayCompiler {
     ) -> [WeightedBackend] {
         let hasWeights = destinations.contains { ($0.weight ?? 0) > 0 }
         if !hasWeights, destinations.count > 1 {
-            self.find(.warning, resource, "\(field).route", "no destination has a weight, so that the first gets everything")
+            self.find(
+                .warning,
+                resource,
+                "\(field).route",
+                "no destination has a weight, so that the first gets everything"
+            )
         }
         var backends: [WeightedBackend] = []
         for (index, entry) in destinations.enumerated() {
             let field = "\(field).route[\(index)]"
             let weight = hasWeights && destinations.count > 1 ? entry.weight ?? 0 : index == 0 ? 1 : 0
             guard weight > 0 else { continue }
-            let backend = self.backend(entry.destination, of: resource, gatewayNamespace: gatewayNamespace, "\(field).destination")
+            let backend = self.backend(
+                entry.destination,
+                of: resource,
+                gatewayNamespace: gatewayNamespace,
+                "\(field).destination"
+            )
             let filters = self.filters(entry.headers, resource, "\(field).headers")
             backends.append(WeightedBackend(backend: backend, weight: weight, filters: filters))
         }
         return backends
     }
 
-    private mutating func filters(_ headers: VirtualServiceSpec.Headers, _ resource: GatewayResource, _ field: String) -> HTTPFilters {
-        func pairs(_ values: [VirtualServiceSpec.Named<String>]) -> [(String, String)] { values.map { ($0.name, $0.value) } }
+    private mutating func filters(
+        _ headers: VirtualServiceSpec.Headers,
+        _ resource: GatewayResource,
+        _ field: String
+    ) -> HTTPFilters {
+        func pairs(_ values: [VirtualServiceSpec.Named<String>]) -> [(String, String)] {
+            values.map { ($0.name, $0.value) }
+        }
         func isHost(_ name: String) -> Bool { ["host", ":authority"].contains(name.lowercased()) }
         var filters = HTTPFilters()
         let request = headers.request
         filters.authority = (request.set + request.add).first { isHost($0.name) }?.value
         filters.request = self.edits(
-            set: pairs(request.set.filter { !isHost($0.name) }), add: pairs(request.add.filter { !isHost($0.name) }),
-            remove: request.remove, resource, "\(field).request")
+            set: pairs(request.set.filter { !isHost($0.name) }),
+            add: pairs(request.add.filter { !isHost($0.name) }),
+            remove: request.remove,
+            resource,
+            "\(field).request"
+        )
         filters.response = self.edits(
-            set: pairs(headers.response.set), add: pairs(headers.response.add), remove: headers.response.remove, resource,
-            "\(field).response")
+            set: pairs(headers.response.set),
+            add: pairs(headers.response.add),
+            remove: headers.response.remove,
+            resource,
+            "\(field).response"
+        )
         return filters
     }
 
@@ -83,7 +115,12 @@ extension GatewayCompiler {
     ) -> HTTPRedirect? {
         let status = redirect.code ?? 301
         guard [301, 302, 303, 307, 308].contains(status) else {
-            self.find(.error, resource, "\(field).redirect.redirectCode", "\(status) is no redirect; allowed: 301, 302, 303, 307, 308")
+            self.find(
+                .error,
+                resource,
+                "\(field).redirect.redirectCode",
+                "\(status) is no redirect; allowed: 301, 302, 303, 307, 308"
+            )
             return nil
         }
         var compiled = HTTPRedirect(status: status)
@@ -101,7 +138,8 @@ extension GatewayCompiler {
             compiled.port = .ofRequest
         } else {
             // The client's `Host` stays as it is, with its port, unless something of it is replaced.
-            compiled.port = redirect.derivePort == nil && authority == nil && redirect.scheme == nil ? .ofRequest : .omitted
+            compiled.port =
+                redirect.derivePort == nil && authority == nil && redirect.scheme == nil ? .ofRequest : .omitted
         }
         return compiled
     }
@@ -116,7 +154,9 @@ extension GatewayCompiler {
         if let rewrite = route.rewrite {
             rule.filters.authority = rewrite.authority
             if let uri = rewrite.uri { rule.filters.path = .prefix(uri) }
-            if let pattern = rewrite.regexMatch { rule.filters.path = self.regexRewrite(pattern, rewrite, resource, field) }
+            if let pattern = rewrite.regexMatch {
+                rule.filters.path = self.regexRewrite(pattern, rewrite, resource, field)
+            }
         }
         rule.timeout = route.timeout.flatMap { $0 > .zero ? $0 : nil }
         rule.retries = self.retries(route.retries, resource, "\(field).retries")
@@ -125,7 +165,13 @@ extension GatewayCompiler {
         rule.fault = route.fault.map { self.fault($0, resource, "\(field).fault") }
         for (index, mirror) in route.mirrors.enumerated() {
             let field = "\(field).mirrors[\(index)]"
-            guard let backend = self.backend(mirror.destination, of: resource, gatewayNamespace: server.gateway.name.namespace, field)
+            guard
+                let backend = self.backend(
+                    mirror.destination,
+                    of: resource,
+                    gatewayNamespace: server.gateway.name.namespace,
+                    field
+                )
             else { continue }
             rule.mirrors.append(Mirror(backend: backend, share: Self.share(mirror.percentage)))
         }
@@ -174,27 +220,41 @@ extension GatewayCompiler {
             case "retriable-4xx": conditions.insert(.retriable4xx)
             default:
                 guard let status = UInt16(name), (100...599).contains(status) else {
-                    self.find(.warning, resource, "\(field).retryOn", "\"\(name)\" is not looked at; known are connect-failure, refused-stream, reset, gateway-error, 5xx, retriable-4xx and numbers")
+                    self.find(
+                        .warning,
+                        resource,
+                        "\(field).retryOn",
+                        "\"\(name)\" is not looked at; known are connect-failure, refused-stream, reset, gateway-error, 5xx, retriable-4xx and numbers"
+                    )
                     continue
                 }
                 conditions.insert(.status(status))
             }
         }
         if retries.conditions.isEmpty { conditions = [.connectFailure, .refusedStream] }
-        return RetryPolicy(attempts: retries.attempts, conditions: conditions, backoff: retries.backoff ?? .milliseconds(25))
+        return RetryPolicy(
+            attempts: retries.attempts,
+            conditions: conditions,
+            backoff: retries.backoff ?? .milliseconds(25)
+        )
     }
 
-    private mutating func policy(_ cors: VirtualServiceSpec.CORS, _ resource: GatewayResource, _ field: String) -> CORSPolicy {
+    private mutating func policy(
+        _ cors: VirtualServiceSpec.CORS,
+        _ resource: GatewayResource,
+        _ field: String
+    ) -> CORSPolicy {
         var policy = CORSPolicy(
-            origins: cors.origins.enumerated().compactMap { index, origin in
+            origins: cors.origins.enumerated().compactMap { index, origin -> TextMatch? in
                 switch origin {
-                case .exact("*"), .present: .present
-                case .exact(let text): .exact(text)
-                case .prefix(let text): .prefix(text)
+                case .exact("*"), .present: return .present
+                case .exact(let text): return .exact(text)
+                case .prefix(let text): return .prefix(text)
                 case .regex(let pattern):
-                    self.regex(pattern, resource, "\(field).allowOrigins[\(index)].regex").map { .regex($0) }
+                    return self.regex(pattern, resource, "\(field).allowOrigins[\(index)].regex").map { .regex($0) }
                 }
-            })
+            }
+        )
         policy.methods = cors.methods
         policy.headers = cors.headers
         policy.exposedHeaders = cors.exposedHeaders
@@ -204,13 +264,19 @@ extension GatewayCompiler {
         return policy
     }
 
-    private mutating func fault(_ fault: VirtualServiceSpec.Fault, _ resource: GatewayResource, _ field: String) -> FaultInjection {
+    private mutating func fault(
+        _ fault: VirtualServiceSpec.Fault,
+        _ resource: GatewayResource,
+        _ field: String
+    ) -> FaultInjection {
         var compiled = FaultInjection()
         compiled.delay = fault.delay
         compiled.delayShare = fault.delay == nil ? 0 : Self.share(fault.delayPercentage)
         compiled.abortStatus = fault.abortStatus
         compiled.abortShare = fault.abortStatus == nil ? 0 : Self.share(fault.abortPercentage)
-        if fault.abortsOtherwise { self.find(.warning, resource, "\(field).abort", "only httpStatus is injected; set it") }
+        if fault.abortsOtherwise {
+            self.find(.warning, resource, "\(field).abort", "only httpStatus is injected; set it")
+        }
         return compiled
     }
 
@@ -220,16 +286,23 @@ extension GatewayCompiler {
     mutating func tcpRoute(_ server: IstioServer, _ services: [BoundService]) -> StreamRoute? {
         for service in services {
             for (index, route) in service.spec.tcp.enumerated() {
-                let isFitting = route.matches.isEmpty || route.matches.contains { self.holds($0, on: server, service.resource) }
+                let isFitting =
+                    route.matches.isEmpty || route.matches.contains { self.holds($0, on: server, service.resource) }
                 guard isFitting, self.countRule(of: service.resource) else { continue }
                 return self.stream(route, service.resource, server, "spec.tcp[\(index)]")
             }
         }
-        self.find(.warning, server.gateway, server.field, "no VirtualService has a tcp route for port \(server.spec.port): it is not opened")
+        self.find(
+            .warning,
+            server.gateway,
+            server.field,
+            "no VirtualService has a tcp route for port \(server.spec.port): it is not opened"
+        )
         return nil
     }
 
-    mutating func passthroughServers(_ server: IstioServer, _ services: [(BoundService, [HostPattern])]) -> [TLSServer] {
+    mutating func passthroughServers(_ server: IstioServer, _ services: [(BoundService, [HostPattern])]) -> [TLSServer]
+    {
         var servers: [TLSServer] = []
         var taken: Set<HostPattern> = []
         for (service, allowed) in services {
@@ -239,11 +312,22 @@ extension GatewayCompiler {
                 for match in route.matches where self.holds(match, on: server, service.resource) {
                     for name in match.sniHosts {
                         guard let pattern = HostPattern(name) else {
-                            self.find(.error, service.resource, "\(field).match", "\"\(name)\" is no host name, *.NAME or *")
+                            self.find(
+                                .error,
+                                service.resource,
+                                "\(field).match",
+                                "\"\(name)\" is no host name, *.NAME or *"
+                            )
                             continue
                         }
-                        guard let common = allowed.lazy.compactMap({ HostPattern.intersection($0, pattern) }).first else {
-                            self.find(.warning, service.resource, "\(field).match", "\(name) is none of the hosts of the object and its Gateway")
+                        guard let common = allowed.lazy.compactMap({ HostPattern.intersection($0, pattern) }).first
+                        else {
+                            self.find(
+                                .warning,
+                                service.resource,
+                                "\(field).match",
+                                "\(name) is none of the hosts of the object and its Gateway"
+                            )
                             continue
                         }
                         if taken.insert(common).inserted { hosts.append(common) }
@@ -255,12 +339,21 @@ extension GatewayCompiler {
             }
         }
         if servers.isEmpty {
-            self.find(.warning, server.gateway, server.field, "no VirtualService has a tls route for port \(server.spec.port): it is not opened")
+            self.find(
+                .warning,
+                server.gateway,
+                server.field,
+                "no VirtualService has a tls route for port \(server.spec.port): it is not opened"
+            )
         }
         return servers
     }
 
-    private mutating func holds(_ match: VirtualServiceSpec.StreamMatch, on server: IstioServer, _ resource: GatewayResource) -> Bool {
+    private mutating func holds(
+        _ match: VirtualServiceSpec.StreamMatch,
+        on server: IstioServer,
+        _ resource: GatewayResource
+    ) -> Bool {
         !match.asksForSource && (match.port == nil || match.port == server.spec.port)
             && (match.gateways.isEmpty || match.gateways.contains { self.means($0, server.gateway.name, resource) })
     }

@@ -34,11 +34,13 @@ extension GatewayCompiler {
             default: break
             }
         }
-        let names = gateways.map(\.0.name)
+        let names = gateways.map { $0.0.name }
         var bound: Set<ObjectName> = []
         for (gateway, spec) in gateways {
-            if let labels = self.settings.podLabels, !spec.selector.allSatisfy({ labels[$0.key] == $0.value }) { continue }
-            var own: [(GatewayResource, VirtualServiceSpec)] = []
+            if let labels = self.settings.podLabels, !spec.selector.allSatisfy({ labels[$0.key] == $0.value }) {
+                continue
+            }
+            var own: [BoundService] = []
             for (resource, service) in services where self.isBound(resource, service, to: gateway.name, of: names) {
                 own.append((resource, service))
                 bound.insert(resource.name)
@@ -51,8 +53,11 @@ extension GatewayCompiler {
         for (resource, spec) in services where !bound.contains(resource.name) {
             guard spec.gateways.contains(where: { $0 != "mesh" }) else { continue }
             self.find(
-                .warning, resource, "spec.gateways",
-                "none of \(spec.gateways.joined(separator: ", ")) is a Gateway that this gateway serves and that may see the object")
+                .warning,
+                resource,
+                "spec.gateways",
+                "none of \(spec.gateways.joined(separator: ", ")) is a Gateway that this gateway serves and that may see the object"
+            )
         }
     }
 
@@ -64,7 +69,8 @@ extension GatewayCompiler {
         of gateways: [ObjectName]
     ) -> Bool {
         let own = resource.name.namespace
-        let isVisible = spec.exportTo.isEmpty
+        let isVisible =
+            spec.exportTo.isEmpty
             || spec.exportTo.contains { $0 == "*" || $0 == gateway.namespace || $0 == "." && own == gateway.namespace }
         guard isVisible else { return false }
         return spec.gateways.contains { self.names($0, gateway, from: own, of: gateways, resource) }
@@ -78,14 +84,19 @@ extension GatewayCompiler {
         of gateways: [ObjectName],
         _ resource: GatewayResource
     ) -> Bool {
-        if text.contains("/") { return text == gateway.description || text == "./\(gateway.name)" && namespace == gateway.namespace }
+        if text.contains("/") {
+            return text == gateway.description || text == "./\(gateway.name)" && namespace == gateway.namespace
+        }
         guard text == gateway.name else { return false }
         if namespace == gateway.namespace { return true }
         // EdgeMesh 1.17 looked at the name alone: that stays, where only one Gateway can be meant.
         guard gateways.filter({ $0.name == text }) == [gateway] else { return false }
         self.find(
-            .warning, resource, "spec.gateways",
-            "\(text) lies in the namespace \(gateway.namespace); Istio wants it written as \(gateway)")
+            .warning,
+            resource,
+            "spec.gateways",
+            "\(text) lies in the namespace \(gateway.namespace); Istio wants it written as \(gateway)"
+        )
         return true
     }
 
@@ -99,7 +110,12 @@ extension GatewayCompiler {
         var server = IstioServer(gateway: gateway, spec: spec, field: field, sort: .http, hosts: [])
         if let bind = spec.bind, bind != "0.0.0.0", bind != "::" {
             guard let address = IPAddress(bind) else {
-                self.find(.error, gateway, "\(field).bind", "\"\(bind)\" is no IP address; a server listens on addresses only")
+                self.find(
+                    .error,
+                    gateway,
+                    "\(field).bind",
+                    "\"\(bind)\" is no IP address; a server listens on addresses only"
+                )
                 return nil
             }
             server.address = address
@@ -107,10 +123,16 @@ extension GatewayCompiler {
         for host in spec.hosts.isEmpty ? ["*"] : spec.hosts {
             let parts = host.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
             guard let pattern = HostPattern(String(parts.last ?? "")) else {
-                self.find(.error, gateway, "\(field).hosts", "\"\(host)\" is no host name, *.NAME or *, with or without NAMESPACE/")
+                self.find(
+                    .error,
+                    gateway,
+                    "\(field).hosts",
+                    "\"\(host)\" is no host name, *.NAME or *, with or without NAMESPACE/"
+                )
                 continue
             }
-            let namespace = parts.count == 1 || parts[0] == "*" ? nil : parts[0] == "." ? gateway.name.namespace : String(parts[0])
+            let namespace =
+                parts.count == 1 || parts[0] == "*" ? nil : parts[0] == "." ? gateway.name.namespace : String(parts[0])
             server.hosts.append((pattern, namespace))
         }
         guard !server.hosts.isEmpty, let sort = self.sort(of: server) else { return nil }
@@ -129,7 +151,12 @@ extension GatewayCompiler {
             return self.termination(of: server).map { .https($0) }
         case "HTTPS", "TLS":
             guard let tls else {
-                self.find(.error, server.gateway, "\(server.field).tls", "protocol \(name) needs tls; add it, or use HTTP or TCP")
+                self.find(
+                    .error,
+                    server.gateway,
+                    "\(server.field).tls",
+                    "protocol \(name) needs tls; add it, or use HTTP or TCP"
+                )
                 return nil
             }
             if tls.mode == .passthrough || tls.mode == nil && !hasCredentials { return .passthrough }
@@ -139,8 +166,11 @@ extension GatewayCompiler {
             return self.termination(of: server).map { .tls($0) }
         default:
             self.find(
-                .error, server.gateway, "\(server.field).port.protocol",
-                "\"\(server.spec.portProtocol)\" is not served; allowed: HTTP, HTTPS, HTTP2, GRPC, TLS, TCP")
+                .error,
+                server.gateway,
+                "\(server.field).port.protocol",
+                "\"\(server.spec.portProtocol)\" is not served; allowed: HTTP, HTTPS, HTTP2, GRPC, TLS, TCP"
+            )
             return nil
         }
     }
@@ -151,10 +181,13 @@ extension GatewayCompiler {
         let field = "\(server.field).tls"
         guard !tls.credentialNames.isEmpty else {
             self.find(
-                .error, gateway, "\(field).credentialName",
+                .error,
+                gateway,
+                "\(field).credentialName",
                 tls.namesFiles
                     ? "certificates in files are not read; put them in a Secret and name it here"
-                    : "the name of the Secret with the certificate is missing")
+                    : "the name of the Secret with the certificate is missing"
+            )
             return nil
         }
         let secrets = tls.credentialNames.map { ObjectName(namespace: gateway.name.namespace, name: $0) }
@@ -164,7 +197,12 @@ extension GatewayCompiler {
         let separate = secrets.map { ObjectName(namespace: $0.namespace, name: $0.name + "-cacert") }
         var hasAuthority = secrets.contains { self.input.secret($0)?.hasAuthority == true }
         for secret in secrets where self.input.secret(secret)?.hasCertificate != true {
-            self.find(.warning, gateway, "\(field).credentialName", "the Secret \(secret) does not exist yet, or holds no certificate with its key")
+            self.find(
+                .warning,
+                gateway,
+                "\(field).credentialName",
+                "the Secret \(secret) does not exist yet, or holds no certificate with its key"
+            )
         }
         switch tls.mode {
         case .mutual, .optionalMutual:
@@ -178,17 +216,28 @@ extension GatewayCompiler {
             // As in EdgeMesh 1.17, whose own example is served so.
             termination.clientCertificates = .ignored
             self.find(
-                .warning, gateway, "\(field).mode",
-                "no Secret has a ca.crt, so that clients are NOT asked for certificates; add ca.crt to \(secrets[0])")
+                .warning,
+                gateway,
+                "\(field).mode",
+                "no Secret has a ca.crt, so that clients are NOT asked for certificates; add ca.crt to \(secrets[0])"
+            )
         case .simple, .passthrough, nil:
             if hasAuthority {
                 self.find(
-                    .note, gateway, "\(field).mode",
-                    "clients need no certificate, though \(secrets[0]) has a ca.crt: EdgeMesh 1.17 asked for one; set mode to MUTUAL")
+                    .note,
+                    gateway,
+                    "\(field).mode",
+                    "clients need no certificate, though \(secrets[0]) has a ca.crt: EdgeMesh 1.17 asked for one; set mode to MUTUAL"
+                )
             }
             if tls.mode == nil { self.find(.warning, gateway, "\(field).mode", "mode is missing; SIMPLE is used") }
         case .istioMutual, .autoPassthrough:
-            self.find(.error, gateway, "\(field).mode", "\(tls.mode?.rawValue ?? "") needs Istio's own certificates; use SIMPLE or MUTUAL")
+            self.find(
+                .error,
+                gateway,
+                "\(field).mode",
+                "\(tls.mode?.rawValue ?? "") needs Istio's own certificates; use SIMPLE or MUTUAL"
+            )
             return nil
         }
         termination.subjectAltNames = tls.subjectAltNames
@@ -202,19 +251,35 @@ extension GatewayCompiler {
         _ gateway: GatewayResource,
         _ field: String
     ) {
-        let versions: [String: TLSTermination.Version] = ["TLSV1_0": .tls10, "TLSV1_1": .tls11, "TLSV1_2": .tls12, "TLSV1_3": .tls13]
+        let versions: [String: TLSTermination.Version] = [
+            "TLSV1_0": .tls10, "TLSV1_1": .tls11, "TLSV1_2": .tls12, "TLSV1_3": .tls13,
+        ]
         for (key, text) in [("minProtocolVersion", tls.minimumVersion), ("maxProtocolVersion", tls.maximumVersion)] {
             guard let text, text != "TLS_AUTO" else { continue }
             guard let version = versions[text] else {
-                self.find(.warning, gateway, "\(field).\(key)", "\"\(text)\" is none of TLSV1_0 to TLSV1_3 and TLS_AUTO; TLS 1.2 and 1.3 are used")
+                self.find(
+                    .warning,
+                    gateway,
+                    "\(field).\(key)",
+                    "\"\(text)\" is none of TLSV1_0 to TLSV1_3 and TLS_AUTO; TLS 1.2 and 1.3 are used"
+                )
                 continue
             }
-            if key == "minProtocolVersion" { termination.minimumVersion = version } else { termination.maximumVersion = version }
+            if key == "minProtocolVersion" {
+                termination.minimumVersion = version
+            } else {
+                termination.maximumVersion = version
+            }
         }
         // An older maximum brings an older minimum with it.
         if termination.maximumVersion < termination.minimumVersion {
             if let text = tls.minimumVersion, versions[text] != nil {
-                self.find(.warning, gateway, "\(field).maxProtocolVersion", "it is below minProtocolVersion, which is used for both")
+                self.find(
+                    .warning,
+                    gateway,
+                    "\(field).maxProtocolVersion",
+                    "it is below minProtocolVersion, which is used for both"
+                )
                 termination.maximumVersion = termination.minimumVersion
             } else {
                 termination.minimumVersion = termination.maximumVersion
@@ -224,7 +289,12 @@ extension GatewayCompiler {
             if let known = CipherSuites.openSSLName(name) {
                 if !termination.cipherSuites.contains(known) { termination.cipherSuites.append(known) }
             } else {
-                self.find(.warning, gateway, "\(field).cipherSuites", "\"\(name)\" is not offered: it is unknown or broken")
+                self.find(
+                    .warning,
+                    gateway,
+                    "\(field).cipherSuites",
+                    "\"\(name)\" is not offered: it is unknown or broken"
+                )
             }
         }
     }

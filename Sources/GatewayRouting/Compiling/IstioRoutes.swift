@@ -13,23 +13,30 @@ extension GatewayCompiler {
         }
         if fitting.isEmpty {
             self.find(
-                .warning, server.gateway, server.field,
-                "no VirtualService names this Gateway with one of its hosts: requests are answered with 404, connections are closed")
+                .warning,
+                server.gateway,
+                server.field,
+                "no VirtualService names this Gateway with one of its hosts: requests are answered with 404, connections are closed"
+            )
         }
         let service: Fragment.Service?
         switch server.sort {
         case .http: service = .http(self.httpHosts(server, fitting))
         case .https(let termination):
             let hosts = HTTPHosts(self.httpHosts(server, fitting))
-            service = .tls([TLSServer(hosts: server.hosts.map(\.pattern), termination: termination, service: .http(hosts))])
+            service = .tls([
+                TLSServer(hosts: server.hosts.map { $0.pattern }, termination: termination, service: .http(hosts))
+            ])
         case .tls(let termination):
-            service = self.tcpRoute(server, fitting.map(\.0)).map { route in
-                .tls([TLSServer(hosts: server.hosts.map(\.pattern), termination: termination, service: .stream(route))])
+            service = self.tcpRoute(server, fitting.map { $0.0 }).map { route in
+                .tls([
+                    TLSServer(hosts: server.hosts.map { $0.pattern }, termination: termination, service: .stream(route))
+                ])
             }
         case .passthrough:
             let servers = self.passthroughServers(server, fitting)
             service = servers.isEmpty ? nil : .tls(servers)
-        case .tcp: service = self.tcpRoute(server, fitting.map(\.0)).map { .stream($0) }
+        case .tcp: service = self.tcpRoute(server, fitting.map { $0.0 }).map { .stream($0) }
         }
         guard let service else { return }
         self.fragments.append(Fragment(key: key, resource: server.gateway, field: server.field, service: service))
@@ -44,7 +51,9 @@ extension GatewayCompiler {
                 continue
             }
             for host in server.hosts where host.namespace == nil || host.namespace == service.resource.name.namespace {
-                if let common = HostPattern.intersection(host.pattern, pattern), !hosts.contains(common) { hosts.append(common) }
+                if let common = HostPattern.intersection(host.pattern, pattern), !hosts.contains(common) {
+                    hosts.append(common)
+                }
             }
         }
         return hosts
@@ -52,7 +61,10 @@ extension GatewayCompiler {
 
     // MARK: HTTP
 
-    private mutating func httpHosts(_ server: IstioServer, _ services: [(BoundService, [HostPattern])]) -> [HTTPHosts.Host] {
+    private mutating func httpHosts(
+        _ server: IstioServer,
+        _ services: [(BoundService, [HostPattern])]
+    ) -> [HTTPHosts.Host] {
         let redirects = server.spec.tls?.httpsRedirect == true
         var rules: [HostPattern: [[HTTPRule]]] = [:]
         for (service, hosts) in services {
@@ -77,11 +89,17 @@ extension GatewayCompiler {
                 self.countRule(of: service.resource),
                 var rule = self.rule(route, matches, service.resource, server, field)
             else { continue }
-            rule.origin = "VirtualService \(service.resource.name) \(route.name.isEmpty ? "http[\(index)]" : route.name)"
+            rule.origin =
+                "VirtualService \(service.resource.name) \(route.name.isEmpty ? "http[\(index)]" : route.name)"
             rules.append(rule)
         }
         if service.spec.http.isEmpty {
-            self.find(.warning, service.resource, "spec.http", "there is no route for port \(server.spec.port), which speaks HTTP")
+            self.find(
+                .warning,
+                service.resource,
+                "spec.http",
+                "there is no route for port \(server.spec.port), which speaks HTTP"
+            )
         }
         return rules
     }
@@ -97,10 +115,17 @@ extension GatewayCompiler {
         for (index, match) in route.matches.enumerated() {
             let field = "\(field).match[\(index)]"
             if match.asksForSource {
-                self.find(.warning, resource, field, "sourceLabels and sourceNamespace never hold for requests from outside")
+                self.find(
+                    .warning,
+                    resource,
+                    field,
+                    "sourceLabels and sourceNamespace never hold for requests from outside"
+                )
                 continue
             }
-            guard match.gateways.isEmpty || match.gateways.contains(where: { self.means($0, server.gateway.name, resource) }),
+            guard
+                match.gateways.isEmpty
+                    || match.gateways.contains(where: { self.means($0, server.gateway.name, resource) }),
                 match.port == nil || match.port == server.spec.port,
                 let compiled = self.match(match, resource, field)
             else { continue }
@@ -118,7 +143,8 @@ extension GatewayCompiler {
     }
 
     func means(_ text: String, _ gateway: ObjectName, _ resource: GatewayResource) -> Bool {
-        text == gateway.description || text == gateway.name || text == "./\(gateway.name)" && resource.name.namespace == gateway.namespace
+        text == gateway.description || text == gateway.name
+            || text == "./\(gateway.name)" && resource.name.namespace == gateway.namespace
     }
 
     private mutating func match(
@@ -128,7 +154,11 @@ extension GatewayCompiler {
     ) -> HTTPMatch? {
         var compiled = HTTPMatch()
         var isGood = true
-        func text(_ value: VirtualServiceSpec.StringMatch?, _ key: String, _ compiler: inout GatewayCompiler) -> TextMatch? {
+        func text(
+            _ value: VirtualServiceSpec.StringMatch?,
+            _ key: String,
+            _ compiler: inout GatewayCompiler
+        ) -> TextMatch? {
             switch value {
             case nil: return nil
             case .present: return .present
@@ -142,7 +172,11 @@ extension GatewayCompiler {
                 return .regex(regex)
             }
         }
-        func named(_ values: [VirtualServiceSpec.Named<VirtualServiceSpec.StringMatch>], _ key: String, _ compiler: inout GatewayCompiler) -> [NamedMatch] {
+        func named(
+            _ values: [VirtualServiceSpec.Named<VirtualServiceSpec.StringMatch>],
+            _ key: String,
+            _ compiler: inout GatewayCompiler
+        ) -> [NamedMatch] {
             values.map { entry in
                 var value = text(entry.value, "\(key).\(entry.name)", &compiler) ?? .present
                 // An empty text matches any value, as Envoy's empty prefix does.
@@ -152,10 +186,17 @@ extension GatewayCompiler {
         }
         switch match.uri {
         case nil, .present: break
-        case .exact(let path): compiled.path = .exact(self.path(path, resource, "\(field).uri.exact"), ignoresCase: match.ignoresUriCase)
-        case .prefix(let path): compiled.path = .prefix(self.path(path, resource, "\(field).uri.prefix"), ignoresCase: match.ignoresUriCase)
+        case .exact(let path):
+            compiled.path = .exact(self.path(path, resource, "\(field).uri.exact"), ignoresCase: match.ignoresUriCase)
+        case .prefix(let path):
+            compiled.path = .prefix(self.path(path, resource, "\(field).uri.prefix"), ignoresCase: match.ignoresUriCase)
         case .regex(let pattern):
-            self.find(.note, resource, "\(field).uri.regex", "it must match the whole path, as in Istio; EdgeMesh 1.17 looked for it anywhere")
+            self.find(
+                .note,
+                resource,
+                "\(field).uri.regex",
+                "it must match the whole path, as in Istio; EdgeMesh 1.17 looked for it anywhere"
+            )
             guard let regex = self.regex(pattern, resource, "\(field).uri.regex") else { return nil }
             compiled.path = .regex(regex)
         }

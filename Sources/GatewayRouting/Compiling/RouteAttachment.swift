@@ -10,16 +10,23 @@ extension GatewayCompiler {
                 self.attach(resource, spec.parents, spec.hostnames, to: &listeners) { compiler in
                     var entries: [RuleEntry] = []
                     let resolved = compiler.entries(of: resource, spec, &policies, into: &entries)
-                    return (resolved, { state, hosts in
-                        for host in hosts { state.entries[host, default: []] += entries }
-                    })
+                    let all = entries
+                    return (
+                        resolved,
+                        { state, hosts in
+                            for host in hosts { state.entries[host, default: []] += all }
+                        }
+                    )
                 }
             case .streamRoute(let spec):
                 self.attach(resource, spec.parents, spec.hostnames, to: &listeners) { compiler in
                     let (route, resolved) = compiler.stream(spec, resource, &policies)
-                    return (resolved, { state, hosts in
-                        if let route { state.streams.append((hosts, route, resource)) }
-                    })
+                    return (
+                        resolved,
+                        { state, hosts in
+                            if let route { state.streams.append((hosts, route, resource)) }
+                        }
+                    )
                 }
             default: break
             }
@@ -55,20 +62,36 @@ extension GatewayCompiler {
             guard parent.target.kind == "Gateway", parent.target.group == Self.gatewayGroup else { continue }
             let name = ObjectName(namespace: parent.target.namespace ?? route.name.namespace, name: parent.target.name)
             guard listeners.contains(where: { $0.gateway.name == name }) else { continue }
-            var accepted = GatewayCondition("Accepted", false, "NoMatchingParent", "no listener of \(name) has that name and port")
+            var accepted = GatewayCondition(
+                "Accepted",
+                false,
+                "NoMatchingParent",
+                "no listener of \(name) has that name and port"
+            )
             var found: [(Int, [HostPattern])] = []
             for index in listeners.indices where Self.isNamed(listeners[index], name, by: parent) {
                 let listener = listeners[index]
                 guard listener.takes(route.kind), self.allows(listener, route.name.namespace) else {
                     if found.isEmpty, accepted.reason == "NoMatchingParent" {
-                        accepted = GatewayCondition("Accepted", false, "NotAllowedByListeners", "no listener of \(name) takes a \(route.kind.rawValue) of this namespace")
+                        accepted = GatewayCondition(
+                            "Accepted",
+                            false,
+                            "NotAllowedByListeners",
+                            "no listener of \(name) takes a \(route.kind.rawValue) of this namespace"
+                        )
                     }
                     continue
                 }
-                let hosts = listener.hasNames ? patterns.compactMap { HostPattern.intersection(listener.hostname, $0) } : [.any]
+                let hosts =
+                    listener.hasNames ? patterns.compactMap { HostPattern.intersection(listener.hostname, $0) } : [.any]
                 guard !hosts.isEmpty, !isWithoutHosts else {
                     if found.isEmpty {
-                        accepted = GatewayCondition("Accepted", false, "NoMatchingListenerHostname", "no listener of \(name) has one of the route's hostnames")
+                        accepted = GatewayCondition(
+                            "Accepted",
+                            false,
+                            "NoMatchingListenerHostname",
+                            "no listener of \(name) has one of the route's hostnames"
+                        )
                     }
                     continue
                 }
@@ -119,7 +142,9 @@ extension GatewayCompiler {
         default: backends = []
         }
         for backend in backends {
-            if case .failure(let problem) = self.resolve(backend.target, backend.port, of: route) { return problem.condition }
+            if case .failure(let problem) = self.resolve(backend.target, backend.port, of: route) {
+                return problem.condition
+            }
         }
         return GatewayCondition("ResolvedRefs", true, "ResolvedRefs")
     }
@@ -135,7 +160,10 @@ extension GatewayCompiler {
         _ port: UInt16?,
         of route: GatewayResource
     ) -> Result<(ServiceObject, ServiceObject.Port), ReferenceProblem> {
-        func problem(_ reason: String, _ message: String) -> Result<(ServiceObject, ServiceObject.Port), ReferenceProblem> {
+        func problem(
+            _ reason: String,
+            _ message: String
+        ) -> Result<(ServiceObject, ServiceObject.Port), ReferenceProblem> {
             .failure(ReferenceProblem(condition: GatewayCondition("ResolvedRefs", false, reason, message)))
         }
         guard reference.kind == "Service", reference.group.isEmpty || reference.group == "core" else {
@@ -143,11 +171,19 @@ extension GatewayCompiler {
         }
         let name = ObjectName(namespace: reference.namespace ?? route.name.namespace, name: reference.name)
         guard self.isGranted(from: route, to: reference) else {
-            return problem("RefNotPermitted", "no ReferenceGrant in \(name.namespace) lets this route use the Service \(name)")
+            return problem(
+                "RefNotPermitted",
+                "no ReferenceGrant in \(name.namespace) lets this route use the Service \(name)"
+            )
         }
-        guard let service = self.input.service(name) else { return problem("BackendNotFound", "there is no Service \(name)") }
+        guard let service = self.input.service(name) else {
+            return problem("BackendNotFound", "there is no Service \(name)")
+        }
         guard let port, let found = service.ports.first(where: { $0.port == port }) else {
-            return problem("BackendNotFound", "the Service \(name) has no port \(port.map(String.init) ?? "without a number")")
+            return problem(
+                "BackendNotFound",
+                "the Service \(name) has no port \(port.map(String.init) ?? "without a number")"
+            )
         }
         return .success((service, found))
     }
@@ -173,7 +209,12 @@ extension GatewayCompiler {
             switch policies.tls(of: service.name, port) {
             case .none: break
             case .some(nil):
-                condition = GatewayCondition("ResolvedRefs", false, "InvalidCACertificateRef", "the BackendTLSPolicy of \(service.name) cannot be carried out")
+                condition = GatewayCondition(
+                    "ResolvedRefs",
+                    false,
+                    "InvalidCACertificateRef",
+                    "the BackendTLSPolicy of \(service.name) cannot be carried out"
+                )
                 self.find(.error, route, field, condition.message)
                 return nil
             case .some(let tls?): backend.tls = tls
@@ -189,13 +230,24 @@ extension GatewayCompiler {
     ) -> (StreamRoute?, GatewayCondition) {
         var condition = GatewayCondition("ResolvedRefs", true, "ResolvedRefs")
         if spec.rules.count > 1 {
-            self.find(.warning, resource, "spec.rules", "nothing tells the rules apart, so that the first alone is in force")
+            self.find(
+                .warning,
+                resource,
+                "spec.rules",
+                "nothing tells the rules apart, so that the first alone is in force"
+            )
         }
         guard let rule = spec.rules.first, self.countRule(of: resource) else { return (nil, condition) }
         var backends: [WeightedBackend] = []
         for (index, reference) in rule.enumerated() where reference.weight > 0 {
             let backend = self.backend(
-                reference.target, reference.port, of: resource, &policies, &condition, "spec.rules[0].backendRefs[\(index)]")
+                reference.target,
+                reference.port,
+                of: resource,
+                &policies,
+                &condition,
+                "spec.rules[0].backendRefs[\(index)]"
+            )
             backends.append(WeightedBackend(backend: backend, weight: reference.weight))
         }
         return (StreamRoute(backends: backends), condition)
@@ -204,5 +256,7 @@ extension GatewayCompiler {
 
 extension ListenerState {
     /// Whether clients name a host on it.
-    fileprivate var hasNames: Bool { self.sort.map { $0.family < 2 } ?? ["HTTP", "HTTPS", "TLS"].contains(self.listener.portProtocol) }
+    fileprivate var hasNames: Bool {
+        self.sort.map { $0.family < 2 } ?? ["HTTP", "HTTPS", "TLS"].contains(self.listener.portProtocol)
+    }
 }

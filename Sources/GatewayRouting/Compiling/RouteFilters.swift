@@ -28,7 +28,12 @@ extension GatewayCompiler {
             case .responseHeaders(let modifier): compiled.filters.response.merge(self.edits(modifier, resource, field))
             case .redirect(let redirect):
                 guard [301, 302, 303, 307, 308].contains(redirect.status) else {
-                    compiled.problem = GatewayCondition("Accepted", false, "UnsupportedValue", "\(redirect.status) is no redirect; allowed: 301, 302, 303, 307, 308")
+                    compiled.problem = GatewayCondition(
+                        "Accepted",
+                        false,
+                        "UnsupportedValue",
+                        "\(redirect.status) is no redirect; allowed: 301, 302, 303, 307, 308"
+                    )
                     continue
                 }
                 compiled.redirect = Self.redirect(redirect)
@@ -42,18 +47,36 @@ extension GatewayCompiler {
                 }
             case .cors(let cors): compiled.cors = self.policy(cors, resource, field)
             case .unsupported(let type):
-                compiled.problem = GatewayCondition("ResolvedRefs", false, "InvalidKind", "the filter \(type) is not known: requests are answered with 500; take it out")
+                compiled.problem = GatewayCondition(
+                    "ResolvedRefs",
+                    false,
+                    "InvalidKind",
+                    "the filter \(type) is not known: requests are answered with 500; take it out"
+                )
             }
         }
         if compiled.redirect != nil, hasRewrite {
-            compiled.problem = GatewayCondition("Accepted", false, "IncompatibleFilters", "RequestRedirect and URLRewrite exclude each other")
+            compiled.problem = GatewayCondition(
+                "Accepted",
+                false,
+                "IncompatibleFilters",
+                "RequestRedirect and URLRewrite exclude each other"
+            )
         }
     }
 
-    private mutating func edits(_ modifier: RouteFilter.HeaderModifier, _ resource: GatewayResource, _ field: String) -> HeaderEdits {
+    private mutating func edits(
+        _ modifier: RouteFilter.HeaderModifier,
+        _ resource: GatewayResource,
+        _ field: String
+    ) -> HeaderEdits {
         self.edits(
-            set: modifier.set.map { ($0.name, $0.value) }, add: modifier.add.map { ($0.name, $0.value) },
-            remove: modifier.remove, resource, field)
+            set: modifier.set.map { ($0.name, $0.value) },
+            add: modifier.add.map { ($0.name, $0.value) },
+            remove: modifier.remove,
+            resource,
+            field
+        )
     }
 
     private static func rewrite(_ path: RouteFilter.PathModifier) -> PathRewrite {
@@ -79,7 +102,9 @@ extension GatewayCompiler {
                 origins.append(.present)
             } else if origin.contains("*") {
                 let parts = origin.split(separator: "*", omittingEmptySubsequences: false).map { "\\Q\($0)\\E" }
-                if let regex = self.regex(parts.joined(separator: "[^/]+"), resource, field) { origins.append(.regex(regex)) }
+                if let regex = self.regex(parts.joined(separator: "[^/]+"), resource, field) {
+                    origins.append(.regex(regex))
+                }
             } else {
                 origins.append(.exact(origin))
             }

@@ -32,7 +32,9 @@ struct RuleEntry {
     /// The order of the Gateway API: an exact path, the longest path, a method, most headers, most parameters, the oldest
     /// route. Of paths of other kinds a regular expression counts by its length too.
     static func precedes(_ first: RuleEntry, _ second: RuleEntry) -> Bool {
-        let keys = [first, second].map { [$0.path.rawValue, -$0.length, $0.hasMethod ? 0 : 1, -$0.headers, -$0.query] + $0.place }
+        let keys = [first, second].map {
+            [$0.path.rawValue, -$0.length, $0.hasMethod ? 0 : 1, -$0.headers, -$0.query] + $0.place
+        }
         return keys[0].lexicographicallyPrecedes(keys[1])
     }
 }
@@ -43,9 +45,12 @@ extension ListenerState {
         var patterns = Set(self.entries.keys.filter(isOwn))
         patterns.insert(self.hostname)
         let sorted = self.entries.mapValues { $0.sorted(by: RuleEntry.precedes).map(\.rule) }
+        let wildcards = sorted.keys.filter { $0.text.utf8.first == UInt8(ascii: "*") }.sorted(
+            by: HostPattern.isMoreSpecific
+        )
         return patterns.sorted(by: HostPattern.isMoreSpecific).map { pattern in
-            let wider = sorted.keys.filter { $0.covers(pattern) }.sorted(by: HostPattern.isMoreSpecific)
-            return HTTPHosts.Host(pattern: pattern, rules: wider.flatMap { sorted[$0] ?? [] })
+            let wider = wildcards.filter { $0 != pattern && $0.covers(pattern) }
+            return HTTPHosts.Host(pattern: pattern, rules: ([pattern] + wider).flatMap { sorted[$0] ?? [] })
         }
     }
 }
@@ -112,7 +117,11 @@ extension GatewayCompiler {
         return compiled
     }
 
-    private mutating func value(_ value: RouteSpec.ValueMatch, _ resource: GatewayResource, _ field: String) -> TextMatch? {
+    private mutating func value(
+        _ value: RouteSpec.ValueMatch,
+        _ resource: GatewayResource,
+        _ field: String
+    ) -> TextMatch? {
         switch value {
         case .exact(let text): .exact(text)
         case .regex(let pattern): self.regex(pattern, resource, field).map { .regex($0) }
@@ -120,10 +129,15 @@ extension GatewayCompiler {
     }
 
     /// A method of gRPC is the path `/SERVICE/METHOD`.
-    private mutating func path(of method: RouteSpec.GRPCMethod, _ resource: GatewayResource, _ field: String) -> PathMatch? {
+    private mutating func path(
+        of method: RouteSpec.GRPCMethod,
+        _ resource: GatewayResource,
+        _ field: String
+    ) -> PathMatch? {
         if !method.isRegex {
             if let service = method.service {
-                return method.method.map { .exact("/\(service)/\($0)", ignoresCase: false) } ?? .elements("/\(service)/")
+                return method.method.map { .exact("/\(service)/\($0)", ignoresCase: false) }
+                    ?? .elements("/\(service)/")
             }
         }
         func part(_ text: String?) -> String { text.map { method.isRegex ? "(?:\($0))" : "\\Q\($0)\\E" } ?? "[^/]+" }
@@ -159,11 +173,20 @@ extension GatewayCompiler {
         compiled.timeout = rule.requestTimeout.flatMap { $0 > .zero ? $0 : nil }
         compiled.tryTimeout = rule.backendTimeout.flatMap { $0 > .zero ? $0 : nil }
         if let retry = rule.retry {
-            let conditions = Set(retry.codes.map { RetryPolicy.Condition.status($0) }).union([.connectFailure, .refusedStream])
-            compiled.retries = RetryPolicy(attempts: retry.attempts, conditions: conditions, backoff: retry.backoff ?? .milliseconds(25))
+            let conditions = Set(retry.codes.map { RetryPolicy.Condition.status($0) }).union([
+                .connectFailure, .refusedStream,
+            ])
+            compiled.retries = RetryPolicy(
+                attempts: retry.attempts,
+                conditions: conditions,
+                backoff: retry.backoff ?? .milliseconds(25)
+            )
         }
         if let persistence = rule.persistence {
-            var session = SessionPersistence(carrier: persistence.isHeader ? .header : .cookie, name: persistence.name ?? "edgemesh-session")
+            var session = SessionPersistence(
+                carrier: persistence.isHeader ? .header : .cookie,
+                name: persistence.name ?? "edgemesh-session"
+            )
             session.absoluteTimeout = persistence.absoluteTimeout
             compiled.persistence = session
         }
@@ -187,7 +210,12 @@ extension GatewayCompiler {
             if filters.redirect != nil || !filters.mirrors.isEmpty || filters.cors != nil || filters.problem != nil {
                 condition = filters.problem ?? condition
                 backend = nil
-                self.find(.error, resource, "\(field).filters", "of filters for one backend, those for headers and rewrites are carried out")
+                self.find(
+                    .error,
+                    resource,
+                    "\(field).filters",
+                    "of filters for one backend, those for headers and rewrites are carried out"
+                )
             }
             if reference.weight > 0 {
                 backends.append(WeightedBackend(backend: backend, weight: reference.weight, filters: filters.filters))

@@ -60,7 +60,7 @@ public struct RequestHost: Sendable, Hashable {
 
     /// Nil if it is no host with, or without, a port: the request is to be refused with 400.
     public init?(_ authority: some StringProtocol) {
-        var host = authority[...].utf8
+        var host = Substring(String(authority)).utf8
         if host.first == UInt8(ascii: "[") {
             guard let end = host.firstIndex(of: UInt8(ascii: "]")) else { return nil }
             let port = host[host.index(after: end)...]

@@ -1,5 +1,3 @@
-
-
 extension HTTPHosts {
     /// The host whose pattern fits best.
     /// - Parameter name: as `RequestHost.name` has it.
@@ -110,7 +108,8 @@ extension PathMatch {
     func prefixLength(in path: String) -> Int? {
         switch self {
         case .exact(let text, let ignoresCase):
-            return Self.begins(path, with: text, ignoresCase) && path.utf8.count == text.utf8.count ? text.utf8.count : nil
+            return Self.begins(path, with: text, ignoresCase) && path.utf8.count == text.utf8.count
+                ? text.utf8.count : nil
         case .prefix(let text, let ignoresCase):
             return Self.begins(path, with: text, ignoresCase) ? text.utf8.count : nil
         case .elements(let text):
@@ -130,7 +129,7 @@ extension PathMatch {
     }
 }
 
-extension Array<WeightedBackend> {
+extension [WeightedBackend] {
     /// One of them, each with the probability of its weight; nil if there is none or all weigh nothing.
     public func choose(using generator: inout some RandomNumberGenerator) -> WeightedBackend? {
         if self.count == 1 { return self[0].weight > 0 ? self[0] : nil }

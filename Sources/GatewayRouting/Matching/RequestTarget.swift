@@ -23,12 +23,13 @@ public struct RequestTarget: Sendable, Hashable {
     /// Without its `?`.
     public let query: String?
 
-    /// - Parameter text: the request target in origin form.
-    public init(_ text: some StringProtocol) throws(Failure) {
+    /// - Parameter target: the request target in origin form.
+    public init(_ target: some StringProtocol) throws(Failure) {
+        let text = Substring(String(target))
         guard text.utf8.count <= Self.maximumBytes else { throw .tooLong }
         let mark = text.utf8.firstIndex(of: UInt8(ascii: "?"))
         let query = mark.map { text[text.utf8.index(after: $0)...] }
-        for byte in query?.utf8 ?? "".dropFirst(0).utf8 where !Self.isAllowed(byte) { throw .badCharacter }
+        for byte in (query ?? "").utf8 where !Self.isAllowed(byte) { throw .badCharacter }
         self.query = query.map { String($0) }
         let path = text[..<(mark ?? text.endIndex)]
         self.path = path == "*" ? "*" : try Self.normalized(Array(path.utf8))

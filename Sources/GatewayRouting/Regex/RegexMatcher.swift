@@ -20,7 +20,13 @@ struct RegexMatcher {
         }
 
         /// Lists the instruction and all that follow from it without a scalar. Recursion is no deeper than the program is long.
-        mutating func follow(_ index: Int, in program: RegexProgram, at place: Place, slots: inout [Int], steps: inout Int) {
+        mutating func follow(
+            _ index: Int,
+            in program: RegexProgram,
+            at place: Place,
+            slots: inout [Int],
+            steps: inout Int
+        ) {
             guard !self.isListed[index] else { return }
             self.isListed[index] = true
             self.order.append(index)
@@ -87,10 +93,10 @@ struct RegexMatcher {
         self.start(at: place)
         while true {
             self.following.clear()
-            let after = next.map { scalar in
-                let following = scalars.next()
-                defer { next = following }
-                return Place(offset: place.offset + UTF8.width(scalar), before: scalar.value, after: following?.value)
+            var after: Place?
+            if let scalar = next {
+                next = scalars.next()
+                after = Place(offset: place.offset + UTF8.width(scalar), before: scalar.value, after: next?.value)
             }
             for index in self.current.order {
                 switch self.program.instructions[index] {

@@ -35,7 +35,8 @@ struct RegexSet {
 
     /// The one scalar that it holds, if it is a literal that has no other case.
     var literal: UInt32? {
-        guard self.parts.count == 1, !self.isNegated, !self.ignoresCase, case .range(let first, let last) = self.parts[0],
+        guard self.parts.count == 1, !self.isNegated, !self.ignoresCase,
+            case .range(let first, let last) = self.parts[0],
             first == last
         else { return nil }
         return first

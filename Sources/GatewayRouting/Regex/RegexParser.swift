@@ -19,7 +19,8 @@ struct RegexParser {
     init(_ pattern: String) throws(RegexError) {
         guard pattern.utf8.count <= BoundedRegex.maximumPatternBytes else {
             throw RegexError(
-                pattern, at: BoundedRegex.maximumPatternBytes,
+                pattern,
+                at: BoundedRegex.maximumPatternBytes,
                 "it is longer than \(BoundedRegex.maximumPatternBytes) bytes; split the route in several"
             )
         }
@@ -29,7 +30,9 @@ struct RegexParser {
 
     mutating func parse() throws(RegexError) -> RegexNode {
         let node = try self.choice()
-        if self.position < self.scalars.count { throw self.error("this ) closes no group; write \\) for the character") }
+        if self.position < self.scalars.count {
+            throw self.error("this ) closes no group; write \\) for the character")
+        }
         return node
     }
 
@@ -84,7 +87,10 @@ struct RegexParser {
             let start = self.position
             if let (least, most) = try self.repetition() {
                 guard let operand = nodes.popLast() else {
-                    throw self.error("nothing stands before this repetition; write \\\(scalar) for the character", at: start)
+                    throw self.error(
+                        "nothing stands before this repetition; write \\\(scalar) for the character",
+                        at: start
+                    )
                 }
                 guard !lastIsRepetition else {
                     throw self.error("a repetition cannot be repeated; put the first in (?:...)", at: start)
@@ -113,9 +119,15 @@ struct RegexParser {
 
     private mutating func repetition() throws(RegexError) -> (Int, Int?)? {
         switch self.next {
-        case "*": self.position += 1; return (0, nil)
-        case "+": self.position += 1; return (1, nil)
-        case "?": self.position += 1; return (0, 1)
+        case "*":
+            self.position += 1
+            return (0, nil)
+        case "+":
+            self.position += 1
+            return (1, nil)
+        case "?":
+            self.position += 1
+            return (0, 1)
         case "{": return try self.countedRepetition()
         default: return nil
         }
@@ -195,9 +207,14 @@ struct RegexParser {
     }
 
     private mutating func named(_ start: Int) throws(RegexError) -> Int {
-        func isWord(_ scalar: Unicode.Scalar) -> Bool { scalar == "_" || scalar.properties.isAlphabetic || Self.isDigit(scalar) }
+        func isWord(_ scalar: Unicode.Scalar) -> Bool {
+            scalar == "_" || scalar.properties.isAlphabetic || Self.isDigit(scalar)
+        }
         guard let name = self.take(until: ">"), !name.isEmpty, name.unicodeScalars.allSatisfy(isWord) else {
-            throw self.error("a group's name is letters, digits and _ followed by >; lookbehind does not exist", at: start)
+            throw self.error(
+                "a group's name is letters, digits and _ followed by >; lookbehind does not exist",
+                at: start
+            )
         }
         guard self.names.insert(name).inserted else { throw self.error("two groups are named \(name)", at: start) }
         self.groups += 1

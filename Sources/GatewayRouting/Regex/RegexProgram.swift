@@ -38,7 +38,8 @@ struct RegexProgram: Sendable {
     private mutating func emit(_ instruction: Instruction) throws(RegexError) {
         guard self.instructions.count < BoundedRegex.maximumProgram else {
             throw RegexError(
-                self.pattern, at: 0,
+                self.pattern,
+                at: 0,
                 "it needs more than \(BoundedRegex.maximumProgram) steps; use smaller repetitions or several routes"
             )
         }
@@ -64,7 +65,12 @@ struct RegexProgram: Sendable {
         case .sequence(let nodes): for node in nodes { try self.add(node) }
         case .choice(let branches): try self.addChoice(branches)
         case .repetition(let inner, let least, let most, let isLazy):
-            for _ in 0..<least { try self.add(inner) }
+            for _ in 0..<least {
+                let start = self.instructions.count
+                try self.add(inner)
+                // What takes no instruction would be repeated without end if repetitions lie in each other.
+                if self.instructions.count == start { return }
+            }
             guard let most else { return try self.addLoop(inner, isLazy: isLazy) }
             // Each further copy can be left for the end.
             var exits: [Int] = []

@@ -92,7 +92,9 @@ extension GatewaySpec.Selector {
             return Requirement(
                 key: try field["key"].require(field["key"].nonEmptyString(), "the key of a label"),
                 operation: try operation.require(
-                    operation.choice(Requirement.Operator.allCases), "In, NotIn, Exists or DoesNotExist"),
+                    operation.choice(Requirement.Operator.allCases),
+                    "In, NotIn, Exists or DoesNotExist"
+                ),
                 values: try field["values"].strings()
             )
         }

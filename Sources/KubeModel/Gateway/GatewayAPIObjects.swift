@@ -198,6 +198,8 @@ public struct RouteSpec: Hashable, Sendable {
         public var grpcMethod: GRPCMethod?
         public var headers: [Named] = []
         public var queryParams: [Named] = []
+
+        public init() {}
     }
 
     public struct Retry: Hashable, Sendable {

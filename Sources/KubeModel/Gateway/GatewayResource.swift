@@ -62,7 +62,8 @@ public struct GatewayResource: Hashable, Sendable {
 extension ObjectKind {
     /// What is watched only where the edge gateway is enabled.
     public static let gatewayKinds: [ObjectKind] = [
-        .istioGateway, .virtualService, .gatewayClass, .gateway, .httpRoute, .grpcRoute, .tlsRoute, .tcpRoute, .udpRoute,
+        .istioGateway, .virtualService, .gatewayClass, .gateway, .httpRoute, .grpcRoute, .tlsRoute, .tcpRoute,
+        .udpRoute,
         .referenceGrant, .backendTLSPolicy,
     ]
 }

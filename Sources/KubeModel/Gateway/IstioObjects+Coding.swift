@@ -10,7 +10,9 @@ extension IstioGatewaySpec {
                     name: try field["name"].string() ?? "",
                     port: try port["number"].require(port["number"].port(), "a port from 1 to 65535"),
                     portProtocol: try port["protocol"].require(
-                        port["protocol"].nonEmptyString(), "HTTP, HTTPS, HTTP2, GRPC, TLS or TCP"),
+                        port["protocol"].nonEmptyString(),
+                        "HTTP, HTTPS, HTTP2, GRPC, TLS or TCP"
+                    ),
                     bind: try field["bind"].nonEmptyString(),
                     hosts: try field["hosts"].strings(),
                     tls: try field["tls"].isPresent ? TLS(field["tls"]) : nil
@@ -154,7 +156,10 @@ extension VirtualServiceSpec.Redirect {
 
 extension VirtualServiceSpec.DirectResponse {
     fileprivate init(_ field: FieldReader) throws(ObjectError) {
-        self.status = try field["status"].require(field["status"].integer(in: 200...599), "an HTTP status from 200 to 599")
+        self.status = try field["status"].require(
+            field["status"].integer(in: 200...599),
+            "an HTTP status from 200 to 599"
+        )
         let body = try field["body"]
         if try body["bytes"].nonEmptyString() != nil {
             throw try body["bytes"].badValue("nothing; write the body as text in body.string")
@@ -222,7 +227,10 @@ extension VirtualServiceSpec.Stream {
             var match = VirtualServiceSpec.StreamMatch()
             match.sniHosts = try field["sniHosts"].strings()
             if hasNames, match.sniHosts.isEmpty {
-                throw try field["sniHosts"].require(nil as ObjectError?, "the names of TLS clients, such as [\"a.example\"]")
+                throw try field["sniHosts"].require(
+                    nil as ObjectError?,
+                    "the names of TLS clients, such as [\"a.example\"]"
+                )
             }
             match.port = try field["port"].port()
             match.gateways = try field["gateways"].strings()
