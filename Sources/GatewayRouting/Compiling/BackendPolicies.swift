@@ -61,28 +61,10 @@ extension GatewayCompiler {
             var resolved = GatewayCondition("ResolvedRefs", true, "ResolvedRefs")
             var authorities: [ObjectName] = []
             for reference in spec.authorities {
-                let name = ObjectName(namespace: resource.name.namespace, name: reference.name)
-                guard reference.group.isEmpty, ["ConfigMap", "Secret"].contains(reference.kind) else {
-                    resolved = GatewayCondition(
-                        "ResolvedRefs",
-                        false,
-                        "InvalidKind",
-                        "\(reference.kind) is no ConfigMap"
-                    )
-                    continue
+                switch self.certificate(reference, of: resource, for: .backendAuthority) {
+                case .success(let name): authorities.append(name)
+                case .failure(let problem): resolved = problem.condition
                 }
-                let isConfigMap = reference.kind == "ConfigMap"
-                if isConfigMap { self.result.configMaps.insert(name) } else { self.result.secrets.insert(name) }
-                guard isConfigMap ? self.input.hasAuthority(name) : self.input.secret(name)?.hasAuthority == true else {
-                    resolved = GatewayCondition(
-                        "ResolvedRefs",
-                        false,
-                        "InvalidCACertificateRef",
-                        "\(reference.kind) \(name) does not exist, or has no ca.crt"
-                    )
-                    continue
-                }
-                authorities.append(name)
             }
             let isGood = !authorities.isEmpty || spec.usesSystemAuthorities
             if !isGood {

@@ -151,10 +151,6 @@ extension GatewayCompiler {
 
     // MARK: Backends
 
-    struct ReferenceProblem: Error {
-        var condition: GatewayCondition
-    }
-
     func resolve(
         _ reference: ObjectReference,
         _ port: UInt16?,
@@ -164,7 +160,7 @@ extension GatewayCompiler {
             _ reason: String,
             _ message: String
         ) -> Result<(ServiceObject, ServiceObject.Port), ReferenceProblem> {
-            .failure(ReferenceProblem(condition: GatewayCondition("ResolvedRefs", false, reason, message)))
+            .failure(ReferenceProblem(reason, message))
         }
         guard reference.kind == "Service", reference.group.isEmpty || reference.group == "core" else {
             return problem("InvalidKind", "a backend is a Service, not a \(reference.kind)")

@@ -270,7 +270,7 @@ extension FieldReader {
     func duration() throws(ObjectError) -> Duration? {
         guard let seconds = try self.seconds() else { return nil }
         guard seconds <= 315_360_000 else { throw self.badValue("a duration of at most 87600h") }
-        return .nanoseconds(Int64(seconds * 1e9))
+        return .nanoseconds(Int64((seconds * 1e9).rounded()))
     }
 
     /// The members of an object in order of their names.
