@@ -37,7 +37,7 @@ final class RouteBalancer: Sendable {
         var generator = SeededGenerator(seed: seed)
         let balancer = EndpointBalancer(
             policy: route.policy,
-            endpoints: route.endpoints.map { BalancedEndpoint($0.transportAddress) },
+            endpoints: route.balanced,
             affinityTimeout: route.affinitySeconds.map { .seconds($0) },
             using: &generator
         )
@@ -46,7 +46,7 @@ final class RouteBalancer: Sendable {
 
     func update(_ route: ProxyRoute) {
         // What takes time with thousands of endpoints is done before the lock is taken; in order they are sorted at once.
-        let balanced = route.endpoints.map { BalancedEndpoint($0.transportAddress) }.sorted { $0.address < $1.address }
+        let balanced = route.balanced.sorted { $0.address < $1.address }
         let endpoints = Self.index(route.endpoints)
         self.state.withLock { state in
             state.balancer.update(policy: route.policy, affinityTimeout: route.affinitySeconds.map { .seconds($0) })

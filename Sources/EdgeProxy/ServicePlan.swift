@@ -65,4 +65,10 @@ public struct ProxyRoute: Sendable, Hashable {
     public var affinitySeconds: Int?
     /// Never empty.
     public var endpoints: [ResolvedEndpoint]
+    /// By endpoint; empty if all are equal.
+    public var weights: [TransportAddress: UInt32] = [:]
+
+    var balanced: [BalancedEndpoint] {
+        self.endpoints.map { BalancedEndpoint($0.transportAddress, weight: self.weights[$0.transportAddress] ?? 1) }
+    }
 }

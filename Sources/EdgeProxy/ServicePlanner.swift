@@ -11,6 +11,8 @@ public struct ServicePlanner: Sendable, Hashable {
     public var defaultPolicy: LoadBalancingPolicy
     /// The zone of this node; nil if it has none, or none is known.
     public var zone: String?
+    /// The regions of zones, as far as nodes tell.
+    public var regions: [String: String] = [:]
     /// Nodes that the tunnel finds no way to: their endpoints are left out as long as there are others.
     public var unreachableNodes: Set<String> = []
 
@@ -98,9 +100,10 @@ public struct ServicePlanner: Sendable, Hashable {
         let family = endpoints.filter { $0.endpoint.address.family == frontend.family }
         let cluster = self.usable(family, object.publishNotReadyAddresses)
         let usable: [ResolvedEndpoint]
+        var weights: [TransportAddress: UInt32] = [:]
         switch trafficPolicy {
         case .cluster:
-            usable = self.nearest(self.reachable(cluster), object)
+            (usable, weights) = self.preferred(self.reachable(cluster), service)
         case .local:
             usable = self.usable(family.filter(self.isLocal), object.publishNotReadyAddresses)
         }
@@ -128,9 +131,10 @@ public struct ServicePlanner: Sendable, Hashable {
             ),
             policy: policy,
             affinitySeconds: affinity,
-            endpoints: usable
+            endpoints: usable,
+            weights: weights
         )
-        switch self.kernelBalancing(policy, usable) {
+        switch self.kernelBalancing(policy, usable, isWeighted: !weights.isEmpty) {
         case .kernel(let kernelPolicy):
             let local = usable.filter(self.isLocal)
             planned.rule.action = .balance(
@@ -179,7 +183,12 @@ public struct ServicePlanner: Sendable, Hashable {
         case user(String)
     }
 
-    private func kernelBalancing(_ policy: LoadBalancingPolicy, _ endpoints: [ResolvedEndpoint]) -> Path {
+    private func kernelBalancing(
+        _ policy: LoadBalancingPolicy,
+        _ endpoints: [ResolvedEndpoint],
+        isWeighted: Bool
+    ) -> Path {
+        guard !isWeighted else { return .user("localityLbSetting.distribute weighs the endpoints") }
         let kernelPolicy: KernelBalancing.Policy
         switch policy {
         case .roundRobin: kernelPolicy = .roundRobin

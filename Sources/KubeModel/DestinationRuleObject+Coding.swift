@@ -9,6 +9,7 @@ extension DestinationRuleObject {
         let policy = try spec["trafficPolicy"]
         self.loadBalancer = try LoadBalancer(policy["loadBalancer"])
         self.tls = try TLS(policy["tls"])
+        self.locality = try LocalitySetting(policy["loadBalancer"]["localityLbSetting"])
         for setting in try policy["portLevelSettings"].elements() {
             let field = try setting["port"]["number"]
             let port = try field.require(field.port(), "a service port from 1 to 65535")
@@ -26,7 +27,9 @@ extension DestinationRuleObject {
 
     var fields: KubeFields {
         var policy = KubeFields()
-        policy.set("loadBalancer", self.loadBalancer?.document)
+        var balancer = self.loadBalancer?.document.members ?? []
+        if let locality = self.locality { balancer.append(.init("localityLbSetting", locality.document)) }
+        policy.set("loadBalancer", balancer.isEmpty ? nil : .object(balancer))
         policy.set("tls", self.tls?.fields ?? KubeFields())
         policy.set(
             "portLevelSettings",

@@ -62,6 +62,9 @@ public struct DestinationRuleObject: Hashable, Sendable {
     /// The labels of the pods of each subset, by its name.
     public var subsets: [String: [String: String]] = [:]
 
+    /// `trafficPolicy.loadBalancer.localityLbSetting`; nil if there is none.
+    public var locality: LocalitySetting?
+
     public init(name: ObjectName, host: String) {
         self.name = name
         self.host = host

@@ -14,6 +14,8 @@ public struct CatalogSnapshot: Sendable {
     /// Objects of the edge gateway, which are followed only where it is enabled. No Secret is among them.
     public internal(set) var gatewayResources: TreeDictionary<RejectedKey, GatewayResource> = [:]
     public internal(set) var nodes: TreeDictionary<String, NodeObject> = [:]
+    /// Of these, those that only the last good state on disk tells of: they may be older than what an earlier run of the agent knew.
+    public internal(set) var nodesFromStore: TreeSet<String> = []
     /// DestinationRules whose policy is supported, whether or not a service matches.
     public internal(set) var destinationRules: TreeDictionary<ObjectName, DestinationRuleObject> = [:]
     /// Cluster IPs of services, for PTR answers. If several services claim an address, the first by name has it.
