@@ -319,10 +319,12 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "MeshApp", "Admin", "EdgeDNS", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
+                "EdgeTunnel", "FakeKube", "LibP2P", "MeshTesting", "Multiformats", "MeshApp", "Admin", "EdgeDNS",
+                "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
                 "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioPosix, logging, lifecycle,
             ]
         ),
+        tests("DeploymentTests", ["Configuration", "Documents", "MeshCore", "MeshTesting"]),
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),

@@ -4,12 +4,14 @@ import Glibc
 /// Measures the agent beside its peers and prints the figures with their budgets.
 @main
 enum Main {
+    private static let suites = ["dns", "traffic", "direct", "relayed", "scale", "libp2p"]
     private static let usage = """
-        meshbench PROGRAM [--quick] [-o json] [dns|traffic|scale|libp2p …]
+        meshbench PROGRAM [--quick] [-o json] [dns|traffic|direct|relayed|scale|libp2p …]
         meshbench security [--quick] [-o json]
         meshbench libp2p [--quick] [-o json]    with p2p-peer beside it, of the same build
           PROGRAM   the edgemesh executable to measure (a release build)
           --quick   shorter runs, for a look; quote only figures of full runs
+        EDGEMESH_ORIGINAL_AGENT names an agent of v1.17, to be measured beside ours by 'direct' and 'relayed'
 
         """
 
@@ -29,6 +31,9 @@ enum Main {
                 services: services,
                 directory: arguments[3]
             )
+        }
+        if arguments.first == "serve-objects", arguments.count == 4, let port = Int(arguments[2]) {
+            return try await TunnelLab.serveObjects(host: arguments[1], port: port, file: arguments[3])
         }
         var names: [String] = []
         var quick = false
@@ -56,7 +61,7 @@ enum Main {
             return
         }
         guard let program = names.first,
-            names.dropFirst().allSatisfy({ ["dns", "traffic", "scale", "libp2p"].contains($0) })
+            names.dropFirst().allSatisfy({ Self.suites.contains($0) })
         else {
             throw BenchmarkError("say what to measure\n\(self.usage)")
         }
@@ -81,6 +86,18 @@ enum Main {
                 requests: quick ? 2000 : 10_000,
                 idleConnections: 2000
             ).run(program: program, into: &$0)
+        }
+        for path in TunnelLab.Path.allCases {
+            await measure(path.rawValue) {
+                await TunnelBenchmark(
+                    path: path,
+                    seconds: quick ? 2 : 5,
+                    requests: quick ? 2000 : 10_000,
+                    idleConnections: quick ? 2000 : 5000,
+                    rounds: quick ? 1 : 3,
+                    original: self.variable("EDGEMESH_ORIGINAL_AGENT")
+                ).run(program: program, into: &$0)
+            }
         }
         await measure("libp2p") { try await self.measureLibP2P(quick: quick, into: &$0) }
         for services in [8, 500, 10_000] where !(quick && services > 500) {

@@ -1,6 +1,8 @@
 import Documents
+import HashTreeCollections
 public import KubeModel
 public import MeshInterfaces
+import ServiceCatalog
 
 /// What the admin interface asks of the tunnel beyond its report.
 public struct TunnelQueries: Sendable {
@@ -59,11 +61,14 @@ extension AdminEndpoints {
     func routes(_ name: String) async -> AdminResponse {
         let reports = await self.reports()
         let tunnel = reports.first { $0.key == Self.tunnelReport }?.value
+        let node = await self.agent()["node"]?.string ?? ""
+        let place = RouteRows.Place(node: node, zone: self.catalog.snapshot.nodes[node]?.zone)
         return self.withService(name) { service in
             RouteRows.document(
                 service,
                 reports: reports.map(\.value),
                 peers: tunnel?["peers"],
+                place: place,
                 tunnelNode: self.queries?.tunnelNode ?? { _ in nil }
             )
         }

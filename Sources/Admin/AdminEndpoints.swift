@@ -10,10 +10,10 @@ public struct AdminEndpoints: Sendable {
     /// Rejected objects listed at once.
     public static let rejectedLimit = 500
 
-    private let catalog: any CatalogReading
+    let catalog: any CatalogReading
     let reporters: [any StatusReporting]
     let queries: TunnelQueries?
-    private let agent: @Sendable () async -> Document
+    let agent: @Sendable () async -> Document
     private let readiness: @Sendable () async -> [String]
     private let reload: @Sendable () async -> Document
 

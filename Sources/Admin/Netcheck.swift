@@ -3,50 +3,6 @@ public import Documents
 /// `edgemesh netcheck`: how this node is reached, by which relays, and what keeps paths from being direct; concluded from the
 /// tunnel's report.
 public enum Netcheck {
-    /// How a NAT maps ports, as far as what peers have seen tells (RFC 4787, section 4.1).
-    enum NATKind: String {
-        /// Peers see an address of this node's own.
-        case none
-        /// One port for all destinations: it can be opened from inside.
-        case endpointIndependent
-        /// Another port for each destination, which nobody can foretell.
-        case endpointDependent
-        case unknown
-
-        init(observed: [String], listening: [String], isPublic: Bool) {
-            let own = Set(listening.compactMap { Endpoint($0)?.host })
-            let seen = observed.compactMap { Endpoint($0) }.filter { !own.contains($0.host) }
-            guard !seen.isEmpty else {
-                self = isPublic || !observed.isEmpty ? .none : .unknown
-                return
-            }
-            let ports = Dictionary(grouping: seen) { "\($0.host) \($0.transport)" }.values
-            self = ports.contains { Set($0.map(\.port)).count > 1 } ? .endpointDependent : .endpointIndependent
-        }
-
-        var words: String {
-            switch self {
-            case .none: "none seen"
-            case .endpointIndependent: "one port for all who have seen this node (can be punched)"
-            case .endpointDependent: "another port for each destination (symmetric, can hardly be punched)"
-            case .unknown: "unknown: no peer has seen this node at another address than its own"
-            }
-        }
-    }
-
-    /// Of a multiaddress such as `/ip4/192.0.2.1/tcp/10006`.
-    private struct Endpoint {
-        let host: String
-        let transport: String
-        let port: String
-
-        init?(_ text: String) {
-            let parts = text.split(separator: "/").map(String.init)
-            guard parts.count >= 4 else { return nil }
-            (self.host, self.transport, self.port) = (parts[1], parts[2], parts[3])
-        }
-    }
-
     /// A problem and what to do about it.
     private struct Finding: Hashable {
         var problem: String
@@ -64,16 +20,19 @@ public enum Netcheck {
     public static func document(_ report: Document) -> Document {
         let list = { (key: String) in (report[key]?.array ?? []).compactMap(\.string) }
         let reachability = report["reachability"]?.string ?? "unknown"
+        let publicAddresses = list("public")
         let nat = NATKind(
-            observed: list("observed"),
-            listening: list("listening"),
-            isPublic: reachability == "public"
+            (report["sightings"]?.array ?? []).compactMap { NATKind.Sighting($0) },
+            isPublic: reachability == "public" || publicAddresses.contains { $0.hasPrefix("/ip4/") }
         )
         let isRelay = report["isRelay"]?.bool ?? false
         let relays = report["relays"]?.array ?? []
         let relayed = TunnelText.nodes(report).filter { $0.path["kind"]?.string == "relayed" }
         return [
-            "reachability": .string(reachability), "nat": .string(nat.rawValue), "isRelay": .init(.bool(isRelay)),
+            "reachability": .string(reachability), "nat": .string(nat.rawValue),
+            "publicIPv6": .init(.bool(publicAddresses.contains { $0.hasPrefix("/ip6/") })),
+            "transport": report["transport"] ?? nil, "sightings": report["sightings"] ?? [],
+            "isRelay": .init(.bool(isRelay)),
             "listening": report["listening"] ?? [], "advertised": report["advertised"] ?? [],
             "observed": report["observed"] ?? [],
             "relays": .array(relays.map { self.relay($0, needsReservation: !isRelay && reachability != "public") }),
@@ -126,6 +85,25 @@ public enum Netcheck {
 
     /// What keeps the path to a relayed node from being direct, as far as this side can tell.
     private static func blocks(_ node: String, _ path: Document, _ report: Document, _ nat: NATKind) -> [Finding] {
+        var findings: [Finding] = []
+        if report["holePunching"]?.bool == false {
+            findings.append(
+                Finding(
+                    problem: "hole punching is off on this node",
+                    advice: "set modules.edgeTunnel.holePunching: true and restart the agent"
+                )
+            )
+        }
+        if nat == .endpointDependent {
+            findings.append(
+                Finding(
+                    problem: "the NAT of this node takes another port for each destination",
+                    advice:
+                        "lead a port of the gateway to the tunnel's port of this node, or let the gateway do so (modules.edgeTunnel.portMapping), or give both nodes public IPv6 addresses"
+                )
+            )
+        }
+        guard findings.isEmpty else { return findings }
         if let seconds = path["forSeconds"]?.integer, seconds < Self.punchPatience {
             return [
                 Finding(
@@ -142,25 +120,6 @@ public enum Netcheck {
                 )
             ]
         }
-        var findings: [Finding] = []
-        if report["holePunching"]?.bool == false {
-            findings.append(
-                Finding(
-                    problem: "hole punching is off on this node",
-                    advice: "set modules.edgeTunnel.holePunching: true and restart the agent"
-                )
-            )
-        }
-        if nat == .endpointDependent {
-            findings.append(
-                Finding(
-                    problem: "the NAT of this node takes another port for each destination",
-                    advice:
-                        "lead a port of the gateway to the tunnel's port of this node, or let the gateway do so (modules.edgeTunnel.portMapping)"
-                )
-            )
-        }
-        guard findings.isEmpty else { return findings }
         return [
             Finding(
                 problem: "nothing is found on this side; the NAT or a firewall of \(node) may be in the way",
@@ -190,6 +149,11 @@ public enum Netcheck {
             }
         var text = "Reached   \(reachability)\n"
         text += "NAT       \(nat.words)\n"
+        let hasIPv6 = check["publicIPv6"]?.bool == true
+        text += "IPv6      \(hasIPv6 ? "public addresses, which no NAT changes" : "no public address")\n"
+        if let transport = check["transport"]?.string {
+            text += "Transport \(transport), TCP alone: whether UDP passes does not matter\n"
+        }
         text += "Own       \(list("listening"))\n"
         text += "Seen as   \(list("observed"))\n"
         text += "Told      \(list("advertised"))\n"

@@ -6,8 +6,6 @@ import MeshCore
 public struct ConfigurationEnvironment: Sendable {
     /// `NODE_NAME`
     public var nodeName: String?
-    /// `NAMESPACE`
-    public var namespace: String?
     /// Whether `KUBERNETES_PORT` is set: the kubelet sets it in every pod, KubeEdge's edged does not.
     public var isInCluster: Bool
     /// Whether a file can be read.
@@ -16,7 +14,6 @@ public struct ConfigurationEnvironment: Sendable {
     public init(variables: [String: String]) {
         func value(_ name: String) -> String? { variables[name].flatMap { $0.isEmpty ? nil : $0 } }
         self.nodeName = value("NODE_NAME")
-        self.namespace = value("NAMESPACE")
         self.isInCluster = variables["KUBERNETES_PORT"] != nil
     }
 }
@@ -85,19 +82,6 @@ extension AgentConfiguration {
                 "commonConfig.nodeName",
                 "the name of this node is not known; set the environment variable NODE_NAME, or commonConfig.nodeName"
             )
-        }
-        let written = self.modules.edgeProxy.socks5Proxy.namespace
-        if let namespace = environment.namespace {
-            self.modules.edgeProxy.socks5Proxy.namespace = namespace
-        } else if written.isEmpty {
-            if self.modules.edgeProxy.socks5Proxy.enable {
-                report.add(
-                    .error,
-                    "modules.edgeProxy.socks5Proxy.namespace",
-                    "the namespace of the agents is not known; set the environment variable NAMESPACE, or modules.edgeProxy.socks5Proxy.namespace"
-                )
-            }
-            self.modules.edgeProxy.socks5Proxy.namespace = "kubeedge"
         }
     }
 

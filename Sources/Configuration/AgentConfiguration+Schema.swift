@@ -126,7 +126,7 @@ extension AgentConfiguration {
                 .restart
             ),
             Key(ignored: "modules.edgeProxy.socks5Proxy.nodeName"),
-            Key("modules.edgeProxy.socks5Proxy.namespace", \.modules.edgeProxy.socks5Proxy.namespace, .text, .restart),
+            Key(ignored: "modules.edgeProxy.socks5Proxy.namespace"),
             Key("modules.edgeProxy.socks5Proxy.username", \.modules.edgeProxy.socks5Proxy.username, .text, .restart),
             Key(
                 "modules.edgeProxy.socks5Proxy.passwordFile",
@@ -185,7 +185,7 @@ extension AgentConfiguration {
         let relay = ValueForm<RelayNode>.object(
             [
                 ConfigurationKey("nodeName", \.nodeName, .text("the name of a node") { !$0.isEmpty }, .live),
-                ConfigurationKey("advertiseAddress", \.advertiseAddress, .list(of: .ipv4), .live),
+                ConfigurationKey("advertiseAddress", \.advertiseAddress, .list(of: .relayAddress), .live),
             ],
             required: "nodeName",
             empty: { RelayNode() }
@@ -275,6 +275,7 @@ extension AgentConfiguration {
                 .seconds(1...3600),
                 .live
             ),
+            Key("modules.edgeTunnel.maxNodes", \.modules.edgeTunnel.maxNodes, .integer(0...100_000), .restart),
         ]
     }
 

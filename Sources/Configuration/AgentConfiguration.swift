@@ -125,8 +125,6 @@ public struct AgentConfiguration: Sendable, Hashable {
     public struct Socks5Proxy: Sendable, Hashable {
         public var enable = false
         public var listenPort: UInt16 = 10800
-        /// Settled by `load`: from `NAMESPACE`, else from here, else `kubeedge`.
-        public var namespace = ""
         /// Empty: everyone on the node may use the proxy.
         public var username = ""
         /// Its first line is the password.
@@ -190,15 +188,24 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var relayService = RelayServiceMode.configured
         public var portMapping = true
         public var holePunching = true
-        public var livenessInterval = Duration.seconds(5)
+        public var livenessInterval = Duration.seconds(1)
         public var livenessTimeout = Duration.seconds(10)
+        /// Zero: what a node of its role needs.
+        public var maxNodes = 0
+    }
+
+    /// Where a relay is found.
+    public enum RelayAddress: Sendable, Hashable {
+        case address(IPAddress)
+        /// Looked up anew for each connection.
+        case name(String)
     }
 
     public struct RelayNode: Sendable, Hashable {
         public var nodeName: String
-        public var advertiseAddress: [IPv4Address]
+        public var advertiseAddress: [RelayAddress]
 
-        public init(nodeName: String = "", advertiseAddress: [IPv4Address] = []) {
+        public init(nodeName: String = "", advertiseAddress: [RelayAddress] = []) {
             self.nodeName = nodeName
             self.advertiseAddress = advertiseAddress
         }

@@ -129,6 +129,36 @@ extension ValueForm where Value == IPv4Address {
     }
 }
 
+extension ValueForm where Value == AgentConfiguration.RelayAddress {
+    static var relayAddress: ValueForm {
+        ValueForm("an IPv4 or IPv6 address, or a DNS name such as relay.example.com") { document in
+            guard let text = document.string else { return nil }
+            if let address = IPAddress(text) { return .address(address) }
+            return Self.isName(text) ? .name(text) : nil
+        } write: {
+            switch $0 {
+            case .address(let address): .string(address.description)
+            case .name(let name): .string(name)
+            }
+        }
+    }
+
+    /// A host name (RFC 1123, section 2.1). What has only digits in its last label is an address that is mistyped.
+    private static func isName(_ text: String) -> Bool {
+        let labels = (text.hasSuffix(".") ? text.dropLast() : text[...]).split(
+            separator: ".",
+            omittingEmptySubsequences: false
+        )
+        return text.utf8.count <= 253 && labels.last?.utf8.allSatisfy { (0x30...0x39).contains($0) } == false
+            && labels.allSatisfy { label in
+                (1...63).contains(label.utf8.count) && label.first != "-" && label.last != "-"
+                    && label.utf8.allSatisfy { byte in
+                        (0x61...0x7A).contains(byte | 0x20) || (0x30...0x39).contains(byte) || byte == 0x2D
+                    }
+            }
+    }
+}
+
 extension ValueForm where Value == IPv6Address? {
     static var optionalIPv6: ValueForm {
         ValueForm("an IPv6 address, or \"\" for none") { document -> IPv6Address?? in

@@ -132,13 +132,13 @@ public struct EdgeProxyService: Service, Sendable {
     /// The limits in force.
     var limits: ProxyLimits { self.shared.workers.withLock { $0.limits } }
 
-    /// As many connections as the process may have descriptors for: two each, the pipes, and some for everything else.
+    /// As many connections as the process may have descriptors for, besides the pipes and some for everything else.
     private static func possible(_ limits: ProxyLimits) -> ProxyLimits {
         var limits = limits
         let pipes = 4 * max(0, limits.maximumSplices)
         let descriptors = FileDescriptorLimit.raise(to: UInt64(max(limits.maximumConnections, 0) * 2 + pipes + 2_048))
-        let possible = (Int(clamping: descriptors) - pipes - 1_024) / 2
-        limits.maximumConnections = min(limits.maximumConnections, max(64, possible))
+        limits.maximumDescriptors = min(limits.maximumDescriptors, max(128, Int(clamping: descriptors) - pipes - 1_024))
+        limits.maximumConnections = min(limits.maximumConnections, limits.maximumDescriptors)
         return limits
     }
 

@@ -61,6 +61,13 @@ public final class EndpointDialer: EndpointDialing {
             .connect(to: SocketAddress(endpoint.transportAddress))
     }
 
+    public func eventLoop(for endpoint: ResolvedEndpoint) -> (any EventLoop)? {
+        guard let tunnel = self.tunnel, let node = self.reach.withLock({ $0.tunnelNode(of: endpoint.endpoint) }) else {
+            return nil
+        }
+        return tunnel.eventLoop(for: node)
+    }
+
     private func tunnelled(
         _ endpoint: ResolvedEndpoint,
         _ origin: FlowOrigin

@@ -32,6 +32,9 @@ actor KernelProgrammer {
 
     private let programming: any ServiceProgramming
     private var planner: ServicePlanner
+    /// The nodes from which `regions` was made.
+    private var placedNodes: TreeDictionary<String, NodeObject> = [:]
+    private var regions: [String: String] = [:]
     private let publish: Publish
     private let clearStaleFlows: @Sendable ([StaleUDPFlows]) async -> Void
     private let sleep: @Sendable (Duration) async throws -> Void
@@ -146,6 +149,16 @@ actor KernelProgrammer {
     private func takePlanner() -> Set<ObjectName> {
         var planner = self.inbox.takePlanner() ?? self.planner
         planner.zone = self.snapshot.nodes[planner.reach.nodeName]?.zone
+        if self.snapshot.nodes != self.placedNodes {
+            self.placedNodes = self.snapshot.nodes
+            self.regions = Dictionary(
+                self.placedNodes.values.compactMap { node in
+                    node.zone.flatMap { zone in node.region.map { (zone, $0) } }
+                },
+                uniquingKeysWith: min
+            )
+        }
+        planner.regions = self.regions
         let former = self.planner.unreachableNodes
         planner.unreachableNodes = self.inbox.unreachableNodes
         guard planner != self.planner else { return [] }

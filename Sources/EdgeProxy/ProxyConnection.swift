@@ -11,21 +11,23 @@ import Synchronization
 
 /// One accepted connection, from its accept until it is closed: finds its route, chooses an endpoint, dials, glues.
 ///
-/// If the endpoint's channel lives on another loop, the connection moves there, once, when both ends are known.
+/// If the endpoint's channel lives on another loop, the connection moves there: before the dial if the loop is known by then,
+/// else when both ends are.
 ///
 /// It sits behind the glue in the client's pipeline, so once the bytes flow it sees none of them. Confined to its worker's
 /// loop; nothing here waits for another connection.
 final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
     typealias InboundIn = ByteBuffer
 
-    /// What goes along with the socket to the loop of its server.
+    /// What goes along with the socket to the loop of its server, which is to be dialled there if there is none yet.
     final class Move: Sendable {
         let client: TransportAddress
         let balancer: RouteBalancer
         let pick: RouteBalancer.Pick
-        let server: any Channel
+        let server: (any Channel)?
         let received: ByteBuffer?
         let inputEnded: Bool
+        let keyHash: UInt64?
         /// A handler on the other loop answers for the rest now.
         let isTaken = Atomic<Bool>(false)
 
@@ -33,9 +35,10 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
             client: TransportAddress,
             balancer: RouteBalancer,
             pick: RouteBalancer.Pick,
-            server: any Channel,
+            server: (any Channel)?,
             received: ByteBuffer?,
-            inputEnded: Bool
+            inputEnded: Bool,
+            keyHash: UInt64?
         ) {
             self.client = client
             self.balancer = balancer
@@ -43,6 +46,7 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
             self.server = server
             self.received = received
             self.inputEnded = inputEnded
+            self.keyHash = keyHash
         }
     }
 
@@ -67,13 +71,15 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
     private var inputEnded = false
     private var tried: [Int] = []
     private var keyHash: UInt64?
+    /// That the worker counts for it.
+    private var descriptors = 2
 
     init(worker: ProxyWorker, isRefused: Bool) {
         self.worker = worker
         self.isRefused = isRefused
     }
 
-    /// A connection that another worker accepted, and for which it has found the server.
+    /// A connection that another worker accepted, and for which it has chosen the server.
     init(worker: ProxyWorker, moved move: Move) {
         self.worker = worker
         self.isRefused = false
@@ -83,6 +89,7 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
         self.pick = move.pick
         self.received = move.received
         self.inputEnded = move.inputEnded
+        self.keyHash = move.keyHash
     }
 
     func handlerAdded(context: ChannelHandlerContext) {
@@ -91,7 +98,7 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
 
     func handlerRemoved(context: ChannelHandlerContext) {
         self.end()
-        self.worker.connectionEnded(context.channel)
+        self.worker.connectionEnded(context.channel, descriptors: self.descriptors)
         self.context = nil
     }
 
@@ -100,7 +107,8 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
         if case .moved(let move) = self.state {
             self.worker.connections.add(context.channel)
             self.state = .dialling
-            return self.connected(move.server)
+            guard let server = move.server else { return self.dial(move.pick, move.balancer, context.eventLoop) }
+            return self.connected(server)
         }
         guard !self.isRefused, let client = context.channel.remoteAddress.flatMap({ TransportAddress($0) }) else {
             return context.channel.closeWithReset()
@@ -193,10 +201,20 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
             return context.channel.closeWithReset()
         }
         self.pick = pick
+        if self.tried.isEmpty, let loop = self.worker.environment.dialer.eventLoop(for: pick.endpoint),
+            loop !== context.eventLoop
+        {
+            self.move(to: loop, server: nil, context.channel)
+        } else {
+            self.dial(pick, balancer, context.eventLoop)
+        }
+    }
+
+    private func dial(_ pick: RouteBalancer.Pick, _ balancer: RouteBalancer, _ loop: any EventLoop) {
         self.worker.environment.dialer.dial(
             pick.endpoint,
             for: FlowOrigin(client: self.client, service: balancer.key.service),
-            on: context.eventLoop,
+            on: loop,
             deadline: .now() + self.worker.environment.limits.dialTimeout
         )
         .assumeIsolated()
@@ -224,7 +242,9 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
         guard case .dialling = self.state, let context = self.context else {
             return server.close(promise: nil)
         }
-        guard server.eventLoop === context.eventLoop else { return self.move(to: server, context.channel) }
+        guard server.eventLoop === context.eventLoop else {
+            return self.move(to: server.eventLoop, server: server, context.channel)
+        }
         let pair = GlueHandler.matchedPair(
             counters: self.worker.glueCounters,
             idleTimeout: self.worker.environment.limits.idleTimeout,
@@ -239,18 +259,23 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
             return context.channel.closeWithReset()
         }
         self.state = .glued
+        if server.parent != nil {
+            // A stream among others on one socket.
+            self.worker.releaseDescriptors(1)
+            self.descriptors -= 1
+        }
         self.tried = []
         let received = self.received
         self.received = nil
         pair.client.start(received: received, inputEnded: self.inputEnded)
     }
 
-    /// Follows the server to its loop.
-    private func move(to server: any Channel, _ client: any Channel) {
+    /// Goes to the loop of the server, who is there or to be dialled there.
+    private func move(to loop: any EventLoop, server: (any Channel)?, _ client: any Channel) {
         guard let balancer = self.balancer, let pick = self.pick,
-            let worker = self.worker.environment.workers.handle(on: server.eventLoop)
+            let worker = self.worker.environment.workers.handle(on: loop)
         else {
-            server.close(promise: nil)
+            server?.close(promise: nil)
             return self.dialFailed()
         }
         let move = Move(
@@ -259,7 +284,8 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
             pick: pick,
             server: server,
             received: self.received,
-            inputEnded: self.inputEnded
+            inputEnded: self.inputEnded,
+            keyHash: self.keyHash
         )
         self.pick = nil
         self.state = .ended
@@ -281,7 +307,7 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
     /// Gives back what is held. Runs once, however the connection ends.
     private func end() {
         if case .sniffing(_, let timeout) = self.state { timeout.cancel() }
-        if case .moved(let move) = self.state { move.server.close(promise: nil) }
+        if case .moved(let move) = self.state { move.server?.close(promise: nil) }
         self.state = .ended
         self.received = nil
         if let pick = self.pick {

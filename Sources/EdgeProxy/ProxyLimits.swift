@@ -4,6 +4,8 @@ public import NIOCore
 public struct ProxyLimits: Sendable, Hashable {
     /// Proxied TCP connections of the whole process; more are reset at once.
     public var maximumConnections = 20_000
+    /// Descriptors of all proxied TCP connections, but for the pipes of splices: two each, or one if the tunnel carries it.
+    var maximumDescriptors = Int.max
     /// Of these, connections whose bytes the kernel carries by itself, once they have moved much; the others are copied. Each
     /// takes four descriptors more.
     public var maximumSplices = 256

@@ -20,7 +20,7 @@ final class ProxyWorker {
         var dialer: any EndpointDialing
         var tcpOriginalDestination: TCPOriginalDestination
         var udpOriginalDestination: UDPOriginalDestination
-        /// Open connections and sessions, and connections that the kernel carries, of all loops together.
+        /// Open connections with their descriptors, sessions, and connections that the kernel carries, of all loops together.
         var gauges: Gauges
         /// Those of all loops, where connections move to.
         var workers: WorkerDirectory
@@ -29,6 +29,8 @@ final class ProxyWorker {
 
     final class Gauges: Sendable {
         let connections = Atomic<Int>(0)
+        /// That they have or will have: a client's socket and a server's, if that is no stream of the tunnel.
+        let descriptors = Atomic<Int>(0)
         let sessions = Atomic<Int>(0)
         let splices = Atomic<Int>(0)
     }
@@ -127,9 +129,7 @@ final class ProxyWorker {
 
     private func admit(_ channel: any Channel) -> EventLoopFuture<Void> {
         self.counters.connectionsAccepted += 1
-        let open = self.environment.gauges.connections.wrappingAdd(1, ordering: .relaxed).newValue
-        self.counters.connectionsOpen += 1
-        let isOverLimit = open > self.environment.limits.maximumConnections || self.isStopping
+        let isOverLimit = !self.countIn() || self.isStopping
         if isOverLimit { self.counters.connectionsOverLimit += 1 }
         return channel.eventLoop.makeCompletedFuture {
             // From here on the handler's removal counts the connection out.
@@ -140,8 +140,7 @@ final class ProxyWorker {
 
     /// Takes over a connection from another worker.
     func adopt(_ channel: any Channel, _ move: ProxyConnection.Move) -> EventLoopFuture<Void> {
-        self.environment.gauges.connections.wrappingAdd(1, ordering: .relaxed)
-        self.counters.connectionsOpen += 1
+        self.countIn()
         return channel.eventLoop.makeCompletedFuture {
             try channel.pipeline.syncOperations.addHandler(ProxyConnection(worker: self, moved: move))
             move.isTaken.store(true, ordering: .relaxed)
@@ -149,9 +148,30 @@ final class ProxyWorker {
         }
     }
 
-    func connectionEnded(_ channel: any Channel) {
+    /// Counts a connection in, with two descriptors.
+    /// - Returns: whether it is within the bounds.
+    @discardableResult
+    private func countIn() -> Bool {
+        let (gauges, limits) = (self.environment.gauges, self.environment.limits)
+        self.counters.connectionsOpen += 1
+        let open = gauges.connections.wrappingAdd(1, ordering: .relaxed).newValue
+        let descriptors = gauges.descriptors.wrappingAdd(2, ordering: .relaxed).newValue
+        return open <= limits.maximumConnections && descriptors <= limits.maximumDescriptors
+    }
+
+    private func countOut(descriptors: Int) {
         self.counters.connectionsOpen -= 1
         self.environment.gauges.connections.wrappingSubtract(1, ordering: .relaxed)
+        self.releaseDescriptors(descriptors)
+    }
+
+    func releaseDescriptors(_ count: Int) {
+        self.environment.gauges.descriptors.wrappingSubtract(count, ordering: .relaxed)
+    }
+
+    /// - Parameter descriptors: that are still counted for it.
+    func connectionEnded(_ channel: any Channel, descriptors: Int) {
+        self.countOut(descriptors: descriptors)
         self.connections.remove(channel)
     }
 
@@ -180,8 +200,7 @@ final class ProxyWorker {
     func spliceBegan(_ connection: SplicedConnection) {
         self.counters.connectionsSpliced += 1
         self.counters.splicesOpen += 1
-        self.counters.connectionsOpen += 1
-        self.environment.gauges.connections.wrappingAdd(1, ordering: .relaxed)
+        self.countIn()
         self.connections.add(connection)
     }
 
@@ -189,8 +208,7 @@ final class ProxyWorker {
         if ending == .lingered { self.glueCounters.lingered += 1 }
         self.counters.splicesOpen -= 1
         self.environment.gauges.splices.wrappingSubtract(1, ordering: .relaxed)
-        self.counters.connectionsOpen -= 1
-        self.environment.gauges.connections.wrappingSubtract(1, ordering: .relaxed)
+        self.countOut(descriptors: 2)
         self.connections.remove(connection)
     }
 
@@ -279,7 +297,7 @@ struct WorkerHandle: Sendable {
         SocketMove.move(channel, to: self.loop) { [worker] channel in worker.value.adopt(channel, move) }
             .whenFailure { _ in
                 guard !move.isTaken.load(ordering: .relaxed) else { return }
-                move.server.close(promise: nil)
+                move.server?.close(promise: nil)
                 move.balancer.end(move.pick)
             }
     }

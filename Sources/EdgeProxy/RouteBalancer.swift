@@ -10,11 +10,17 @@ extension SharedBalancer {
             policy: route.policy,
             affinitySeconds: route.affinitySeconds,
             endpoints: route.endpoints,
+            weights: route.weights,
             seed: seed
         )
     }
 
     func update(_ route: ProxyRoute) {
-        self.update(policy: route.policy, affinitySeconds: route.affinitySeconds, endpoints: route.endpoints)
+        self.update(
+            policy: route.policy,
+            affinitySeconds: route.affinitySeconds,
+            endpoints: route.endpoints,
+            weights: route.weights
+        )
     }
 }

@@ -59,4 +59,6 @@ public struct ProxyRoute: Sendable, Hashable {
     public var affinitySeconds: Int?
     /// Never empty.
     public var endpoints: [ResolvedEndpoint]
+    /// By endpoint; empty if all are equal.
+    public var weights: [TransportAddress: UInt32] = [:]
 }

@@ -1,8 +1,27 @@
 import KubeModel
+import LoadBalancing
 import MeshCore
 import ServiceCatalog
 
 extension ServicePlanner {
+    /// The endpoints that this node is to use, and their weights if those differ: by the service's DestinationRule if it says
+    /// something about places, else by the service itself.
+    func preferred(
+        _ endpoints: [ResolvedEndpoint],
+        _ service: Service
+    ) -> (endpoints: [ResolvedEndpoint], weights: [TransportAddress: UInt32]) {
+        guard let locality = service.locality else { return (self.nearest(endpoints, service.object), [:]) }
+        let here = Place(region: self.region(of: self.zone), zone: self.zone, nodeName: self.reach.nodeName)
+        let (chosen, weights) = locality.select(endpoints, from: here) { resolved in
+            let endpoint = resolved.endpoint
+            return Place(region: self.region(of: endpoint.zone), zone: endpoint.zone, nodeName: endpoint.nodeName)
+        }
+        let pairs = zip(chosen.map(\.transportAddress), weights ?? [])
+        return (chosen, Dictionary(pairs, uniquingKeysWith: { first, _ in first }))
+    }
+
+    private func region(of zone: String?) -> String? { zone.flatMap { self.regions[$0] } }
+
     /// The endpoints that this node is to use if the service prefers near ones; all of them else.
     ///
     /// Hints of the control plane go first, as in kube-proxy: they count only if every endpoint has one and one of them is

@@ -12,6 +12,8 @@ public struct ServicePlanner: Sendable, Hashable {
     public var defaultPolicy: LoadBalancingPolicy
     /// The zone of this node; nil if it has none, or none is known.
     public var zone: String?
+    /// The regions of zones, as far as nodes tell.
+    public var regions: [String: String] = [:]
     /// Nodes that the tunnel finds no way to: their endpoints are left out as long as there are others.
     public var unreachableNodes: Set<String> = []
 
@@ -99,9 +101,10 @@ public struct ServicePlanner: Sendable, Hashable {
         let family = endpoints.filter { $0.endpoint.address.family == frontend.family }
         let cluster = family.serving(publishNotReady: object.publishNotReadyAddresses)
         let usable: [ResolvedEndpoint]
+        var weights: [TransportAddress: UInt32] = [:]
         switch trafficPolicy {
         case .cluster:
-            usable = self.nearest(self.reachable(cluster), object)
+            (usable, weights) = self.preferred(self.reachable(cluster), service)
         case .local:
             usable = family.filter(self.isLocal).serving(publishNotReady: object.publishNotReadyAddresses)
         }
@@ -129,9 +132,10 @@ public struct ServicePlanner: Sendable, Hashable {
             ),
             policy: policy,
             affinitySeconds: affinity,
-            endpoints: usable
+            endpoints: usable,
+            weights: weights
         )
-        switch self.kernelBalancing(policy, usable) {
+        switch self.kernelBalancing(policy, usable, isWeighted: !weights.isEmpty) {
         case .kernel(let kernelPolicy):
             let local = usable.filter(self.isLocal)
             planned.rule.action = .balance(
@@ -170,7 +174,12 @@ public struct ServicePlanner: Sendable, Hashable {
         case user(String)
     }
 
-    private func kernelBalancing(_ policy: LoadBalancingPolicy, _ endpoints: [ResolvedEndpoint]) -> Path {
+    private func kernelBalancing(
+        _ policy: LoadBalancingPolicy,
+        _ endpoints: [ResolvedEndpoint],
+        isWeighted: Bool
+    ) -> Path {
+        guard !isWeighted else { return .user("localityLbSetting.distribute weighs the endpoints") }
         let kernelPolicy: KernelBalancing.Policy
         switch policy {
         case .roundRobin: kernelPolicy = .roundRobin

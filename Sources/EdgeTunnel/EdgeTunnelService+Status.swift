@@ -62,6 +62,17 @@ extension MeshNode {
             "listening": .array(self.host.listenAddresses.map { .string($0.description) }),
             "advertised": .array(self.host.advertisedAddresses.map { .string($0.description) }),
             "observed": .array(self.observed.candidates.map { .string($0.description) }),
+            "public": .array(
+                self.host.listenAddresses.filter(\.isPublic).map { .string($0.description) }
+            ),
+            "sightings": .array(
+                self.observed.sightings().map {
+                    [
+                        "seen": .string($0.seen.description), "local": .string($0.local.description),
+                        "by": .string($0.observer.description),
+                    ]
+                }
+            ),
             "observedConfirmed": .array(self.observed.confirmed.map { .string($0.description) }),
             "reachability": .string(self.autoNAT.reachability.text),
             "holePunching": .init(.bool(self.puncher != nil)),
@@ -103,10 +114,13 @@ extension MeshNode {
     }
 
     static func describe(_ path: NodePath, now: MonotonicTime) -> Document {
-        [
+        let address = path.remoteAddress.flatMap { try? Multiaddr($0) }
+        return [
             "state": .string(path.state.rawValue), "kind": path.kind.map { .string($0.rawValue) } ?? nil,
             "relay": path.relay.map { .string($0) } ?? nil, "peerID": .string(path.peer),
             "agent": .string(path.agent.rawValue), "address": path.remoteAddress.map { .string($0) } ?? nil,
+            // Dialled by an address that is not of the internet: both are in one network.
+            "sameNetwork": .init(.bool(path.kind == .direct && address?.ipAddress?.reach == .private)),
             "rttMilliseconds": path.roundTripTime.map { .milliseconds($0.saturatedNanoseconds) } ?? nil,
             "loss": .init(.number(path.loss)), "forSeconds": .integer(Int64((now - path.since).inSeconds)),
             "problem": path.problem.map { .string($0) } ?? nil, "flows": .integer(path.flows),
@@ -131,7 +145,8 @@ extension MeshNode {
             ("connectionsRefused", host.connectionsRefused), ("handshakesFailed", host.handshakesFailed),
             ("wrongPreSharedKeys", host.wrongPreSharedKeys), ("dialsFailed", host.dialsFailed),
             ("streamsRefused", host.streamsRefused), ("probesSent", paths.probesSent),
-            ("probesLost", paths.probesLost), ("connectionsGivenUp", paths.connectionsGivenUp),
+            ("probesLost", paths.probesLost), ("suspicions", paths.suspicions),
+            ("connectionsGivenUp", paths.connectionsGivenUp),
             ("networkChanges", paths.networkChanges), ("nodesRefused", paths.nodesRefused),
             ("namesVerified", named.verified), ("falseNames", named.falseClaims), ("peersGreeted", greeted.greeted),
             ("peersNotGreeted", greeted.failed + greeted.dropped),

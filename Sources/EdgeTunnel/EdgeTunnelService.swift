@@ -1,5 +1,4 @@
 import ByteStreams
-import Glibc
 import LibP2P
 import LibP2PDiscovery
 import LibP2PSecurity
@@ -120,7 +119,12 @@ public final class EdgeTunnelService: Service, NodeTunneling {
         let identity = try Self.identity(settings)
         let interfaces = InterfaceSelection(named: settings.listenInterfaces, filtered: settings.filteredInterfaces)
         self.readUplinks(interfaces)
-        let directory = PeerDirectory(ownName: settings.nodeName, ownPeer: identity.peerID)
+        let revocations = settings.revocationsFile.map { RevocationFile(path: $0, logger: self.logger) }
+        let directory = PeerDirectory(
+            ownName: settings.nodeName,
+            ownPeer: identity.peerID,
+            revoked: revocations?.read() ?? []
+        )
         var configuration = HostConfiguration()
         settings.apply(to: &configuration, interfaces, directory)
         configuration.preSharedKey = key
@@ -132,8 +136,10 @@ public final class EdgeTunnelService: Service, NodeTunneling {
         }
         host.add(transport: transport)
         // Each flow to this node is a socket to its target.
-        let sockets = (settings.limits.inbound ?? TunnelSettings.mostFlows) + 2 * TunnelSettings.mostPeers
-        _ = FileDescriptorLimit.raise(to: UInt64(clamping: sockets))
+        let capacity = settings.capacity
+        _ = FileDescriptorLimit.raise(
+            to: UInt64(clamping: settings.flowLimits.acceptor.maximumFlows + 2 * capacity.peers)
+        )
         var mdns = MDNSConfiguration(serviceName: settings.rendezvous)
         mdns.interfaceFilter = { interfaces.admits($0) }
         self.logger.notice(
@@ -141,6 +147,8 @@ public final class EdgeTunnelService: Service, NodeTunneling {
             metadata: [
                 "peer-id": "\(identity.peerID)", "transport": "\(settings.transport.rawValue)",
                 "identity": "\(settings.identity == .derived ? "derived" : "node")", "psk": "\(key != nil)",
+                "most-nodes": "\(capacity.peers)",
+                "most-memory": "\((configuration.limits.memoryBytes + configuration.limits.unreadBytes) >> 20) MiB",
             ]
         )
         self.warn(settings)
@@ -150,7 +158,11 @@ public final class EdgeTunnelService: Service, NodeTunneling {
             directory: directory,
             interfaces: interfaces,
             unreachable: self.unreachable,
-            surroundings: MeshNode.Surroundings(dialBackTransports: [transport], mdns: mdns),
+            surroundings: MeshNode.Surroundings(
+                dialBackTransports: [transport],
+                mdns: mdns,
+                revocations: revocations
+            ),
             logger: self.logger
         )
     }
@@ -167,17 +179,15 @@ public final class EdgeTunnelService: Service, NodeTunneling {
 
     static func preSharedKey(_ settings: TunnelSettings) throws(EdgeTunnelError) -> PreSharedKey? {
         guard let path = settings.preSharedKeyFile else { return nil }
-        let file = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-        guard file >= 0 else { throw Self.keyFailure(path, "cannot be opened", errno) }
-        defer { close(file) }
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 4096)
-        while bytes.count <= Self.longestKeyFile {
-            let count = read(file, &chunk, chunk.count)
-            if count < 0, errno == EINTR { continue }
-            guard count >= 0 else { throw Self.keyFailure(path, "cannot be read", errno) }
-            if count == 0 { break }
-            bytes += chunk[..<count]
+        let bytes: [UInt8]
+        do {
+            bytes = try WholeFile.read(path, atMost: Self.longestKeyFile)
+        } catch {
+            throw EdgeTunnelError(
+                code: .preSharedKey,
+                message:
+                    "the pre-shared key \(path) \(error): put the cluster's key there, the same on all nodes, or set modules.edgeTunnel.psk.enable: false if all who reach this node may join"
+            )
         }
         guard !bytes.isEmpty, bytes.count <= Self.longestKeyFile else {
             throw EdgeTunnelError(
@@ -187,15 +197,6 @@ public final class EdgeTunnelService: Service, NodeTunneling {
             )
         }
         return PreSharedKey(originalFileBytes: bytes)
-    }
-
-    private static func keyFailure(_ path: String, _ what: String, _ error: CInt) -> EdgeTunnelError {
-        let reason = strerror(error).map { String(cString: $0) } ?? "error \(error)"
-        return EdgeTunnelError(
-            code: .preSharedKey,
-            message:
-                "the pre-shared key \(path) \(what) (\(reason)): put the cluster's key there, the same on all nodes, or set modules.edgeTunnel.psk.enable: false if all who reach this node may join"
-        )
     }
 
     static func identity(_ settings: TunnelSettings) throws(EdgeTunnelError) -> KeyPair {
@@ -264,6 +265,10 @@ public final class EdgeTunnelService: Service, NodeTunneling {
         deadline: NIODeadline
     ) -> EventLoopFuture<any Channel> {
         self.open(target, .udp, on: loop, deadline: deadline)
+    }
+
+    public func eventLoop(for node: String) -> (any EventLoop)? {
+        self.state.withLock { $0.running }?.connection(to: node)?.eventLoop
     }
 
     private func open(

@@ -1,4 +1,3 @@
-import HashTreeCollections
 import KubeModel
 import LibP2P
 import LibP2PRelay
@@ -6,6 +5,7 @@ import Logging
 import MeshCore
 import Multiformats
 import NIOCore
+import ServiceCatalog
 import Synchronization
 
 extension MeshNode {
@@ -43,9 +43,9 @@ extension MeshNode {
                 && (settings.isConfiguredRelay || (settings.relayService == .volunteer && state.isReachable))
         }
         var configuration = RelayServiceConfiguration()
-        configuration.maximumReservations = TunnelSettings.mostPeers
-        configuration.maximumReservationsPerAddress = TunnelSettings.mostPeers / 2
-        configuration.maximumCircuits = 2 * TunnelSettings.mostPeers
+        configuration.maximumReservations = self.maximumNodes
+        configuration.maximumReservationsPerAddress = max(1, self.maximumNodes / 2)
+        configuration.maximumCircuits = TunnelSettings.circuits(nodes: self.maximumNodes)
         let candidate = RelayService(host: self.host, configuration: configuration, logger: self.logger)
         let change = self.state.withLock { state -> (start: RelayService?, stop: RelayService?) in
             if isWanted, state.relayService == nil {
@@ -120,11 +120,18 @@ extension MeshNode {
         }
     }
 
+    /// Without a relay, all that are known are tried anew, whatever came of it before: names may have other addresses now.
+    func findRelays() {
+        guard self.relayClient.reservations.isEmpty else { return }
+        self.relayClient.retry()
+    }
+
     // MARK: Cluster, on the loop
 
-    func nodesChanged(_ nodes: TreeDictionary<String, NodeObject>) {
+    func nodesChanged(_ snapshot: CatalogSnapshot) {
         let recordBefore = self.directory.ownRecord
-        guard let change = self.directory.update(nodes) else { return }
+        guard let change = self.directory.update(snapshot.nodes, stored: snapshot.nodesFromStore) else { return }
+        if change.isRevocationChanged { self.surroundings.revocations?.write(self.directory.revokedPeers) }
         for problem in change.problems { self.logger.warning("\(problem)") }
         if self.settings.identity == .derived, let recorded = self.directory.ownRecord, recorded != recordBefore,
             recorded != self.host.peerID.description

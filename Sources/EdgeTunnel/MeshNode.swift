@@ -22,6 +22,8 @@ final class MeshNode: Sendable {
         var dialBackTransports: [any Transport] = []
         /// Nil: nobody is sought in the local network.
         var mdns: MDNSConfiguration?
+        /// Nil: those who are revoked are forgotten at the end.
+        var revocations: RevocationFile?
         var paths = PathTable.Configuration()
     }
 
@@ -34,6 +36,7 @@ final class MeshNode: Sendable {
         var subscription: CatalogSubscription?
         var observation: Observation?
         var heartbeat: RepeatedTask?
+        var finder: RepeatedTask?
         var tasks: [Task<Void, Never>] = []
         var isStopped = false
     }
@@ -59,6 +62,8 @@ final class MeshNode: Sendable {
     let loop: any EventLoop
     let observed: ObservedAddresses
     let surroundings: Surroundings
+    /// What the host was made for.
+    let maximumNodes: Int
 
     init(
         host: Host,
@@ -75,6 +80,7 @@ final class MeshNode: Sendable {
         self.surroundings = surroundings
         self.logger = logger
         self.loop = host.group.next()
+        self.maximumNodes = settings.capacity.peers
         self.state = Mutex(State(settings: settings))
         let relays = RelayBook(ownPeer: host.peerID, naming: directory)
         let limits = settings.flowLimits
@@ -123,7 +129,7 @@ final class MeshNode: Sendable {
         client.maximumCandidates = max(settings.maximumRelays, settings.relays.count) + RelayBook.maximumVolunteers
         // What they gather before they are compared; "within two seconds of the start" includes it.
         client.selectionDelay = .milliseconds(500)
-        client.retryMaximum = .seconds(15)
+        client.retryMaximum = .seconds(5)
         client.acceptCircuit = { _, source in !directory.isRevoked(source) }
         self.relayClient = RelayClient(host: host, configuration: client, logger: logger)
         self.mapper = settings.portMapping ? PortMapper(host: host) : nil
@@ -156,13 +162,18 @@ final class MeshNode: Sendable {
         let subscription = catalog.subscribe { [weak self] update in
             guard let self else { return }
             self.access.apply(update)
-            self.loop.execute { self.nodesChanged(update.snapshot.nodes) }
+            self.loop.execute { self.nodesChanged(update.snapshot) }
         }
         let heartbeat = self.loop.scheduleRepeatedTask(
             initialDelay: .seconds(10),
             delay: self.settings.heartbeat
         ) { [weak self] _ in self?.measureRelays() }
+        let period = self.settings.finderPeriod
+        let finder = self.loop.scheduleRepeatedTask(initialDelay: period, delay: period) { [weak self] _ in
+            self?.findRelays()
+        }
         self.state.withLock { state in
+            state.finder = finder
             state.observation = observation
             state.subscription = subscription
             state.heartbeat = heartbeat
@@ -191,6 +202,7 @@ final class MeshNode: Sendable {
             state.isStopped = true
             defer { (state.relayService, state.autoNATServer, state.tasks) = (nil, nil, []) }
             state.heartbeat?.cancel()
+            state.finder?.cancel()
             return (state, state.relayService, state.autoNATServer)
         }
         before.observation?.cancel()
@@ -208,6 +220,7 @@ final class MeshNode: Sendable {
         await self.dht.stop()
         await server?.stop()
         await self.mapper?.stop()
+        await self.surroundings.revocations?.finish()
         let cut = await self.acceptor.stop(deadline: deadline)
         if cut > 0 { self.logger.notice("flows of other nodes were cut", metadata: ["flows": "\(cut)"]) }
         await self.host.shutdown(deadline: deadline)
@@ -248,8 +261,17 @@ final class MeshNode: Sendable {
         }
     }
 
+    /// The connection that a flow to a node takes; nil if there is none.
+    func connection(to node: String) -> Connection? {
+        self.directory.peer(of: node).flatMap { self.host.bestConnection(to: $0) }
+    }
+
     /// Measures the round trip by the best path to a node, which is dialled if need be.
     func ping(_ node: String, timeout: TimeAmount) async throws(TunnelError) -> (NodePath, Duration) {
+        // A name that was mistyped has a peer, too: its key would be derived, and sought in vain.
+        if let complaint = self.directory.complaint(about: node) {
+            throw TunnelError(code: .unknownNode, message: complaint)
+        }
         let peer = try self.peer(of: node)
         let deadline = self.loop.now + timeout
         do {

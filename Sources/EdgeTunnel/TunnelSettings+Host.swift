@@ -2,13 +2,27 @@ import LibP2P
 import MeshCore
 import Multiformats
 import NIOCore
-import Yamux
 
 extension TunnelSettings {
     /// Flows of one direction where the configuration sets no limit: as many as a process of 64,000 descriptors can glue.
     static let mostFlows = 60_000
-    /// Nodes that may be connected at once: a relay has all of them.
-    static let mostPeers = 4096
+    /// Nodes that may be connected at once: few need more of the cluster than that at a time, but a relay has all of it.
+    static let defaultNodes = 512
+    static let defaultNodesOfRelay = 4096
+
+    /// What this node's host is to carry. A node that becomes a relay without a new start carries what it was started for.
+    var capacity: HostCapacity {
+        let nodes = self.maximumNodes ?? (self.isConfiguredRelay ? Self.defaultNodesOfRelay : Self.defaultNodes)
+        let limits = self.flowLimits
+        return HostCapacity(
+            peers: nodes,
+            streamsPerPeer: max(limits.opener.maximumFlowsPerPeer, limits.acceptor.maximumFlowsPerPeer),
+            streams: max(limits.opener.maximumFlows, limits.acceptor.maximumFlows) + Self.circuits(nodes: nodes)
+        )
+    }
+
+    /// Circuits that a relay carries at once; each is a stream in and one out.
+    static func circuits(nodes: Int) -> Int { 2 * nodes }
 
     /// What stands above the host's part of an address.
     var layers: [Multiaddr.Component] {
@@ -40,34 +54,6 @@ extension TunnelSettings {
         configuration.acceptPeer = { peer, _ in !directory.isRevoked(peer) }
         configuration.agentVersion = "edgemesh"
         configuration.interfaceFilter = { interfaces.admits($0.interface) }
-        configuration.maximumInboundHandshakes = 512
-        configuration.maximumInboundHandshakesPerAddress = 256
-        configuration.peerStore.maximumPeers = 2 * Self.mostPeers
-        configuration.connectionManager.lowWater = Self.mostPeers / 2
-        configuration.connectionManager.highWater = Self.mostPeers
-        let spare = 1024
-        func room(_ inbound: Int?, _ outbound: Int?) -> ResourceLimits.Streams {
-            ResourceLimits.Streams(
-                inbound: (inbound ?? Self.mostFlows) + spare,
-                outbound: (outbound ?? Self.mostFlows) + spare
-            )
-        }
-        let inAll = room(self.limits.inbound, self.limits.outbound)
-        let ofPeer = room(self.limits.inboundPerPeer, self.limits.outboundPerPeer)
-        var limits = ResourceLimits()
-        limits.systemConnections = .init(inbound: Self.mostPeers * 5 / 4, outbound: Self.mostPeers * 5 / 4)
-        // A site's nodes may all be behind one NAT.
-        limits.connectionsPerAddress = Self.mostPeers / 2
-        // Circuits of a relay and flows share the whole; each circuit is a stream in and one out.
-        limits.systemStreams = .init(inbound: inAll.inbound + Self.mostPeers, outbound: inAll.outbound + Self.mostPeers)
-        limits.peerStreams = ofPeer
-        limits.protocolStreams = inAll
-        limits.protocolPeerStreams = ofPeer
-        limits.memoryBytes =
-            limits.systemConnections.inbound * limits.bytesPerConnection
-            + (inAll.inbound + inAll.outbound) * limits.bytesPerStream
-        configuration.limits = limits
-        configuration.yamux.maximumInboundStreams = ofPeer.inbound
-        configuration.yamux.maximumOutboundStreams = ofPeer.outbound
+        configuration.fit(self.capacity)
     }
 }

@@ -51,6 +51,8 @@ public struct TunnelSettings: Sendable, Hashable {
 
     public var nodeName: String
     public var identity = Identity.derived
+    /// Where peers that are revoked are kept over a new start; nil: nowhere.
+    public var revocationsFile: String?
     /// The file whose bytes make the key of the private network, as in v1.17; nil for none.
     public var preSharedKeyFile: String?
     public var listenPort: UInt16 = 20006
@@ -62,15 +64,21 @@ public struct TunnelSettings: Sendable, Hashable {
     public var relayService = RelayService.configured
     /// Between looks at how far the relays are.
     public var heartbeat: TimeAmount = .seconds(120)
+    /// Between tries of all relays anew while none has given a reservation.
+    public var finderPeriod: TimeAmount = .seconds(60)
     public var limits = Limits()
+    /// Nodes that may be connected at once, from which the bounds of connections and memory follow; nil for what one of this role
+    /// needs.
+    public var maximumNodes: Int?
     /// Interfaces to listen on, by name; empty for all.
     public var listenInterfaces: Set<String> = []
     /// Prefixes of the names of interfaces to leave out.
     public var filteredInterfaces: [String] = []
     public var holePunching = true
     public var portMapping = true
-    /// A peer in use that was silent for so long is asked for a sign of life.
-    public var livenessInterval: TimeAmount = .seconds(5)
+    /// A peer in use that owes an answer and was silent for so long is asked for a sign of life; without one new flows take another
+    /// way.
+    public var livenessInterval: TimeAmount = .seconds(1)
     /// After so long without one, its connection is given up.
     public var livenessTimeout: TimeAmount = .seconds(10)
     /// Which targets this node dials for others.

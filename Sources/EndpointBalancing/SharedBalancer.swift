@@ -58,18 +58,20 @@ public final class SharedBalancer: Sendable {
     public let key: Key
     private let state: Mutex<State>
 
+    /// - Parameter weights: by endpoint; one that has none weighs 1.
     public init(
         _ key: Key,
         policy: LoadBalancingPolicy,
         affinitySeconds: Int?,
         endpoints: [ResolvedEndpoint],
+        weights: [TransportAddress: UInt32] = [:],
         seed: UInt64
     ) {
         self.key = key
         var generator = SeededGenerator(seed: seed)
         let balancer = EndpointBalancer(
             policy: policy,
-            endpoints: endpoints.map { BalancedEndpoint($0.transportAddress) },
+            endpoints: Self.balanced(endpoints, weights),
             affinityTimeout: affinitySeconds.map { .seconds($0) },
             using: &generator
         )
@@ -77,9 +79,14 @@ public final class SharedBalancer: Sendable {
     }
 
     /// Endpoints that stay keep their turn and their connections.
-    public func update(policy: LoadBalancingPolicy, affinitySeconds: Int?, endpoints list: [ResolvedEndpoint]) {
+    public func update(
+        policy: LoadBalancingPolicy,
+        affinitySeconds: Int?,
+        endpoints list: [ResolvedEndpoint],
+        weights: [TransportAddress: UInt32] = [:]
+    ) {
         // What takes time with thousands of endpoints is done before the lock is taken; in order they are sorted at once.
-        let balanced = list.map { BalancedEndpoint($0.transportAddress) }.sorted { $0.address < $1.address }
+        let balanced = Self.balanced(list, weights).sorted { $0.address < $1.address }
         let endpoints = Self.index(list)
         self.state.withLock { state in
             state.balancer.update(policy: policy, affinityTimeout: affinitySeconds.map { .seconds($0) })
@@ -171,6 +178,13 @@ public final class SharedBalancer: Sendable {
                 failures: failures[address] ?? 0
             )
         }
+    }
+
+    private static func balanced(
+        _ endpoints: [ResolvedEndpoint],
+        _ weights: [TransportAddress: UInt32]
+    ) -> [BalancedEndpoint] {
+        endpoints.map { BalancedEndpoint($0.transportAddress, weight: weights[$0.transportAddress] ?? 1) }
     }
 
     private static func index(_ endpoints: [ResolvedEndpoint]) -> [TransportAddress: ResolvedEndpoint] {

@@ -40,6 +40,7 @@ public struct FakeKubeFault: Sendable {
         case any
         case list
         case watch
+        case patch
     }
 
     /// Nil: any collection.
@@ -60,7 +61,8 @@ public struct FakeKubeFault: Sendable {
         if let plural, plural != request.plural { return false }
         return switch self.operation {
         case .any: true
-        case .list: !request.isWatch && !request.plural.isEmpty
+        case .patch: request.method == "PATCH"
+        case .list: request.method == "GET" && !request.isWatch && !request.plural.isEmpty
         case .watch: request.isWatch
         }
     }

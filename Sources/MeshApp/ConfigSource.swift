@@ -27,7 +27,7 @@ struct ConfigSource: Sendable {
     init(options: AgentOptions, variables: (String) -> String? = ProcessEnvironment.variable) {
         self.options = options
         var known: [String: String] = [:]
-        for name in ["NODE_NAME", "NAMESPACE", "KUBERNETES_PORT"] { known[name] = variables(name) }
+        for name in ["NODE_NAME", "KUBERNETES_PORT"] { known[name] = variables(name) }
         if let name = options.nodeName { known["NODE_NAME"] = name }
         if known["NODE_NAME"]?.isEmpty ?? true, options.manifestFolder != nil {
             // Without a cluster there is nobody to disagree about the node's name.

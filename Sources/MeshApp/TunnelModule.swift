@@ -56,14 +56,22 @@ extension AgentConfiguration {
             let file = tunnel.identityFile.isEmpty ? "\(self.commonConfig.stateDir)/tunnel.key" : tunnel.identityFile
             settings.identity = .node(file: file)
         }
+        settings.revocationsFile = "\(self.commonConfig.stateDir)/revoked-peers"
         settings.relays = tunnel.relayNodes.map { relay in
             TunnelSettings.Relay(
                 nodeName: relay.nodeName,
-                hosts: relay.advertiseAddress.map { Multiaddr.Component.ip4($0) }
+                hosts: relay.advertiseAddress.map { address -> Multiaddr.Component in
+                    switch address {
+                    case .address(.v4(let v4)): .ip4(v4)
+                    case .address(.v6(let v6)): .ip6(v6)
+                    case .name(let name): .dns(name)
+                    }
+                }
             )
         }
         settings.maximumRelays = tunnel.maxCandidates
         settings.relayService = TunnelSettings.RelayService(rawValue: tunnel.relayService.rawValue) ?? .configured
+        settings.finderPeriod = .seconds(Int64(tunnel.finderPeriod))
         settings.heartbeat = .seconds(Int64(tunnel.heartbeatPeriod))
         if tunnel.tunnelLimitConfig.enable {
             settings.limits.inbound = tunnel.tunnelLimitConfig.tunnelBaseStreamIn
@@ -71,6 +79,7 @@ extension AgentConfiguration {
             settings.limits.inboundPerPeer = tunnel.tunnelLimitConfig.tunnelPeerBaseStreamIn
             settings.limits.outboundPerPeer = tunnel.tunnelLimitConfig.tunnelPeerBaseStreamOut
         }
+        settings.maximumNodes = tunnel.maxNodes > 0 ? tunnel.maxNodes : nil
         settings.listenInterfaces = Set(Self.names(tunnel.listenInterfaces).filter { $0 != "*" })
         settings.filteredInterfaces = Self.names(tunnel.extraFilteredInterfaces)
         settings.holePunching = tunnel.holePunching

@@ -17,6 +17,9 @@ public protocol EndpointDialing: Sendable {
         deadline: NIODeadline
     ) -> EventLoopFuture<any Channel>
 
+    /// The loop on which a stream to the endpoint would live; nil if that is not settled, or any will do.
+    func eventLoop(for endpoint: ResolvedEndpoint) -> (any EventLoop)?
+
     /// Opens a flow of datagrams: each `ByteBuffer` that is read or written is one.
     func dialDatagrams(
         _ endpoint: ResolvedEndpoint,
@@ -24,6 +27,10 @@ public protocol EndpointDialing: Sendable {
         on loop: any EventLoop,
         deadline: NIODeadline
     ) -> EventLoopFuture<any Channel>
+}
+
+extension EndpointDialing {
+    public func eventLoop(for endpoint: ResolvedEndpoint) -> (any EventLoop)? { nil }
 }
 
 /// Who began a flow, and to what.

@@ -21,12 +21,19 @@ public protocol NodeTunneling: Sendable {
         deadline: NIODeadline
     ) -> EventLoopFuture<any Channel>
 
+    /// The loop on which a flow to a node would live now: that of the best connection to it; nil if there is none. Any thread.
+    func eventLoop(for node: String) -> (any EventLoop)?
+
     /// What is known of each node, by its name. Any thread.
     var paths: [String: NodePath] { get }
 
     /// Calls `receive` with the nodes that are known to be unreachable, now and whenever they change, in order and never
     /// concurrently, until the observation is cancelled. `receive` must not block.
     func observeUnreachableNodes(_ receive: @escaping @Sendable (Set<String>) -> Void) -> TunnelObservation
+}
+
+extension NodeTunneling {
+    public func eventLoop(for node: String) -> (any EventLoop)? { nil }
 }
 
 /// Ends an observation when it is cancelled.

@@ -231,7 +231,7 @@ extension Lab {
     /// Polls until `condition` holds.
     public func wait(
         for what: String,
-        within deadline: Duration = .seconds(10),
+        within deadline: Duration = .seconds(30),
         until condition: () async throws -> Bool
     ) async throws {
         let end = MonotonicTime.now() + deadline

@@ -60,6 +60,7 @@ extension CatalogState {
             groups: EndpointMerging.merge(parts),
             policy: rule?.policy,
             portPolicies: rule?.portPolicies ?? [:],
+            locality: rule?.locality,
             isProxied: self.settings.filterMode.admits(object.filterLabels),
             source: self.owners[ObjectKey(kind: .service, name: name)]?.source ?? .api
         )

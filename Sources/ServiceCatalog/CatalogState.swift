@@ -131,16 +131,23 @@ struct CatalogState {
 
     private mutating func own(_ key: ObjectKey, _ ownership: Ownership) {
         self.owners[key] = ownership
+        if key.kind == .node { self.noteStored(key.name.name, ownership.source == .store) }
         switch key.kind {
-        case .service, .node, .destinationRule: break
         // The store writes these with their service.
         case .endpoints, .endpointSlice, .namespace, .pod, .manifest: return
+        default: break
         }
         if ownership.origin == .manifests {
             self.snapshot.fromManifests.insert(key)
         } else {
             self.snapshot.fromManifests.remove(key)
         }
+    }
+
+    private mutating func noteStored(_ node: String, _ isStored: Bool) {
+        guard self.snapshot.nodesFromStore.contains(node) != isStored else { return }
+        if isStored { self.snapshot.nodesFromStore.insert(node) } else { self.snapshot.nodesFromStore.remove(node) }
+        self.isChanged = true
     }
 
     private mutating func upsert(_ object: ClusterObject, by owner: Ownership) {
@@ -198,6 +205,7 @@ struct CatalogState {
     private mutating func remove(_ key: ObjectKey) {
         guard let owner = self.owners.removeValue(forKey: key) else { return }
         self.snapshot.fromManifests.remove(key)
+        if key.kind == .node { self.noteStored(key.name.name, false) }
         self.countNamespace(of: key, by: -1)
         self.clearRejection(key)
         self.take(key, serviceName: owner.serviceName)

@@ -8,6 +8,7 @@ struct ValidatedRule: Equatable {
     var host: DestinationRuleHost
     var policy: LoadBalancingPolicy?
     var portPolicies: [UInt16: LoadBalancingPolicy]
+    var locality: LocalityPreference?
 
     init(_ object: DestinationRuleObject, settings: CatalogSettings) throws(RuleRefusal) {
         self.object = object
@@ -23,6 +24,12 @@ struct ValidatedRule: Equatable {
                 balancer,
                 field: "spec.trafficPolicy.loadBalancer",
                 settings: settings
+            )
+        }
+        if let setting = object.locality {
+            self.locality = try LocalityPreference(
+                setting,
+                field: "spec.trafficPolicy.loadBalancer.localityLbSetting"
             )
         }
         for (port, balancer) in object.portLoadBalancers.sorted(by: { $0.key < $1.key }) {

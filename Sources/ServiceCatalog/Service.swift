@@ -24,6 +24,8 @@ public final class Service: Sendable {
     public let policy: LoadBalancingPolicy?
     /// Policies of single service ports.
     public let portPolicies: [UInt16: LoadBalancingPolicy]
+    /// Which endpoints go first by where they are; nil if no DestinationRule says so.
+    public let locality: LocalityPreference?
     /// Whether the proxy serves it: the filter labels and `serviceFilterMode` decide. DNS answers for it either way.
     public let isProxied: Bool
     /// Who defined the service object.
@@ -36,6 +38,7 @@ public final class Service: Sendable {
         groups: [EndpointGroup],
         policy: LoadBalancingPolicy?,
         portPolicies: [UInt16: LoadBalancingPolicy],
+        locality: LocalityPreference? = nil,
         isProxied: Bool,
         source: ObjectSource = .api
     ) {
@@ -43,6 +46,7 @@ public final class Service: Sendable {
         self.groups = groups
         self.policy = policy
         self.portPolicies = portPolicies
+        self.locality = locality
         self.isProxied = isProxied
         self.source = source
     }
@@ -78,7 +82,8 @@ extension Service: Equatable {
     public static func == (lhs: Service, rhs: Service) -> Bool {
         lhs === rhs
             || lhs.object == rhs.object && lhs.groups == rhs.groups && lhs.policy == rhs.policy
-                && lhs.portPolicies == rhs.portPolicies && lhs.isProxied == rhs.isProxied
+                && lhs.portPolicies == rhs.portPolicies && lhs.locality == rhs.locality
+                && lhs.isProxied == rhs.isProxied
     }
 }
 

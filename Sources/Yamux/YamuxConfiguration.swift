@@ -60,6 +60,8 @@ public struct YamuxEvents {
     public var roundTripMeasured: (TimeAmount) -> Void = { _ in }
     /// Bytes have come, whatever they were: the peer is alive.
     public var received: () -> Void = {}
+    /// Bytes have left, whatever they were.
+    public var sent: () -> Void = {}
     /// Asked when bytes wait unread in too many streams: whether the peer is one that others are to make room for.
     public var isTrusted: () -> Bool = { false }
     /// Once, when no stream works any more; nil if this side closed the session in peace.

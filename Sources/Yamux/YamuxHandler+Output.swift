@@ -279,7 +279,10 @@ extension YamuxHandler {
         let senders = self.batch.senders
         self.batch.promises.removeAll(keepingCapacity: false)
         self.batch.senders.removeAll(keepingCapacity: false)
-        if hasBytes { context.flush() }
+        if hasBytes {
+            context.flush()
+            self.events.sent()
+        }
         // Only now may others act: the session is whole again.
         for promise in promises { promise.succeed() }
         for (stream, sentEnd) in senders where stream.session != nil {

@@ -199,8 +199,8 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     private func closeGracefully() {
         guard let session = self.session else { return }
         self.failUnflushedWrites(ChannelError.ioOnClosedChannel)
-        if self.machine.opening == .idle, self.flushed == 0 {
-            // The peer never hears of it.
+        if self.machine.isFinished || (self.machine.opening == .idle && self.flushed == 0) {
+            // The peer has its end, or never hears of it: there is nothing to linger for.
             self.leaveSession(error: nil)
         } else {
             if !self.reads.isEmpty { self.flags.insert(.leftUnread) }

@@ -17,7 +17,8 @@ struct EdgemeshCommand: AsyncParsableCommand {
         version: Version.line,
         subcommands: [
             AgentCommand.self, StatusCommand.self, RoutesCommand.self, PingCommand.self, NetcheckCommand.self,
-            CheckCommand.self, CleanupCommand.self, ReloadCommand.self, LabCommand.self, VersionCommand.self,
+            CheckCommand.self, ProbeCommand.self, CleanupCommand.self, ReloadCommand.self, LabCommand.self,
+            VersionCommand.self,
         ]
     )
 }

@@ -96,20 +96,25 @@ import Testing
         Endpoint(address: try #require(IPAddress(address)), conditions: conditions, nodeName: node)
     }
 
-    private static func rows(
-        _ endpoints: [Endpoint],
-        served: String = "user",
-        peers: Document?
-    ) -> [String] {
+    private static func service(_ endpoints: [Endpoint], trafficDistribution: String? = nil) -> Service {
         var object = ServiceObject(name: ObjectName(namespace: "default", name: "web"))
         object.ports = [.init(name: "http", port: 80)]
-        let service = Service(
+        object.trafficDistribution = trafficDistribution
+        return Service(
             object: object,
             groups: [EndpointGroup(ports: [EndpointPort(name: "http", port: 8080)], endpoints: endpoints)],
             policy: nil,
             portPolicies: [:],
             isProxied: true
         )
+    }
+
+    private static func rows(
+        _ endpoints: [Endpoint],
+        served: String = "user",
+        peers: Document?
+    ) -> [String] {
+        let service = Self.service(endpoints)
         let proxy: Document = [
             "services": [
                 [
@@ -118,7 +123,8 @@ import Testing
                 ]
             ]
         ]
-        let document = RouteRows.document(service, reports: [proxy], peers: peers) {
+        let place = RouteRows.Place(node: "own", zone: "east")
+        let document = RouteRows.document(service, reports: [proxy], peers: peers, place: place) {
             $0.nodeName == "own" ? nil : $0.nodeName
         }
         let lines = RouteRows.text(document).split(separator: "\n").map(String.init)
@@ -145,11 +151,12 @@ import Testing
         )
         #expect(
             rows == [
-                "10.0.0.1:8080 http/tcp own socket - -",
-                "10.0.0.2:8080 http/tcp n2 tunnel relayed via c1 40.0 ms",
-                "10.0.0.3:8080 http/tcp n3 tunnel down - node n3 is unreachable: nobody answers",
-                "10.0.0.4:8080 http/tcp n4 tunnel idle -", "10.0.0.5:8080 http/tcp own socket - - not ready",
-                "10.0.0.6:8080 http/tcp - socket - - terminating",
+                "10.0.0.1:8080 http/tcp own this node socket - -",
+                "10.0.0.2:8080 http/tcp n2 - tunnel relayed via c1 40.0 ms",
+                "10.0.0.3:8080 http/tcp n3 - tunnel down - node n3 is unreachable: nobody answers",
+                "10.0.0.4:8080 http/tcp n4 - tunnel idle -",
+                "10.0.0.5:8080 http/tcp own this node socket - - not ready",
+                "10.0.0.6:8080 http/tcp - - socket - - terminating",
             ]
         )
     }
@@ -163,13 +170,56 @@ import Testing
             peers: ["n3": ["state": "down"]]
         )
         #expect(
-            rows == ["10.0.0.3:8080 http/tcp n3 tunnel down -", "10.0.0.4:8080 http/tcp - socket - - terminating"]
+            rows == ["10.0.0.3:8080 http/tcp n3 - tunnel down -", "10.0.0.4:8080 http/tcp - - socket - - terminating"]
         )
     }
 
     @Test func withoutATunnelAllIsKernelOrSocket() throws {
         let endpoints = [try Self.endpoint("10.0.0.2", [.ready], "n2")]
-        #expect(Self.rows(endpoints, peers: nil) == ["10.0.0.2:8080 http/tcp n2 socket - -"])
-        #expect(Self.rows(endpoints, served: "kernel", peers: [:]) == ["10.0.0.2:8080 http/tcp n2 kernel - -"])
+        #expect(Self.rows(endpoints, peers: nil) == ["10.0.0.2:8080 http/tcp n2 - socket - -"])
+        #expect(Self.rows(endpoints, served: "kernel", peers: [:]) == ["10.0.0.2:8080 http/tcp n2 - kernel - -"])
+    }
+
+    @Test func nearnessStandsBesideEachEndpointAndWhatItDoesToTheChoice() throws {
+        let endpoints = try [
+            ("10.0.0.1", "own", "east"), ("10.0.0.2", "n2", "east"), ("10.0.0.3", "n3", "east"),
+            ("10.0.0.4", "n4", "west"),
+        ].map { address, node, zone in
+            var endpoint = try Self.endpoint(address, [.ready, .serving], node)
+            endpoint.zone = zone
+            return endpoint
+        }
+        let service = Self.service(endpoints, trafficDistribution: "PreferClose")
+        func document(used: [String], count: Int) -> Document {
+            let frontend: Document = [
+                "portName": "http", "path": "user", "endpointCount": .integer(count),
+                "endpoints": .array(used.map { ["address": .string("\($0):8080")] }),
+            ]
+            return RouteRows.document(
+                service,
+                reports: [["services": [["service": "default/web", "frontends": [frontend]]]]],
+                peers: [
+                    "n2": ["state": "up", "kind": "direct", "sameNetwork": .init(.bool(true)), "rttMilliseconds": 0.5],
+                    "n3": ["state": "up", "kind": "punched", "sameNetwork": .init(.bool(false)), "rttMilliseconds": 9],
+                ],
+                place: RouteRows.Place(node: "own", zone: "east"),
+                tunnelNode: { $0.nodeName == "own" ? nil : $0.nodeName }
+            )
+        }
+        let routes = document(used: ["10.0.0.1", "10.0.0.2", "10.0.0.3"], count: 3)
+        let rows = routes["endpoints"]?.array ?? []
+        #expect(rows.map { $0["near"]?.string } == ["sameNode", "sameLAN", "sameZone", "elsewhere"])
+        #expect(rows.map { $0["zone"]?.string } == ["east", "east", "east", "west"])
+        #expect(rows.map { $0["leftOut"]?.string } == [nil, nil, nil, "nearer ones are preferred"])
+        let text = RouteRows.text(routes)
+        for words in [
+            "Prefers   PreferClose, from zone east\n", "n2    same LAN, zone east  tunnel  direct   0.5 ms",
+            "n3    same zone east", "n4    zone west            tunnel  idle     -       nearer ones are preferred",
+        ] {
+            #expect(text.contains(words), "\(words) is missing in:\n\(text)")
+        }
+        // Where the report lists only a part, nobody is said to be left out.
+        let partial = document(used: ["10.0.0.1"], count: 70)
+        #expect((partial["endpoints"]?.array ?? []).allSatisfy { $0["leftOut"]?.string == nil })
     }
 }

@@ -76,17 +76,36 @@ import Testing
 
     // MARK: Netcheck
 
+    /// What the peers 192.0.2.101, 192.0.2.102 and so on have seen.
+    private static func sightings(_ seen: [String], local: String = "/ip4/10.0.0.2/tcp/10006") -> [Document] {
+        zip(101..., seen).map { number, seen in
+            ["seen": .string(seen), "local": .string(local), "by": .string("192.0.2.\(number)")]
+        }
+    }
+
     @Test(arguments: [
-        ([], false, "unknown"), ([], true, "none"), (["/ip4/10.0.0.2/tcp/10006"], false, "none"),
-        (["/ip4/192.0.2.1/tcp/10006"], false, "endpointIndependent"),
-        (["/ip4/192.0.2.1/tcp/10006", "/ip4/198.51.100.1/tcp/7"], false, "endpointIndependent"),
-        (["/ip4/192.0.2.1/tcp/10006", "/ip4/192.0.2.1/udp/7"], false, "endpointIndependent"),
+        ([], false, "unknown"), ([], true, "none"), (["/ip4/192.0.2.1/tcp/10006"], false, "portPreserving"),
+        (["/ip4/192.0.2.1/tcp/4001"], false, "unknown"),
+        (["/ip4/192.0.2.1/tcp/10006", "/ip4/192.0.2.1/tcp/10006"], false, "endpointIndependent"),
+        (["/ip4/192.0.2.1/tcp/4001", "/ip4/192.0.2.1/tcp/4001"], true, "endpointIndependent"),
         (["/ip4/192.0.2.1/tcp/4001", "/ip4/192.0.2.1/tcp/4002"], false, "endpointDependent"),
-        (["nonsense"], false, "none"),
+        // Two ways to the internet.
+        (["/ip4/192.0.2.1/tcp/10006", "/ip4/198.51.100.1/tcp/10006"], false, "portPreserving"),
+        // Within its network a node is seen as it is; IPv6 is not translated.
+        (["/ip4/10.0.0.2/tcp/4001"], true, "none"), (["/ip6/2001:db8::1/tcp/7"], false, "unknown"),
+        (["nonsense"], false, "unknown"),
     ])
-    func theKindOfNATFollowsFromWhatPeersSaw(observed: [String], isPublic: Bool, kind: String) {
-        let listening = ["/ip4/10.0.0.2/tcp/10006"]
-        #expect(Netcheck.NATKind(observed: observed, listening: listening, isPublic: isPublic).rawValue == kind)
+    func theKindOfNATFollowsFromWhatPeersSaw(seen: [String], isPublic: Bool, kind: String) {
+        let sightings = Self.sightings(seen).compactMap { Netcheck.NATKind.Sighting($0) }
+        #expect(Netcheck.NATKind(sightings, isPublic: isPublic).rawValue == kind)
+    }
+
+    @Test func addressesOfItsOwnAreTold() {
+        let check = Netcheck.document(["public": ["/ip4/192.0.2.9/tcp/1"], "transport": "tcp"])
+        #expect(check["nat"]?.string == "none" && check["publicIPv6"]?.bool == false)
+        #expect(Netcheck.text(check).contains("IPv6      no public address\nTransport tcp, TCP alone"))
+        let second = Netcheck.document(["public": ["/ip6/2001:db8::1/tcp/1"]])
+        #expect(second["nat"]?.string == "unknown" && Netcheck.text(second).contains("IPv6      public addresses"))
     }
 
     private static func report(_ members: [Document.Member], forSeconds: Int = 300) -> Document {
@@ -116,7 +135,8 @@ import Testing
             ),
             ([.init("holePunching", .init(.bool(false)))], 300, "hole punching is off", "holePunching: true"),
             (
-                [.init("observed", ["/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.1/tcp/2"])], 300,
+                // What is certain is told at once.
+                [.init("sightings", .array(sightings(["/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.1/tcp/2"])))], 5,
                 "another port for each destination", "portMapping"
             ),
             ([.init("reachability", "private")], 300, "nothing is found on this side", "netcheck` on n2"),

@@ -92,8 +92,12 @@ struct BrokenConfigurationTests {
         ("modules: {edgeTunnel: {transport: udp}}", 1, 35, .warning, "tcp, ws, quic"),
         ("modules: {edgeTunnel: {enable: true, transport: quic}}", 1, 49, .error, "cannot carry a pre-shared key"),
         (
-            "modules: {edgeTunnel: {relayNodes: [{nodeName: r, advertiseAddress: [relay.example]}]}}", 1, 70, .error,
+            "modules: {edgeTunnel: {relayNodes: [{nodeName: r, advertiseAddress: [192.0.2.300]}]}}", 1, 70, .error,
             "relayNodes[0].advertiseAddress[0]"
+        ),
+        (
+            "modules: {edgeTunnel: {relayNodes: [{nodeName: r, advertiseAddress: [relay_1.example]}]}}", 1, 70, .error,
+            "an IPv4 or IPv6 address, or a DNS name"
         ),
         (
             "modules: {edgeTunnel: {relayNodes: [{advertiseAddress: [192.0.2.1]}]}}", 1, 37, .error,
@@ -160,11 +164,7 @@ struct BrokenConfigurationTests {
             "modules: {edgeProxy: {socks5Proxy: {enable: true}}}",
             ConfigurationEnvironment(variables: [:])
         )
-        #expect(loaded.problems.map(\.path) == ["commonConfig.nodeName", "modules.edgeProxy.socks5Proxy.namespace"])
-        #expect(
-            loaded.problems.allSatisfy {
-                $0.message.contains("set the environment variable NA") || $0.message.contains("NODE_NAME")
-            }
-        )
+        #expect(loaded.problems.map(\.path) == ["commonConfig.nodeName"])
+        #expect(loaded.problems.first?.message.contains("NODE_NAME") == true)
     }
 }

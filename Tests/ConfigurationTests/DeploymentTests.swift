@@ -3,11 +3,11 @@ import Testing
 
 @testable import Configuration
 
-/// The manifests and the Helm chart under `deploy`.
+/// The manifests and the Helm chart under `deploy`, as far as no other program is needed; the rest is in `DeploymentTests`.
 @Suite("Deployment")
 struct DeploymentTests {
     private static let chart = "deploy/helm/edgemesh"
-    private static let templates = ["rbac", "configmap", "daemonset", "node-identity"]
+    private static let templates = ["rbac", "configmap", "daemonset", "node-identity", "psk"]
 
     private static func manifests() throws -> [Document] {
         try ["01-rbac", "02-configmap", "03-daemonset", "04-node-identity"].flatMap { name in
@@ -26,7 +26,8 @@ struct DeploymentTests {
         for environment in [ConfigurationEnvironment.edge, .cloud] {
             let loaded = AgentConfiguration.load(Array(text.utf8), environment: environment)
             #expect(loaded.problems.isEmpty, "\(loaded.problems)")
-            #expect(loaded.configuration.modules.edgeProxy.enable && loaded.configuration.modules.edgeDNS.enable)
+            let modules = loaded.configuration.modules
+            #expect(modules.edgeProxy.enable && modules.edgeDNS.enable && modules.edgeTunnel.enable)
         }
     }
 
@@ -47,7 +48,7 @@ struct DeploymentTests {
         #expect(pod["serviceAccountName"]?.string == "edgemesh-agent" && pod["hostNetwork"]?.bool == true)
         let container = try #require(pod["containers"]?.array?.first)
         let variables = (container["env"]?.array ?? []).compactMap { $0["name"]?.string }
-        #expect(variables == ["NODE_NAME", "NAMESPACE"])
+        #expect(variables == ["NODE_NAME"])
         let mounts = container["volumeMounts"]?.array ?? []
         let volumes = (pod["volumes"]?.array ?? []).compactMap { $0["name"]?.string }
         #expect(mounts.compactMap { $0["name"]?.string } == volumes && !volumes.isEmpty)
@@ -55,6 +56,15 @@ struct DeploymentTests {
         let defaults = AgentConfiguration.defaults(.edge)
         #expect(paths.contains("/etc/edgemesh/config") && paths.contains(defaults.commonConfig.stateDir))
         #expect(paths.contains { defaults.commonConfig.adminSocket.hasPrefix($0 + "/") })
+        #expect(paths.contains(defaults.modules.edgeTunnel.psk.path))
+        for probe in ["readinessProbe", "livenessProbe"] {
+            let command = (container[probe]?["exec"]?["command"]?.array ?? []).compactMap(\.string)
+            #expect(
+                command.prefix(4) == [
+                    "/usr/local/bin/edgemesh", "probe", "--socket", defaults.commonConfig.adminSocket,
+                ]
+            )
+        }
     }
 
     @Test("each template of the chart is closed, and uses only values that there are", arguments: templates)
@@ -79,19 +89,5 @@ struct DeploymentTests {
         }
         #expect(depth == 0, "an if or with without its end")
         #expect(!text.contains("\t"))
-    }
-
-    /// The chart's own objects, as far as no value decides about them, are those of the manifests.
-    @Test("the chart's rights and mounts are those of the manifests")
-    func chartEqualsManifests() throws {
-        func text(_ path: String) throws -> String { try #require(DocumentationTests.read(path)) }
-        let rules = try text("deploy/manifests/01-rbac.yaml").split(separator: "\n").filter { $0.contains("[") }
-        let templateRules = try text("\(Self.chart)/templates/rbac.yaml").split(separator: "\n")
-        #expect(rules.allSatisfy { templateRules.contains($0) } && rules.count == 9)
-        let lines = try text("deploy/manifests/03-daemonset.yaml").split(separator: "\n").filter {
-            $0.contains("mountPath")
-        }
-        let template = try text("\(Self.chart)/templates/daemonset.yaml").split(separator: "\n")
-        #expect(lines.allSatisfy { template.contains($0) } && lines.count == 5)
     }
 }

@@ -6,7 +6,7 @@ import Testing
 extension ConfigurationEnvironment {
     /// An edge node called n1 on which just one kubeconfig exists.
     static var edge: ConfigurationEnvironment {
-        var environment = ConfigurationEnvironment(variables: ["NODE_NAME": "n1", "NAMESPACE": "kubeedge"])
+        var environment = ConfigurationEnvironment(variables: ["NODE_NAME": "n1"])
         environment.isReadable = { $0 == "/etc/kubeconfig" }
         return environment
     }
@@ -47,15 +47,13 @@ struct LoadingTests {
     @Test("names come from the file before the environment")
     func names() {
         var environment = ConfigurationEnvironment.edge
-        let socks = "modules: {edgeProxy: {socks5Proxy: {enable: true, namespace: mesh}}}"
         #expect(load("commonConfig: {nodeName: n2}").configuration.commonConfig.nodeName == "n2")
-        #expect(load(socks).configuration.modules.edgeProxy.socks5Proxy.namespace == "kubeedge")
         environment.nodeName = nil
-        environment.namespace = nil
         #expect(!load("kind: EdgeMeshAgent", environment).isUsable)
+        // The namespace of the agents is asked of nobody: nodes are reached by their names.
+        let socks = "modules: {edgeProxy: {socks5Proxy: {enable: true, namespace: mesh}}}"
         let given = load("commonConfig: {nodeName: n2}\n\(socks)", environment)
-        #expect(given.problems.isEmpty)
-        #expect(given.configuration.modules.edgeProxy.socks5Proxy.namespace == "mesh")
+        #expect(given.problems.isEmpty && given.configuration.modules.edgeProxy.socks5Proxy.enable)
         #expect(load("commonConfig: {nodeName: n2}", environment).isUsable)
     }
 
@@ -141,7 +139,12 @@ struct LoadingTests {
         var configuration = load("{}").configuration
         configuration.modules.edgeProxy.dialTimeout = .milliseconds(250)
         configuration.modules.edgeTunnel.relayNodes = [
-            .init(nodeName: "r", advertiseAddress: [IPv4Address(192, 0, 2, 1)])
+            .init(
+                nodeName: "r",
+                advertiseAddress: [
+                    .address(.v4(IPv4Address(192, 0, 2, 1))), .address(.v6(.loopback)), .name("relay-1.example.com"),
+                ]
+            )
         ]
         configuration.commonConfig.bridgeDeviceIPv6 = .loopback
         configuration.kubeAPIConfig.master = "http://10.0.0.1:8080"

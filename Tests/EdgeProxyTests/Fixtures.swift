@@ -42,6 +42,7 @@ func makeService(
     endpointPort: UInt16 = 8080,
     endpoints: [Endpoint],
     policy: LoadBalancingPolicy? = nil,
+    locality: LocalityPreference? = nil,
     isProxied: Bool = true,
     configure: (inout ServiceObject) throws -> Void = { _ in }
 ) throws -> Service {
@@ -56,6 +57,7 @@ func makeService(
         ],
         policy: policy,
         portPolicies: [:],
+        locality: locality,
         isProxied: isProxied
     )
 }

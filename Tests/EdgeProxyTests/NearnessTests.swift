@@ -1,4 +1,5 @@
 import KubeModel
+import LinuxNetwork
 import LoadBalancing
 import MeshCore
 import Testing
@@ -63,5 +64,55 @@ struct NearnessTests {
         planner.zone = "east"
         let service = ServiceObject(name: ObjectName(namespace: "shop", name: "web"))
         #expect(planner.nearest(try Self.endpoints(hints: hints), service).compactMap(\.endpoint.nodeName) == nodes)
+    }
+
+    // MARK: DestinationRule
+
+    private static func planned(_ locality: LocalityPreference, isRoutable: Bool) throws -> PlannedFrontend {
+        var planner = ServicePlanner(
+            nodeName: "a",
+            routableCIDRs: isRoutable ? [try #require(CIDR("10.1.0.0/16"))] : []
+        )
+        planner.zone = "east"
+        planner.regions = ["east": "right", "west": "left"]
+        let service = try makeService(
+            endpoints: try Self.endpoints().map(\.endpoint),
+            locality: locality
+        ) {
+            // The rule goes first.
+            $0.trafficDistribution = "PreferSameNode"
+        }
+        return try #require(planner.plan(service)?.frontends.first)
+    }
+
+    @Test("a DestinationRule's failover keeps to the zone, in the kernel if that reaches it")
+    func failover() throws {
+        let planned = try Self.planned(.failover([:]), isRoutable: true)
+        guard case .balance(let balancing) = planned.rule.action else {
+            Issue.record("the kernel does not balance: \(planned.reason)")
+            return
+        }
+        #expect(balancing.backends.map { "\($0.address)" } == ["10.1.0.1", "10.1.0.2"])
+    }
+
+    @Test("a DestinationRule's distribution weighs the endpoints, in user space: as the shares say")
+    func distribution() throws {
+        let pattern = { (text: String) in try #require(LocalityPattern(text)) }
+        let shares: [LocalityPreference.Share] = [
+            .init(to: try pattern("right/east/*"), weight: 75), .init(to: try pattern("left"), weight: 25),
+        ]
+        let planned = try Self.planned(.distribute([.init(from: try pattern("right/*"), to: shares)]), isRoutable: true)
+        #expect(planned.path == "user" && planned.reason.contains("localityLbSetting.distribute"))
+        let route = try #require(planned.route)
+        let balancer = RouteBalancer(route, seed: 1)
+        var counts: [String: Int] = [:]
+        for _ in 0..<800 {
+            let context = PickContext(client: try ip("10.0.0.1"), now: MonotonicTime(nanoseconds: 0))
+            let pick = try #require(balancer.begin(context))
+            counts[pick.endpoint.endpoint.nodeName ?? "", default: 0] += 1
+            balancer.end(pick)
+        }
+        // Smooth weighted round robin is exact over a whole turn: 3 to 3 to 2.
+        #expect(counts == ["a": 300, "b": 300, "c": 200])
     }
 }

@@ -87,11 +87,16 @@ struct StreamProxyTests {
         }
     }
 
-    @Test("connections above the bound are reset and counted; those below it are not touched")
-    func bound() async throws {
+    /// Each of these has two descriptors.
+    @Test(
+        "connections above a bound are reset and counted; those below it are not touched",
+        arguments: [(connections: 2, descriptors: 128), (20, 4)]
+    )
+    func bound(connections: Int, descriptors: Int) async throws {
         let server = try await Loopback.lateEcho("127.0.0.1")
         var limits = ProxyLimits()
-        limits.maximumConnections = 2
+        limits.maximumConnections = connections
+        limits.maximumDescriptors = descriptors
         let service = try Loopback.service(["127.0.0.1"], port: Loopback.port(server))
         try await Loopback.withProxy([service], limits: limits) { proxy, listeners, _, _ in
             let address = SocketAddress(listeners.tcpV4)

@@ -22,16 +22,21 @@ final class FakeTunnel: NodeTunneling {
     }
 
     let loop: any EventLoop
+    /// Whether it says before a dial where the stream will live, as one with a connection to the node does.
+    let tellsLoop: Bool
     let state = Mutex(State())
     private let sockets = EndpointDialer(reach: EndpointReach(nodeName: "elsewhere"), tunnel: nil)
 
-    init(loop: any EventLoop, refused: Set<String> = []) {
+    init(loop: any EventLoop, tellsLoop: Bool = false, refused: Set<String> = []) {
         self.loop = loop
+        self.tellsLoop = tellsLoop
         self.state.withLock { $0.refused = refused }
     }
 
     var targets: [TunnelTarget] { self.state.withLock { $0.targets } }
     var paths: [String: NodePath] { [:] }
+
+    func eventLoop(for node: String) -> (any EventLoop)? { self.tellsLoop ? self.loop : nil }
 
     private func open(
         _ target: TunnelTarget,
@@ -79,11 +84,15 @@ final class FakeTunnel: NodeTunneling {
 struct TunnelledFlowTests {
     private static let otherLoop = MultiThreadedEventLoopGroup.singleton.next()
 
-    @Test("a connection follows its stream to another loop, and loses no byte", arguments: [1, 3_000_000])
-    func moves(size: Int) async throws {
+    @Test(
+        "a connection follows its stream to another loop, and loses no byte",
+        arguments: [1, 3_000_000],
+        [false, true]
+    )
+    func moves(size: Int, isLoopKnown: Bool) async throws {
         let server = try await Loopback.lateEcho("127.0.0.1")
         let service = try Loopback.service(["127.0.0.1"], port: Loopback.port(server))
-        let tunnel = FakeTunnel(loop: Self.otherLoop)
+        let tunnel = FakeTunnel(loop: Self.otherLoop, tellsLoop: isLoopKnown)
         try await Loopback.withProxy([service], tunnel: tunnel) { proxy, listeners, _, _ in
             let sent = (0..<size).map { UInt8(truncatingIfNeeded: $0 &* 7) }
             // The kernel spreads connections over the listeners of all loops.
@@ -108,14 +117,15 @@ struct TunnelledFlowTests {
         try await server.close()
     }
 
-    @Test("what was read to find the hash key goes along")
-    func sniffedBytes() async throws {
+    @Test("what was read to find the hash key goes along", arguments: [false, true])
+    func sniffedBytes(isLoopKnown: Bool) async throws {
         let server = try await Loopback.lateEcho("127.0.0.1")
         let policy = LoadBalancingPolicy.consistentHash(
             ConsistentHashPolicy(key: .httpHeader("user-agent"), algorithm: .maglev(tableSize: 131))
         )
         let service = try Loopback.service(["127.0.0.1"], port: Loopback.port(server), policy: policy)
-        try await Loopback.withProxy([service], tunnel: FakeTunnel(loop: Self.otherLoop)) { _, listeners, _, _ in
+        let tunnel = FakeTunnel(loop: Self.otherLoop, tellsLoop: isLoopKnown)
+        try await Loopback.withProxy([service], tunnel: tunnel) { _, listeners, _, _ in
             let request = Array("GET / HTTP/1.1\r\nHost: web\r\nUser-Agent: curl\r\n\r\n".utf8)
             for _ in 0..<8 {
                 let exchange = try await Loopback.exchange(listeners.tcpV4, send: request, endOutput: true)
@@ -156,14 +166,14 @@ struct TunnelledFlowTests {
         try await serverChannel.close()
     }
 
-    @Test("a node without a path costs a dial, and nothing once the tunnel has told of it")
-    func unreachable() async throws {
+    @Test("a node without a path costs a dial, and nothing once the tunnel has told of it", arguments: [false, true])
+    func unreachable(isLoopKnown: Bool) async throws {
         let server = try await Loopback.lateEcho("127.0.0.3")
         let service = try makeService(
             endpointPort: Loopback.port(server),
             endpoints: [endpoint("127.0.0.2", node: "dead"), endpoint("127.0.0.3", node: "alive")]
         )
-        let tunnel = FakeTunnel(loop: Self.otherLoop, refused: ["dead"])
+        let tunnel = FakeTunnel(loop: Self.otherLoop, tellsLoop: isLoopKnown, refused: ["dead"])
         try await Loopback.withProxy([service], tunnel: tunnel) { proxy, listeners, _, _ in
             for _ in 0..<4 { #expect(try await self.isServed(listeners)) }
             #expect(await Loopback.total(proxy, \.dialsFailed) > 0)

@@ -43,13 +43,14 @@ extension FlowSocketTests {
 
         private static func service(
             _ settings: TunnelSettings,
+            catalog: ClusterCatalog = ClusterCatalog(),
             annotator: (any NodeAnnotating)? = nil
         ) -> EdgeTunnelService {
             var logger = Logger(label: "test")
             logger.logLevel = .critical
             return EdgeTunnelService(
                 settings: settings,
-                catalog: ClusterCatalog(),
+                catalog: catalog,
                 group: MultiThreadedEventLoopGroup.singleton,
                 annotator: annotator,
                 logger: logger
@@ -171,6 +172,60 @@ extension FlowSocketTests {
             identity.identity = .node(file: try Self.write("no-key", "nonsense"))
             error = await #expect(throws: EdgeTunnelError.self) { try await Self.service(identity).run() }
             #expect(error?.code == .identity)
+        }
+
+        private static func record(_ name: String, _ peer: PeerID) -> SourceEvent {
+            var record = NodeObject(name: name)
+            record.peerID = peer.description
+            return .upsert(.node(record))
+        }
+
+        /// The last good state on disk may be older than the revocation: it was written before, or its disk was full.
+        @Test(
+            "a key that is revoked stays so over a restart, whatever the last good state says, until the cluster names it anew"
+        )
+        func revocation() async throws {
+            mkdir(Self.folder, 0o700)
+            var settings = Self.settings("edge", key: nil)
+            settings.revocationsFile = "\(Self.folder)/revoked-\(UInt32.random(in: .min ... .max))"
+            let (old, new) = (KeyPair.generate(), KeyPair.generate().peerID)
+            let thief = try FlowFixture.host(identity: old)
+            try await thief.start()
+            func join(_ node: MeshNode) async throws {
+                let addresses = node.host.listenAddresses.filter { $0.ipAddress?.family == .v4 }
+                _ = try? await thief.connect(
+                    to: node.host.peerID,
+                    addresses: addresses,
+                    options: DialOptions(reuse: .never, onlyGivenAddresses: true, ignoreBackoff: true)
+                )
+            }
+            let catalog = ClusterCatalog()
+            try await Self.running([Self.service(settings, catalog: catalog)]) { nodes in
+                catalog.apply([Self.record("a", old.peerID)], from: .api)
+                try await eventually("it is the node") { nodes[0].directory.node(of: old.peerID) == "a" }
+                catalog.apply([Self.record("a", new)], from: .api)
+                try await eventually("it is revoked") { nodes[0].directory.isRevoked(old.peerID) }
+            }
+            let stale = ClusterCatalog()
+            stale.apply([Self.record("a", old.peerID)], from: .store)
+            try await Self.running([Self.service(settings, catalog: stale)]) { nodes in
+                let node = nodes[0]
+                #expect(node.directory.isRevoked(old.peerID))
+                try await join(node)
+                try await eventually("the thief is refused") { node.host.metrics.handshakesFailed == 1 }
+                try await eventually("the record is looked at") { node.directory.peer(of: "a") == nil }
+                #expect(node.directory.node(of: old.peerID) == nil && node.host.connections.isEmpty)
+                // The cluster itself says that the node has this key again.
+                stale.apply([Self.record("a", old.peerID)], from: .api)
+                try await eventually("it is the node") { node.directory.node(of: old.peerID) == "a" }
+                #expect(!node.directory.isRevoked(old.peerID))
+            }
+            try await Self.running([Self.service(settings)]) { nodes in
+                #expect(!nodes[0].directory.isRevoked(old.peerID))
+                try await join(nodes[0])
+                try await eventually("it is let in") { nodes[0].host.connections(to: old.peerID).count == 1 }
+            }
+            await thief.shutdown(deadline: .now())
         }
 
         @Test("a node with its own key writes its peer ID into the cluster's record, again after a failure")

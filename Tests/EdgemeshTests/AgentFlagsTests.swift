@@ -78,10 +78,4 @@ import Testing
             "\(error)".contains(words)
         }
     }
-
-    @Test func distancesAreSmallOnlyForTypingErrors() {
-        #expect(nearestName(to: "minconfg", among: ["minconfig", "defaultconfig"]) == "minconfig")
-        #expect(nearestName(to: "", among: ["help"]) == nil)
-        #expect(nearestName(to: "completely-different", among: ["help"]) == nil)
-    }
 }

@@ -28,6 +28,7 @@ import Testing
     @Test(arguments: [
         ["status", "--peers"], ["status", "--peers", "-o", "json", "--watch"], ["routes", "default/web"],
         ["routes", "web.default.svc.cluster.local", "-o", "json"], ["netcheck"], ["netcheck", "-o", "json"],
+        ["probe"], ["probe", "--live", "--socket", "/run/a.sock"],
     ])
     func rightUsageIsTaken(words: [String]) {
         #expect(throws: Never.self) { try EdgemeshCommand.parseAsRoot(words) }

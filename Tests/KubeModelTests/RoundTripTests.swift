@@ -192,6 +192,16 @@ struct RandomObjects {
         var rule = DestinationRuleObject(name: self.objectName(), host: self.name())
         if self.chance() { rule.loadBalancer = self.balancer() }
         for _ in 0..<self.number(0...2) { rule.portLoadBalancers[self.port()] = self.balancer() }
+        if self.chance() {
+            var locality = DestinationRuleObject.LocalitySetting()
+            locality.isEnabled = self.chance()
+            for _ in 0..<self.number(0...2) {
+                locality.distribute.append(.init(from: "\(self.name())/*", to: ["*": UInt32(self.number(0...100))]))
+            }
+            if self.chance() { locality.failover[self.name()] = self.name() }
+            if self.chance() { locality.failoverPriority = [self.name(), "a=b"] }
+            rule.locality = locality
+        }
         return rule
     }
 

@@ -82,7 +82,7 @@ extension EndToEnd {
             }
             try apply([31, 32, 33].filter { $0 != gone })
             try await self.node.waitForRow("\(path)-name", "two endpoints") { $0?["endpoints"]?.integer == 2 }
-            try await self.node.lab.wait(for: "the flow to move", within: .seconds(2)) {
+            try await self.node.lab.wait(for: "the flow to move") {
                 try socket.ask("who") != first
             }
             let second = try socket.ask("who")

@@ -156,6 +156,14 @@ extension NodeLab {
         try await self.lab.output(on: host ?? self.layout.client.name, ["sh", "-c", script], deadline: deadline)
     }
 
+    /// SYNs that a host has sent again since it was made, as the first had no answer within a second.
+    func repeatedSYNs(on host: String) async throws -> Int {
+        let lines = try await self.shell("grep ^TcpExt: /proc/net/netstat", on: host).split(separator: "\n")
+        let columns = lines.map { $0.split(separator: " ") }
+        let index = try #require(columns.first?.firstIndex(of: "TCPSynRetrans"))
+        return try #require(Int(columns[1][index]))
+    }
+
     /// The row of a service in `edgemesh status`.
     func row(_ service: String) async throws -> Document? {
         try await self.status()["services"]?.array?.first { $0["name"]?.string == service }

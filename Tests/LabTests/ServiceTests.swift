@@ -138,7 +138,7 @@ extension EndToEnd {
             }
             _ = try await self.node.curl("http://10.96.3.9/", times: 7)
             _ = try await self.node.curl("http://10.96.3.10/", times: 5)
-            try await self.node.lab.wait(for: "the calls to be counted", within: .seconds(15)) {
+            try await self.node.lab.wait(for: "the calls to be counted") {
                 let (kernel, user) = (
                     try await calls("counted-kernel", "kernel"), try await calls("counted-user", "user")
                 )

@@ -102,15 +102,4 @@ struct AffinityTests {
         balancer.update(policy: .roundRobin, affinityTimeout: nil)
         #expect(balancer.affinity == nil)
     }
-
-    @Test("nearest first: this node, then this zone, then the rest, each in its order")
-    func locality() {
-        let here = Locality(nodeName: "n1", zone: "a")
-        let places: [(Int, String?, String?)] = [
-            (0, "n2", "b"), (1, "n3", "a"), (2, "n1", "a"), (3, nil, nil), (4, "n1", nil), (5, nil, "a"),
-        ]
-        let ordered = here.nearestFirst(places) { ($0.1, $0.2) }.map { $0.0 }
-        #expect(ordered == [2, 4, 1, 5, 0, 3])
-        #expect(Locality(nodeName: "n9").tier(nodeName: nil, zone: nil) == .elsewhere)
-    }
 }

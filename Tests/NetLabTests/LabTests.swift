@@ -134,8 +134,8 @@ private func traces(of lab: String) -> [String] {
         try await lab.wait(for: "the lab to be cleaned") {
             try LabCleaner.clean(name) && LabState.load(name) == nil
         }
-        #expect(try await sleeper.exit(within: .seconds(1)) == .signalled(SIGKILL))
-        #expect(try await runaway.exit(within: .seconds(1)) == .signalled(SIGKILL))
+        #expect(try await sleeper.exit(within: .seconds(30)) == .signalled(SIGKILL))
+        #expect(try await runaway.exit(within: .seconds(30)) == .signalled(SIGKILL))
         #expect(traces(of: name) == [])
     }
 

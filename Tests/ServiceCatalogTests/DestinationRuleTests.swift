@@ -134,6 +134,51 @@ struct DestinationRuleTests {
         #expect(self.policy("d/web") == nil && self.catalog.snapshot.rejected.isEmpty)
     }
 
+    @Test("localities are taken over, and what cannot be meant is named")
+    func localities() throws {
+        func apply(_ change: (inout DestinationRuleObject.LocalitySetting) -> Void) {
+            var object = DestinationRuleObject(name: name("d/web"), host: "web")
+            var setting = DestinationRuleObject.LocalitySetting()
+            change(&setting)
+            object.locality = setting
+            self.catalog.apply([service("d/web").upsert, .upsert(.destinationRule(object))], from: .api)
+        }
+        func locality() -> LocalityPreference? { self.catalog.snapshot.service("d/web")?.locality }
+        apply { _ in }
+        #expect(locality() == .failover([:]) && self.policy("d/web") == nil)
+        apply { $0.failover = ["north": "south"] }
+        #expect(locality() == .failover(["north": "south"]))
+        apply { $0.isEnabled = false }
+        #expect(locality() == nil && self.catalog.snapshot.rejected.isEmpty)
+        apply { $0.failoverPriority = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone=z1"] }
+        #expect(locality() == .priority([.init(label: .region), .init(label: .zone, value: "z1")]))
+        apply { $0.distribute = [.init(from: "north/*", to: ["north/*": 90, "south": 10])] }
+        guard case .distribute(let entries) = locality() else {
+            Issue.record("no distribution: \(String(describing: locality()))")
+            return
+        }
+        #expect(entries.map { $0.to.map(\.weight) } == [[90, 10]])
+        let wrong: [(field: String, change: (inout DestinationRuleObject.LocalitySetting) -> Void)] = [
+            ("distribute[0].to", { $0.distribute = [.init(from: "*", to: ["north": 99])] }),
+            ("distribute[0].to", { $0.distribute = [.init(from: "*", to: ["a//b": 100])] }),
+            ("distribute[0].from", { $0.distribute = [.init(from: "*/a", to: ["north": 100])] }),
+            ("failoverPriority[1]", { $0.failoverPriority = ["kubernetes.io/hostname", "app"] }),
+            (
+                "localityLbSetting",
+                { setting in
+                    setting.distribute = [.init(from: "*", to: ["*": 100])]
+                    setting.failover = ["a": "b"]
+                }
+            ),
+        ]
+        for (field, change) in wrong {
+            apply(change)
+            let rejection = try #require(self.catalog.snapshot.rejection(.destinationRule, "d/web"))
+            #expect(rejection.field.hasSuffix(field), "\(rejection)")
+            #expect(locality() == nil)
+        }
+    }
+
     @Test("a refused rule does not stand in the way of a good one")
     func refusedGivesWay() {
         self.catalog.apply(

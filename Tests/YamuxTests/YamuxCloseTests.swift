@@ -19,6 +19,20 @@ import Testing
         #expect(peer.side.isEmpty)
     }
 
+    /// As glue does that has passed the end on: nothing is left to wait for.
+    @Test func aStreamThatIsClosedAtThePeersEndDoesNotLinger() throws {
+        let peer = try RawPeer(.client)
+        let stream = try peer.side.open()
+        stream.onInputClosed = { $0.close(promise: nil) }
+        stream.write([1])
+        stream.channel?.close(mode: .output, promise: nil)
+        #expect(try peer.send() == [.data(1, [1], .syn), .update(1, .fin)])
+        #expect(try peer.send(.update(1, [.ack, .fin])) == [])
+        #expect((stream.inactive, stream.inputClosed, stream.errors.count) == (1, 1, 0))
+        #expect(peer.side.isEmpty)
+        #expect(peer.side.handler.lingering.isEmpty)
+    }
+
     @Test func dataForAClosedStreamIsAnsweredByReset() throws {
         let peer = try RawPeer(.client)
         let stream = try peer.side.open()

@@ -19,13 +19,7 @@ struct Rendezvous: Sendable {
     func run() async {
         var pauses = Self.pauses[...]
         while !Task.isCancelled {
-            let timer = self.loop.scheduleTask(in: pauses.popFirst() ?? Self.laterPause) {}
-            await withTaskCancellationHandler {
-                _ = try? await timer.futureResult.get()
-            } onCancel: {
-                timer.cancel()
-            }
-            guard !Task.isCancelled else { return }
+            guard await self.loop.pause(pauses.popFirst() ?? Self.laterPause) else { return }
             do {
                 // What is found is told as events of the host.
                 _ = try await self.dht.findPeers(rendezvous: self.name)
@@ -34,5 +28,23 @@ struct Rendezvous: Sendable {
                 self.logger.debug("nobody was met in the DHT", metadata: ["error": "\(error)"])
             }
         }
+    }
+}
+
+extension EventLoop {
+    /// Lets some time pass, by the loop's clock.
+    /// - Returns: false if the task was cancelled meanwhile, or the loop has ended.
+    func pause(_ time: TimeAmount) async -> Bool {
+        let timer = self.scheduleTask(in: time) {}
+        do {
+            try await withTaskCancellationHandler {
+                try await timer.futureResult.get()
+            } onCancel: {
+                timer.cancel()
+            }
+        } catch {
+            return false
+        }
+        return !Task.isCancelled
     }
 }

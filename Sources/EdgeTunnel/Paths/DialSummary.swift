@@ -22,11 +22,11 @@ enum DialSummary {
     private static func text(_ attempt: DialAttempt, name: (PeerID) -> String?) -> String {
         let reason =
             switch attempt.error {
-            case let error as LibP2PError: error.message
+            case let error as LibP2PError: error.description
             case let error as LibP2PRelayError: error.message
             default: "\(attempt.error)"
             }
-        let brief = reason.utf8.count > 120 ? "\(reason.prefix(120))…" : reason
+        let brief = reason.utf8.count > 240 ? "\(reason.prefix(240))…" : reason
         guard let relay = attempt.address.relay?.address.peerID else { return "\(attempt.address): \(brief)" }
         return "by relay \(name(relay) ?? relay.description): \(brief)"
     }

@@ -15,7 +15,11 @@ struct NodeRecord {
         /// For the first connection, until the node counts as down though the dial goes on.
         var connectGrace: TimeAmount = .seconds(5)
         var retryBase: Duration = .seconds(1)
+        /// Between tries to reach a node that was lost not long ago, and one that was lost long ago.
+        var soonRetryCap: Duration = .seconds(2)
         var retryCap: Duration = .seconds(30)
+        /// For how long a loss is not long ago.
+        var soon: TimeAmount = .minutes(5)
         /// A node that was found to be down so shortly ago is not dialled again on demand.
         var freshFailure: TimeAmount = .seconds(1)
     }
@@ -28,7 +32,10 @@ struct NodeRecord {
     private(set) var isDialling = false
     private var lastUsed: NIODeadline?
     private var lastFailure: NIODeadline?
-    private var retry: Backoff
+    /// Tries that failed since it was last connected.
+    private(set) var failedDials = 0
+    private var soonRetry: Backoff
+    private var lateRetry: Backoff
     private var retryAt: NIODeadline?
     private var graceEnd: NIODeadline?
     private var outcomes = ProbeOutcomes()
@@ -36,7 +43,8 @@ struct NodeRecord {
     init(_ configuration: Configuration, now: NIODeadline) {
         self.configuration = configuration
         self.since = now
-        self.retry = Backoff(base: configuration.retryBase, cap: configuration.retryCap)
+        self.soonRetry = Backoff(base: configuration.retryBase, cap: configuration.soonRetryCap)
+        self.lateRetry = Backoff(base: configuration.soonRetryCap, cap: configuration.retryCap)
     }
 
     // MARK: Use
@@ -63,7 +71,9 @@ struct NodeRecord {
         self.state = .up
         self.kind = kind
         self.problem = nil
-        self.retry.reset()
+        self.failedDials = 0
+        self.soonRetry.reset()
+        self.lateRetry.reset()
         self.lastFailure = nil
         self.retryAt = nil
         self.graceEnd = nil
@@ -105,13 +115,17 @@ struct NodeRecord {
         guard self.state != .up else { return }
         self.fall(problem, now)
         self.lastFailure = now
-        self.retryAt = now + .nanoseconds(self.retry.next(using: &generator).saturatedNanoseconds)
+        self.failedDials += 1
+        let isSoon = now < self.since + self.configuration.soon
+        let pause = isSoon ? self.soonRetry.next(using: &generator) : self.lateRetry.next(using: &generator)
+        self.retryAt = now + .nanoseconds(pause.saturatedNanoseconds)
     }
 
     /// There is reason to hope: the node was seen, or the network has changed.
     mutating func hurry(now: NIODeadline) {
         guard self.state == .down || self.state == .connecting else { return }
-        self.retry.reset()
+        self.soonRetry.reset()
+        self.lateRetry.reset()
         self.lastFailure = nil
         self.retryAt = now
     }

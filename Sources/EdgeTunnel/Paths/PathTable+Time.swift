@@ -11,6 +11,8 @@ extension PathTable {
         var dials: [PeerID] = []
         var pings: [Connection] = []
         var dead: [Connection] = []
+        /// Whose peers came under suspicion, or are beyond it.
+        var judged: [(connection: Connection, isSuspect: Bool)] = []
     }
 
     /// Looks at all nodes: whom to dial, whom to ask for a sign of life, whom to give up. On the loop.
@@ -46,6 +48,7 @@ extension PathTable {
         }
         for connection in work.pings { self.ping(connection) }
         for peer in work.dials { self.redial(peer) }
+        for judged in work.judged { self.judge(judged.connection, isSuspect: judged.isSuspect) }
         self.publish()
         self.schedule()
     }
@@ -59,21 +62,39 @@ extension PathTable {
     ) {
         guard let liveness else {
             entry.probes = [:]
+            work.judged += open.filter(\.isSuspect).map { ($0, false) }
             return
         }
         let ids = Set(open.map(\.id))
         entry.probes = entry.probes.filter { ids.contains($0.key) }
         for connection in open {
-            let reads = connection.receivedReads
-            var probe =
-                entry.probes[connection.id] ?? LivenessProbe(liveness, reads: reads, now: now)
-            switch probe.look(reads: reads, now: now) {
+            var probe = entry.probes[connection.id] ?? LivenessProbe(liveness, now: now)
+            let signs = LivenessProbe.Signs(
+                heard: connection.lastHeard,
+                sent: connection.lastSent,
+                roundTrip: connection.roundTripTime
+            )
+            switch probe.look(signs, now: now) {
             case .wait: break
             case .ping: work.pings.append(connection)
             case .dead: work.dead.append(connection)
             }
+            if probe.isSuspect != connection.isSuspect { work.judged.append((connection, probe.isSuspect)) }
             entry.probes[connection.id] = probe
         }
+    }
+
+    /// New flows avoid a connection whose peer does not answer; the open ones wait until it does, or is given up.
+    private func judge(_ connection: Connection, isSuspect: Bool) {
+        let peer = connection.remotePeer
+        connection.suspect(isSuspect)
+        self.state.withLock { state in
+            if isSuspect {
+                state.counters.suspicions += 1
+                state.entries[peer]?.lastWords = "the peer gave no sign of life when it was asked"
+            }
+        }
+        self.refresh(peer)
     }
 
     private func ping(_ connection: Connection) {
@@ -86,6 +107,7 @@ extension PathTable {
                 if !isAnswered { state.counters.probesLost += 1 }
                 state.entries[connection.remotePeer]?.record.probed(isAnswered: isAnswered)
             }
+            if isAnswered, connection.isSuspect { self.loop.execute { self.tick() } }
         }
     }
 
@@ -94,7 +116,9 @@ extension PathTable {
         let now = self.loop.now
         let due = self.state.withLock { state -> NIODeadline? in
             guard state.isRunning else { return nil }
-            var due = now + state.liveness.interval
+            // Where nobody is looked after, there is little to see.
+            let isWatching = state.entries.values.contains { !$0.probes.isEmpty }
+            var due = now + (isWatching ? state.liveness.interval : state.liveness.quiet)
             for entry in state.entries.values {
                 if let wake = entry.record.wakeTime { due = min(due, wake) }
                 for probe in entry.probes.values { due = min(due, probe.wakeTime) }

@@ -15,8 +15,12 @@ final class PathTable: Sendable {
         var liveness = LivenessProbe.Configuration()
         /// For a node to be reached by any path, however long the caller waits for it.
         var dialTimeout: TimeAmount = .seconds(20)
-        /// The same in the background, where the next try is not far.
-        var redialTimeout: TimeAmount = .seconds(10)
+        /// The same in the background, where the next try is not far: short, as a new try sends at once what the kernel would send
+        /// again late, and now and then long enough for ways of many slow round trips.
+        var redialTimeout: TimeAmount = .seconds(4)
+        var longRedialTimeout: TimeAmount = .seconds(10)
+        /// Of so many tries one is long.
+        var triesToLongRedial = 3
         /// Nodes that are kept; beyond, idle ones are forgotten.
         var maximumNodes = 8192
         /// Nodes that are dialled anew at once.
@@ -25,11 +29,15 @@ final class PathTable: Sendable {
         var forgetAfter: TimeAmount = .minutes(10)
         /// For how long peers are watched after the network has changed.
         var watchAfterChange: TimeAmount = .seconds(10)
+        /// Between two times that the return of one node is taken for a hope of all that are down.
+        var hopeInterval: TimeAmount = .seconds(10)
     }
 
     struct Counters: Sendable, Hashable {
         var probesSent: UInt64 = 0
         var probesLost: UInt64 = 0
+        /// Connections that new flows avoided for a time, as their peers did not answer.
+        var suspicions: UInt64 = 0
         /// Connections that were closed because nothing was heard.
         var connectionsGivenUp: UInt64 = 0
         var dials: UInt64 = 0
@@ -51,6 +59,7 @@ final class PathTable: Sendable {
         var entries: [PeerID: Entry] = [:]
         var counters = Counters()
         var redials = 0
+        var hopedAt: NIODeadline?
         var timer: Scheduled<Void>?
         var isRunning = false
         var liveness: LivenessProbe.Configuration
@@ -145,12 +154,17 @@ final class PathTable: Sendable {
     ) -> EventLoopFuture<Connection> {
         let now = self.loop.now
         let best = self.host.bestConnection(to: peer)
-        let problem = self.state.withLock { state -> String? in
-            guard self.admit(peer, in: &state, now: now) else { return nil }
+        let (problem, isNew) = self.state.withLock { state -> (String?, Bool) in
+            guard self.admit(peer, in: &state, now: now) else { return (nil, false) }
+            let isNew = state.entries[peer]?.probes.isEmpty == true
             state.entries[peer]?.record.used(now: now)
-            return best == nil ? state.entries[peer]?.record.freshFailure(now: now) : nil
+            return (best == nil ? state.entries[peer]?.record.freshFailure(now: now) : nil, isNew)
         }
-        if let best { return best.eventLoop.makeSucceededFuture(best) }
+        if let best {
+            // It is looked after from now on.
+            if isNew { self.loop.execute { self.tick() } }
+            return best.eventLoop.makeSucceededFuture(best)
+        }
         if let problem { return loop.makeFailedFuture(Self.noPath(node, problem)) }
         let dialled = self.dial(peer)
         let promise = dialled.eventLoop.makePromise(of: Connection.self)
@@ -176,20 +190,18 @@ final class PathTable: Sendable {
 
     private func dial(_ peer: PeerID, isRedial: Bool = false) -> EventLoopFuture<Connection> {
         let now = self.loop.now
-        let isFirst = self.state.withLock { state in
-            guard state.entries[peer]?.record.dialStarted(now: now) == true else { return false }
+        let (isFirst, timeout) = self.state.withLock { state in
+            let timeout = isRedial ? self.redialTimeout(state.entries[peer]?.record) : self.configuration.dialTimeout
+            guard state.entries[peer]?.record.dialStarted(now: now) == true else { return (false, timeout) }
             state.counters.dials += 1
             if isRedial { state.redials += 1 }
-            return true
+            return (true, timeout)
         }
         let dialled: EventLoopFuture<Connection> = self.host.connect(
             to: peer,
-            addresses: self.relays.circuits(to: peer),
+            addresses: self.relays.circuits(to: peer, avoiding: self.suspectRelays(to: peer)),
             // The table has its own pace, and a node that comes back is to be found at once.
-            options: DialOptions(
-                ignoreBackoff: true,
-                timeout: isRedial ? self.configuration.redialTimeout : self.configuration.dialTimeout
-            )
+            options: DialOptions(ignoreBackoff: true, timeout: timeout)
         )
         guard isFirst else { return dialled }
         dialled.whenComplete { result in
@@ -200,6 +212,16 @@ final class PathTable: Sendable {
         // So that it counts as down in time.
         if self.loop.inEventLoop { self.schedule() } else { self.loop.execute { self.schedule() } }
         return dialled
+    }
+
+    private func redialTimeout(_ record: NodeRecord?) -> TimeAmount {
+        let isLong = ((record?.failedDials ?? 0) + 1).isMultiple(of: self.configuration.triesToLongRedial)
+        return isLong ? self.configuration.longRedialTimeout : self.configuration.redialTimeout
+    }
+
+    /// Those by which a peer was reached that does not answer: either of the two may be gone.
+    private func suspectRelays(to peer: PeerID) -> Set<PeerID> {
+        Set(self.host.connections(to: peer).filter(\.isSuspect).compactMap(\.remoteAddress.relay?.address.peerID))
     }
 
     private func dialled(_ peer: PeerID, _ result: Result<Connection, any Error>, isRedial: Bool) {
@@ -247,7 +269,19 @@ final class PathTable: Sendable {
         if change.before != change.after {
             self.logger.debug("a path has changed", metadata: ["node": "\(node)", "state": "\(change.after)"])
         }
+        if change.before == .down, change.after == .up { self.hope() }
         if change.after == .up { self.publish() } else { self.tick() }
+    }
+
+    /// One node is back: what kept it away may have kept away others, this node's own uplink first of all.
+    private func hope() {
+        let now = self.loop.now
+        self.state.withLock { state in
+            if let last = state.hopedAt, last + self.configuration.hopeInterval > now { return }
+            state.hopedAt = now
+            for peer in state.entries.keys { state.entries[peer]?.record.hurry(now: now) }
+        }
+        self.schedule()
     }
 
     func hurry(_ peer: PeerID) {
@@ -276,7 +310,10 @@ final class PathTable: Sendable {
         self.state.withLock { $0.counters.networkChanges += 1 }
         let open = self.host.connections
         let lost = open.filter { connection in
-            guard !connection.isRelayed, let local = connection.localAddress.ipAddress else { return false }
+            // Link-local addresses are in no list; whether one is lost, liveness tells.
+            guard !connection.isRelayed, !connection.localAddress.isLinkLocal,
+                let local = connection.localAddress.ipAddress
+            else { return false }
             return !local.isLoopback && !addresses.contains(local)
         }
         // Peers cannot be told, and circuits end with their relay's connection. Those that used this node wait for it: a new
@@ -330,7 +367,7 @@ final class PathTable: Sendable {
         let now = self.loop.now
         for connection in connections where connection.isOpen {
             self.state.withLock { state in
-                var probe = LivenessProbe(state.liveness, reads: connection.receivedReads, now: now)
+                var probe = LivenessProbe(state.liveness, now: now)
                 probe.suspect(now: now)
                 state.entries[connection.remotePeer]?.probes[connection.id] = probe
             }

@@ -57,12 +57,7 @@ struct NodeRecordPublisher: Sendable {
                     )
                 }
             }
-            let timer = self.loop.scheduleTask(in: pause) {}
-            await withTaskCancellationHandler {
-                _ = try? await timer.futureResult.get()
-            } onCancel: {
-                timer.cancel()
-            }
+            guard await self.loop.pause(pause) else { return }
         }
     }
 

@@ -1,6 +1,7 @@
 import DequeModule
 import HashTreeCollections
 import KubeModel
+import MeshCore
 import Multiformats
 import PeerIdentity
 import Synchronization
@@ -11,9 +12,14 @@ import Synchronization
 /// away is revoked. What is known stays while the cloud is away. Any thread.
 final class PeerDirectory: PeerNaming {
     static let maximumRevoked = 4096
+    /// A gateway's peer is named after its node, with this behind it.
+    static let gatewaySuffix = "-gateway"
+    private static let namesTold = 8
 
     private struct State {
         var nodes: TreeDictionary<String, NodeObject> = [:]
+        /// Those of an earlier run, which nobody has confirmed yet.
+        var stored: TreeSet<String> = []
         /// Nodes of the catalog whose key is to be derived.
         var pending = Deque<String>()
         /// By the record; nil if it is no peer ID, which proves nobody.
@@ -33,6 +39,8 @@ final class PeerDirectory: PeerNaming {
         var problems: [String] = []
         /// There are names to derive.
         var isPending = false
+        /// Other peers are revoked than before.
+        var isRevocationChanged = false
     }
 
     private let ownName: String
@@ -40,12 +48,17 @@ final class PeerDirectory: PeerNaming {
     private let maximumLearned: Int
     private let state = Mutex(State())
 
-    /// - Parameter maximumLearned: names beyond those of the catalog that are remembered, such as those of gateways.
-    init(ownName: String, ownPeer: PeerID, maximumLearned: Int = 4096) {
+    /// - Parameters:
+    ///   - revoked: those of an earlier run, the oldest first.
+    ///   - maximumLearned: names beyond those of the catalog that are remembered, such as those of gateways.
+    init(ownName: String, ownPeer: PeerID, revoked: [PeerID] = [], maximumLearned: Int = 4096) {
         self.maximumLearned = maximumLearned
         self.ownName = ownName
         self.ownPeer = ownPeer
-        self.state.withLock { $0.names[ownPeer] = ownName }
+        self.state.withLock { state in
+            state.names[ownPeer] = ownName
+            for peer in revoked { Self.revoke(peer, in: &state) }
+        }
     }
 
     // MARK: Naming
@@ -71,10 +84,32 @@ final class PeerDirectory: PeerNaming {
         self.state.withLock { $0.names[peer] }
     }
 
+    /// Why a name cannot be a node's, with the one that is most likely meant; nil if it may be one. Without the nodes of a cluster any
+    /// name may.
+    func complaint(about name: String) -> String? {
+        self.state.withLock { state in
+            let node = name.hasSuffix(Self.gatewaySuffix) ? String(name.dropLast(Self.gatewaySuffix.count)) : name
+            let isKnown = [name, node].contains {
+                $0 == self.ownName || state.nodes[$0] != nil || state.derived[$0] != nil || state.recorded[$0] != nil
+            }
+            guard !isKnown, !state.nodes.isEmpty else { return nil }
+            let names = Set(state.nodes.keys).union(state.names.values)
+            if let nearest = nearestName(to: name, among: names) {
+                return "no node '\(name)' is known; did you mean '\(nearest)'?"
+            }
+            let some = names.sorted().prefix(Self.namesTold).joined(separator: ", ")
+            return "no node '\(name)' is known; known are \(some)"
+                + (names.count > Self.namesTold ? " and \(names.count - Self.namesTold) more" : "")
+        }
+    }
+
     /// A key that was a node's by the cluster's record, and is not any more.
     func isRevoked(_ peer: PeerID) -> Bool {
         self.state.withLock { $0.revoked.contains(peer) }
     }
+
+    /// All of them, the oldest first.
+    var revokedPeers: [PeerID] { self.state.withLock { state in Array(state.revocations) } }
 
     /// The peer that the cluster's record says this node is.
     var ownRecord: String? { self.state.withLock { $0.nodes[self.ownName]?.peerID } }
@@ -82,24 +117,31 @@ final class PeerDirectory: PeerNaming {
     // MARK: Cluster
 
     /// Takes in the nodes of the catalog.
+    /// - Parameter stored: those that only the last good state on disk tells of. Their records may be older than a revocation, and
+    ///   do not end it.
     /// - Returns: nil if they are as they were.
-    func update(_ nodes: TreeDictionary<String, NodeObject>) -> Change? {
+    func update(_ nodes: TreeDictionary<String, NodeObject>, stored: TreeSet<String> = []) -> Change? {
         self.state.withLock { state in
-            guard state.nodes != nodes else { return nil }
+            guard state.nodes != nodes || state.stored != stored else { return nil }
             var change = Change()
-            let before = state.nodes
-            state.nodes = nodes
+            let (before, storedBefore, revokedBefore) = (state.nodes, state.stored, state.revoked)
+            (state.nodes, state.stored) = (nodes, stored)
             for (name, node) in before where nodes[name] == nil {
                 self.forget(node, in: &state, &change)
             }
             // In order, so that of two that claim one peer the same one has it on every node.
             for (name, node) in nodes.sorted(by: { $0.key < $1.key }) where name != self.ownName {
                 let known = before[name]
-                guard known == nil || known?.peerID != node.peerID else { continue }
-                if let known, known.peerID != nil { self.forget(known, in: &state, &change) }
+                if let known, known.peerID == node.peerID {
+                    let isConfirmed = storedBefore.contains(name) && !stored.contains(name)
+                    guard isConfirmed, node.peerID != nil else { continue }
+                } else if let known, known.peerID != nil {
+                    self.forget(known, in: &state, &change)
+                }
                 self.take(node, in: &state, &change)
             }
             change.isPending = !state.pending.isEmpty
+            change.isRevocationChanged = state.revoked != revokedBefore
             return change
         }
     }
@@ -139,8 +181,15 @@ final class PeerDirectory: PeerNaming {
             state.recorded[node.name] = .some(nil)
             return
         }
+        guard !state.stored.contains(node.name) || !state.revoked.contains(peer) else {
+            change.problems.append(
+                "node \(node.name): the last good state names a peer that was revoked since; it waits for the cluster's word"
+            )
+            state.recorded[node.name] = .some(nil)
+            return
+        }
         state.names[peer] = node.name
-        state.revoked.remove(peer)
+        if state.revoked.remove(peer) != nil { state.revocations.removeAll { $0 == peer } }
         change.revoked.remove(peer)
     }
 

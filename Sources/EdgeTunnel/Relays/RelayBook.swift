@@ -98,9 +98,13 @@ final class RelayBook: Sendable {
     func roundTripTime(of peer: PeerID) -> TimeAmount? { self.state.withLock { $0.roundTrips[peer] } }
 
     /// The ways to a peer through every relay, the nearest relay first; one address of each before the second of any.
-    func circuits(to peer: PeerID) -> [Multiaddr] {
+    /// - Parameter avoided: relays that come last.
+    func circuits(to peer: PeerID, avoiding avoided: Set<PeerID> = []) -> [Multiaddr] {
         let (relays, times) = self.state.withLock { ($0.configured + $0.volunteers, $0.roundTrips) }
         let nearest = relays.enumerated().filter { $0.element.peer != peer }.sorted { one, other in
+            if avoided.contains(one.element.peer) != avoided.contains(other.element.peer) {
+                return avoided.contains(other.element.peer)
+            }
             let (near, far) = (times[one.element.peer], times[other.element.peer])
             if near != far { return near ?? .nanoseconds(.max) < far ?? .nanoseconds(.max) }
             return one.offset < other.offset

@@ -88,7 +88,8 @@ final class DatagramGlue {
             context.fireUserInboundEventTriggered(event)
         }
 
-        func errorCaught(context: ChannelHandlerContext, error: any Error) { self.glue.end() }
+        // The peer has reset the stream, or does not keep to its form: nothing more is said on it.
+        func errorCaught(context: ChannelHandlerContext, error: any Error) { self.glue.end(failed: true) }
 
         func channelInactive(context: ChannelHandlerContext) {
             self.glue.end()

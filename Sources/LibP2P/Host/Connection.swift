@@ -15,6 +15,7 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
 
     struct State {
         var isDraining = false
+        var isSuspect = false
         var isClosed = false
         var streams = 0
         var roundTripTime: TimeAmount?
@@ -44,7 +45,8 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
     let streams: NIOLoopBound<any StreamMultiplexer>
     let host: Host
     let state: Mutex<State>
-    let reads = Atomic<UInt64>(0)
+    private let heardAt: Atomic<UInt64>
+    private let sentAt: Atomic<UInt64>
 
     init(
         id: UInt64,
@@ -67,6 +69,8 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
         self.channel = raw.channel
         self.eventLoop = raw.channel.eventLoop
         self.opened = raw.channel.eventLoop.now
+        self.heardAt = Atomic(self.opened.uptimeNanoseconds)
+        self.sentAt = Atomic(self.opened.uptimeNanoseconds)
         self.streams = NIOLoopBound(multiplexer, eventLoop: raw.channel.eventLoop)
         self.host = host
         self.state = Mutex(
@@ -102,8 +106,23 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
     /// The last measured round trip, by ping or by the multiplexer.
     public var roundTripTime: TimeAmount? { self.state.withLock { $0.roundTripTime } }
 
-    /// Grows whenever bytes come from the peer, whatever they are: a sign of life that costs nothing.
-    public var receivedReads: UInt64 { self.reads.load(ordering: .relaxed) }
+    /// When bytes last came from the peer, whatever they were: a sign of life that costs nothing.
+    public var lastHeard: NIODeadline { .uptimeNanoseconds(self.heardAt.load(ordering: .relaxed)) }
+
+    /// When bytes last left for the peer. If nothing came since, it may owe an answer.
+    public var lastSent: NIODeadline { .uptimeNanoseconds(self.sentAt.load(ordering: .relaxed)) }
+
+    func heard() { self.heardAt.store(self.eventLoop.now.uptimeNanoseconds, ordering: .relaxed) }
+    func sent() { self.sentAt.store(self.eventLoop.now.uptimeNanoseconds, ordering: .relaxed) }
+
+    /// Somebody doubts that the peer is still there: new streams take another connection, which is dialled if there is none, and
+    /// those that are open wait for what comes.
+    public var isSuspect: Bool { self.state.withLock { $0.isSuspect } }
+
+    public func suspect(_ isSuspect: Bool) { self.state.withLock { $0.isSuspect = isSuspect } }
+
+    /// Whether new streams are to use it.
+    public var takesStreams: Bool { self.state.withLock { !$0.isClosed && !$0.isDraining && !$0.isSuspect } }
 
     /// What the peer has told on this connection.
     public var identification: Identification? { self.state.withLock { $0.identification } }

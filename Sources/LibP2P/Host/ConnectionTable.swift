@@ -45,8 +45,6 @@ struct ConnectionTable {
 }
 
 extension Connection {
-    var takesStreams: Bool { self.state.withLock { !$0.isClosed && !$0.isDraining } }
-
     /// The lower the better.
     var rank: Int { self.isLimited ? 2 : self.isRelayed ? 1 : 0 }
 

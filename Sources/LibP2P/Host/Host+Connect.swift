@@ -17,11 +17,14 @@ extension Host {
         guard peer != self.peerID else {
             return self.clock.makeFailedFuture(LibP2PError(code: .selfDial, message: "\(peer) is this host itself"))
         }
-        if !options.onlyGivenAddresses { self.peers.add(addresses, to: peer, lifetime: .temporary) }
+        if !options.onlyGivenAddresses, !addresses.isEmpty { self.peers.add(addresses, to: peer, lifetime: .temporary) }
         let isJoinable =
             options.reuse != .never && !options.onlyGivenAddresses && options.simultaneousOpen == nil
             && options.eventLoop == nil
         let key = HostState.DialKey(peer: peer, directOnly: options.directOnly || options.reuse == .direct)
+        if options.reuse != .never, let connection = self.connection(to: peer, directOnly: options.reuse == .direct) {
+            return connection.eventLoop.makeSucceededFuture(connection)
+        }
         // Made before it is known whether they are needed, as nothing is called under the lock.
         let loop = options.eventLoop ?? self.loop(of: addresses + self.peers.addresses(of: peer)) ?? self.group.next()
         let promise = loop.makePromise(of: Connection.self)
@@ -119,6 +122,14 @@ extension Host {
     }
 
     // MARK: For dials
+
+    /// One that a new stream may take.
+    private func connection(to peer: PeerID, directOnly: Bool) -> Connection? {
+        self.state.withLock { state in
+            guard state.phase == .running else { return nil }
+            return state.connections.best(to: peer, allowLimited: true, directOnly: directOnly)
+        }
+    }
 
     /// Where a circuit that `addresses` lead through will live: on the loop of the connection to its relay. Without one, on
     /// a loop that is the relay's own, so that the circuits of many dials share one connection.

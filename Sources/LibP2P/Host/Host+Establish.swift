@@ -93,7 +93,8 @@ extension Host {
         let slot = ConnectionSlot()
         var events = YamuxEvents()
         events.goAwayReceived = { _ in slot.connection?.state.withLock { $0.isDraining = true } }
-        events.received = { slot.connection?.reads.add(1, ordering: .relaxed) }
+        events.received = { slot.connection?.heard() }
+        events.sent = { slot.connection?.sent() }
         events.isTrusted = {
             slot.connection.map { self.connectionManager.isProtected($0.remotePeer) } ?? false
         }

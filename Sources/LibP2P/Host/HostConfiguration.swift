@@ -62,6 +62,11 @@ public struct HostConfiguration: Sendable {
     /// - Parameter capacity: what the host is to carry; its limits and water marks follow from it.
     public init(listenAddresses: [Multiaddr] = [], capacity: HostCapacity = HostCapacity()) {
         self.listenAddresses = listenAddresses
+        self.fit(capacity)
+    }
+
+    /// Sets the limits and water marks that follow from what the host is to carry.
+    public mutating func fit(_ capacity: HostCapacity) {
         self.limits = ResourceLimits(capacity: capacity)
         self.connectionManager.highWater = capacity.peers
         self.connectionManager.lowWater = capacity.peers / 8 * 7

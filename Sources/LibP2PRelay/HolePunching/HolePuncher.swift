@@ -185,7 +185,9 @@ public final class HolePuncher: Sendable {
         }
         self.state.withLock { $0.progress[relayed.id] = relayed.isOpen ? .done : nil }
         var failure: (any Error)?
+        let loop = relayed.eventLoop
         for number in 0..<self.configuration.tries {
+            let began = loop.now
             do {
                 let role = self.role(for: identification, try: number)
                 let direct = try await self.punch(relayed, run, role: role)
@@ -196,6 +198,11 @@ public final class HolePuncher: Sendable {
                 failure = error
             }
             guard relayed.isOpen else { break }
+            // Refused at once, by a peer that is still busy with a hole to where this host was before: not for long.
+            let rest = began + .nanoseconds(self.configuration.punchTimeout.nanoseconds / 2) - loop.now
+            if rest > .zero, number + 1 < self.configuration.tries {
+                try await loop.scheduleTask(in: rest) {}.futureResult.get()
+            }
         }
         self.state.withLock { $0.metrics.failed += 1 }
         throw LibP2PRelayError(
@@ -326,7 +333,7 @@ public final class HolePuncher: Sendable {
     }
 
     private func directConnection(to peer: PeerID) -> Connection? {
-        self.host.connections(to: peer).first { !$0.isRelayed && $0.isOpen && !$0.isDraining }
+        self.host.connections(to: peer).first { !$0.isRelayed && $0.takesStreams }
     }
 
     /// The peer's SYN may come as soon as it knows this host's addresses, and at any time until it gives up.

@@ -15,6 +15,8 @@ struct ObservedAddressTable {
 
     private struct Opinion {
         var address: Multiaddr
+        /// Who saw it.
+        var observer: IPAddress
         var connection: UInt64?
         var seen: NIODeadline
     }
@@ -53,7 +55,7 @@ struct ObservedAddressTable {
             self.opinions[oldest] = nil
         }
         self.observers[connection] = observer
-        self.opinions[observer] = Opinion(address: observed, connection: connection, seen: now)
+        self.opinions[observer] = Opinion(address: observed, observer: ip, connection: connection, seen: now)
     }
 
     mutating func closed(connection: UInt64, now: NIODeadline) {
@@ -84,6 +86,16 @@ struct ObservedAddressTable {
     /// All that was seen, the most agreed on first: good enough for a try that costs nothing.
     func candidates() -> [Multiaddr] {
         self.ranked(needed: 1)
+    }
+
+    /// Single observations, in a stable order.
+    func sightings(limit: Int) -> [AddressSighting] {
+        let all = self.opinions.map { observer, opinion in
+            AddressSighting(seen: opinion.address, local: observer.local, observer: opinion.observer)
+        }
+        return Array(
+            all.sorted { ($0.observer, $0.local.description) < ($1.observer, $1.local.description) }.prefix(limit)
+        )
     }
 
     private func ranked(needed: Int) -> [Multiaddr] {

@@ -1,5 +1,6 @@
 public import LibP2P
 import Logging
+public import MeshCore
 public import Multiformats
 public import NIOCore
 import Synchronization
@@ -15,6 +16,14 @@ public struct ObservedAddressConfiguration: Sendable {
     public var maximumPortsPerAddress = 2
 
     public init() {}
+}
+
+/// As which address one peer saw this host, in a connection that used a listening address.
+public struct AddressSighting: Sendable, Hashable {
+    public var seen: Multiaddr
+    /// The listening address.
+    public var local: Multiaddr
+    public var observer: IPAddress
 }
 
 /// Learns from identify how this host looks from outside, and advertises addresses that enough peers agree on.
@@ -66,6 +75,11 @@ public final class ObservedAddresses: Sendable {
 
     /// All that was seen, the most agreed on first.
     public var candidates: [Multiaddr] { self.state.withLock { $0.table.candidates() } }
+
+    /// Who saw which address, of at most `limit` observers: what the mapping of a NAT is concluded from (RFC 4787, section 4.1).
+    public func sightings(limit: Int = 32) -> [AddressSighting] {
+        self.state.withLock { $0.table.sightings(limit: limit) }
+    }
 
     private func observe(_ event: HostEvent) {
         let now = self.loop.now

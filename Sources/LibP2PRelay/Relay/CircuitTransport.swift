@@ -81,7 +81,7 @@ public final class CircuitTransport: Transport {
         _ deadline: NIODeadline
     ) -> EventLoopFuture<Connection> {
         let open = host.connections(to: relay).last {
-            !$0.isRelayed && $0.isOpen && !$0.isDraining && $0.eventLoop === loop
+            !$0.isRelayed && $0.takesStreams && $0.eventLoop === loop
         }
         if let open { return loop.makeSucceededFuture(open) }
         let way = Way(relay: relay, loop: ObjectIdentifier(loop))
@@ -100,6 +100,8 @@ public final class CircuitTransport: Transport {
         let options = DialOptions(
             reuse: .never,
             directOnly: true,
+            // The circuit has a backoff of its own; two would add up after an outage.
+            ignoreBackoff: true,
             timeout: max(.zero, deadline - loop.now),
             eventLoop: loop
         )

@@ -47,7 +47,7 @@ extension RelayService {
 
     /// A direct connection to the peer: one of the source's loop if there is one, else the newest.
     private func connection(to peer: PeerID, preferring loop: any EventLoop) -> Connection? {
-        let direct = self.host.connections(to: peer).filter { !$0.isRelayed && $0.isOpen && !$0.isDraining }
+        let direct = self.host.connections(to: peer).filter { !$0.isRelayed && $0.takesStreams }
         return direct.last { $0.eventLoop === loop } ?? direct.last
     }
 

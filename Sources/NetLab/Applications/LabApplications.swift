@@ -27,6 +27,7 @@ public enum LabApplications {
     /// - Throws: `LabError`, or what the socket said.
     public static func run(name: String, arguments: [String]) async throws {
         signal(SIGPIPE, SIG_IGN)
+        LoadClient.raiseFileLimit()
         if name == "client" {
             let options = try await LoadOptions(arguments)
             let report = try await LoadClient.run(options)

@@ -8,7 +8,6 @@ import NIOSSL
 /// Closed-loop load: as many workers as connections, each with one exchange open at a time.
 enum LoadClient {
     static func run(_ options: LoadOptions) async throws -> LoadReport {
-        raiseFileLimit()
         let loops = Array(MultiThreadedEventLoopGroup.singleton.makeIterator())
         let target = options.target.description
         let start = MonotonicTime.now()
@@ -51,7 +50,7 @@ enum LoadClient {
     }
 
     /// Best effort: some hosts have a hard limit.
-    private static func raiseFileLimit() {
+    static func raiseFileLimit() {
         var limit = rlimit()
         guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
         limit.rlim_cur = limit.rlim_max

@@ -1,4 +1,4 @@
-import Documents
+public import Documents
 import Glibc
 import MeshCore
 import Synchronization
@@ -133,7 +133,7 @@ extension World {
     }
 
     /// How the agent of a node reaches another, of its status: `kind`, `relay`, `rttMilliseconds`; nil if it does not tell.
-    func path(from node: String, to other: String) async throws -> Document? {
+    public func path(from node: String, to other: String) async throws -> Document? {
         try await self.status(of: node)["edgeTunnel"]?["peers"]?[other]
     }
 

@@ -1,4 +1,4 @@
-import Documents
+public import Documents
 import Glibc
 import MeshCore
 import Synchronization
@@ -149,8 +149,8 @@ extension World {
         try Files.write(text, to: "\(self.manifestsDirectory)/\(file)")
     }
 
-    /// Runs the load client in the client pod of a node.
-    func runClient(
+    /// Runs the load client in the client pod of a node, and returns its report as JSON.
+    public func runClient(
         on node: String,
         _ arguments: [String],
         deadline: Duration = .seconds(90)

@@ -40,13 +40,11 @@ struct NodeRecordTests {
         #expect(record.state == .up && record.problem == nil && record.since == self.at(5))
     }
 
-    @Test("one that is down is dialled at growing intervals of a second to thirty, at once when there is hope")
-    mutating func down() {
-        var record = self.record
-        record.used(now: self.at(0))
-        var now = self.at(0)
+    /// When the tries that follow a failure come, until `count` have failed.
+    private mutating func pauses(_ record: inout NodeRecord, from start: Double, _ count: Int) -> [Double] {
+        var now = self.at(start)
         var pauses: [Double] = []
-        for _ in 0..<10 {
+        for _ in 0..<count {
             let isFirst = record.dialStarted(now: now)
             #expect(isFirst)
             record.dialFailed("refused", now: now, using: &self.generator)
@@ -56,13 +54,28 @@ struct NodeRecordTests {
             #expect(!record.wake(now: wake - .milliseconds(1)) && record.wake(now: wake))
             now = wake
         }
-        #expect(pauses.count == 10 && pauses[0] <= 1 && pauses.allSatisfy { (0.5...30).contains($0) })
-        #expect(pauses[9] >= 15)
+        return pauses
+    }
+
+    @Test(
+        "one that is down is dialled every two seconds for five minutes, then at growing intervals to thirty, at once with hope"
+    )
+    mutating func down() {
+        var record = self.record
+        record.used(now: self.at(0))
+        let soon = self.pauses(&record, from: 0, 100)
+        #expect(soon.count == 100 && soon[0] <= 1 && soon.allSatisfy { (0.5...2).contains($0) })
+        #expect(record.failedDials == 100)
+        let late = self.pauses(&record, from: 301, 10)
+        #expect(late.count == 10 && late.allSatisfy { (1...30).contains($0) } && late[9] >= 15)
+        let now = self.at(1000)
         let isFirst = record.dialStarted(now: now)
         #expect(isFirst)
         record.dialFailed("refused", now: now, using: &self.generator)
         record.hurry(now: now)
         #expect(record.wake(now: now) && record.freshFailure(now: now) == nil)
+        record.connected(.direct, now: now)
+        #expect(record.failedDials == 0)
     }
 
     @Test("a first dial that takes long leaves the node down, though it goes on")
@@ -91,37 +104,71 @@ struct LivenessProbeTests {
 
     private func at(_ seconds: Double) -> NIODeadline { self.start + .nanoseconds(Int64(seconds * 1e9)) }
 
+    private func signs(heard: Double, sent: Double, roundTrip: TimeAmount? = nil) -> LivenessProbe.Signs {
+        LivenessProbe.Signs(heard: self.at(heard), sent: self.at(sent), roundTrip: roundTrip)
+    }
+
+    private var probe: LivenessProbe { LivenessProbe(.init(), now: self.start) }
+
     @Test("a peer that is heard is not asked")
     func heard() {
-        var probe = LivenessProbe(.init(), reads: 0, now: self.start)
+        var probe = self.probe
         for step in 1...100 {
-            let now = self.at(Double(step) * 5)
-            #expect(probe.look(reads: UInt64(step), now: now) == .wait(until: now + .seconds(5)))
+            let now = Double(step) * 9
+            // It owes nothing; and then an answer to what was sent just now.
+            #expect(
+                probe.look(self.signs(heard: now, sent: now - 1), now: self.at(now)) == .wait(until: self.at(now + 10))
+            )
+            #expect(
+                probe.look(self.signs(heard: now, sent: now + 0.1), now: self.at(now + 0.5))
+                    == .wait(until: self.at(now + 1))
+            )
         }
     }
 
-    @Test("one that is silent is asked three times, and is dead at the timeout; any sign of life ends that")
+    @Test("one that owes an answer is asked after a second, suspect half a second later, and dead after ten of silence")
     func silent() {
-        var probe = LivenessProbe(.init(), reads: 0, now: self.start)
-        #expect(probe.look(reads: 0, now: self.at(4.9)) == .wait(until: self.at(5)))
-        var pings = 0
-        var now = self.at(5)
-        while case .ping(let next) = probe.look(reads: 0, now: now) {
-            pings += 1
-            now = next
-        }
-        #expect(pings == 3 && probe.look(reads: 0, now: self.at(10)) == .dead)
-        var other = LivenessProbe(.init(), reads: 0, now: self.start)
-        _ = other.look(reads: 0, now: self.at(5))
-        #expect(other.look(reads: 1, now: self.at(9.9)) == .wait(until: self.at(14.9)))
+        var probe = self.probe
+        let silence = self.signs(heard: 1, sent: 1.2)
+        #expect(probe.look(silence, now: self.at(1.9)) == .wait(until: self.at(2)))
+        #expect(probe.look(silence, now: self.at(2)) == .ping(next: self.at(5)) && probe.wakeTime == self.at(2.5))
+        #expect(probe.look(silence, now: self.at(2.4)) == .wait(until: self.at(2.5)) && !probe.isSuspect)
+        #expect(probe.look(silence, now: self.at(2.5)) == .wait(until: self.at(5)) && probe.isSuspect)
+        #expect(probe.look(silence, now: self.at(5)) == .ping(next: self.at(8)))
+        #expect(probe.look(silence, now: self.at(8)) == .ping(next: self.at(11)))
+        var other = probe
+        #expect(probe.look(silence, now: self.at(11)) == .dead)
+        #expect(other.look(self.signs(heard: 10, sent: 8), now: self.at(10.9)) == .wait(until: self.at(20)))
+        #expect(!other.isSuspect)
+    }
+
+    @Test(
+        "one that owes nothing is asked after ten seconds of silence; what was silent before nobody looked does not count"
+    )
+    func quiet() {
+        var probe = LivenessProbe(.init(), now: self.at(100))
+        let silence = self.signs(heard: 1, sent: 0.5)
+        #expect(probe.look(silence, now: self.at(100)) == .wait(until: self.at(110)))
+        guard case .ping = probe.look(silence, now: self.at(110)) else { return #expect(Bool(false), "it is asked") }
+        #expect(probe.look(silence, now: self.at(110.5)) != .dead && probe.isSuspect)
+        #expect(probe.look(silence, now: self.at(113)) == .dead)
+    }
+
+    @Test(
+        "a far peer is not suspect before it can have answered; nobody has longer than five seconds",
+        arguments: [(nil, 500), (100, 500), (700, 2100), (60_000, 5000)] as [(Int64?, Int64)]
+    )
+    func far(roundTrip: Int64?, patience: Int64) {
+        #expect(LivenessProbe.Configuration().patience(roundTrip.map { .milliseconds($0) }) == .milliseconds(patience))
     }
 
     @Test("after a change of the network it is asked at once and has three seconds")
     func suspected() {
-        var probe = LivenessProbe(.init(), reads: 3, now: self.start)
+        var probe = self.probe
+        let silence = self.signs(heard: 0.9, sent: 0)
         probe.suspect(now: self.at(1))
         #expect(probe.wakeTime == self.at(1))
-        #expect(probe.look(reads: 3, now: self.at(1)) == .ping(next: self.at(2)))
-        #expect(probe.look(reads: 3, now: self.at(4)) == .dead)
+        #expect(probe.look(silence, now: self.at(1)) == .ping(next: self.at(2)))
+        #expect(probe.look(silence, now: self.at(4)) == .dead)
     }
 }

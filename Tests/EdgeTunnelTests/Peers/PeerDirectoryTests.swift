@@ -54,6 +54,26 @@ struct PeerDirectoryTests {
         #expect(directory.peer(of: "") == nil && directory.peer(of: String(repeating: "n", count: 254)) == nil)
     }
 
+    @Test("a name that no node has is told, with the nearest there is; without a cluster any name may be one")
+    func mistyped() {
+        let directory = self.directory
+        #expect(directory.complaint(about: "anything") == nil)
+        _ = directory.update(self.nodes(["north-1": nil, "north-2": KeyPair.generate().peerID.description]))
+        for name in ["north-1", "north-2", "self", "north-1-gateway"] {
+            #expect(directory.complaint(about: name) == nil, "\(name)")
+        }
+        #expect(directory.complaint(about: "nroth-2") == "no node 'nroth-2' is known; did you mean 'north-2'?")
+        #expect(
+            directory.complaint(about: "something-else")
+                == "no node 'something-else' is known; known are north-1, north-2, self"
+        )
+        _ = directory.update(self.nodes(Dictionary(uniqueKeysWithValues: (0..<20).map { ("machine-\($0)", nil) })))
+        #expect(directory.complaint(about: "xyz")?.hasSuffix(" and 13 more") == true)
+        // What a flow or another node has named counts as known.
+        _ = directory.peer(of: "xyz")
+        #expect(directory.complaint(about: "xyz") == nil)
+    }
+
     @Test("a changed record drops the old key, which is accepted no more until it is recorded again")
     func rotation() throws {
         let directory = self.directory
@@ -64,6 +84,21 @@ struct PeerDirectoryTests {
         #expect(directory.node(of: old) == nil && directory.node(of: new) == "a" && directory.peer(of: "a") == new)
         let back = try #require(directory.update(self.nodes(["a": old.description])))
         #expect(back.revoked == [new] && !directory.isRevoked(old))
+    }
+
+    @Test("revocations of an earlier run hold against the last good state, and are bounded; the oldest go")
+    func restart() throws {
+        let peers = (0...PeerDirectory.maximumRevoked).map { _ in KeyPair.generate().peerID }
+        let directory = PeerDirectory(ownName: "self", ownPeer: self.own, revoked: peers)
+        #expect(directory.revokedPeers == Array(peers.dropFirst()) && !directory.isRevoked(peers[0]))
+        let nodes = self.nodes(["a": peers[1].description, "b": peers[0].description])
+        let stale = try #require(directory.update(nodes, stored: ["a", "b"]))
+        #expect(stale.problems.count == 1 && !stale.isRevocationChanged && directory.isRevoked(peers[1]))
+        #expect(directory.peer(of: "a") == nil && directory.node(of: peers[0]) == "b")
+        let fresh = try #require(directory.update(nodes, stored: ["b"]))
+        #expect(fresh.isRevocationChanged && fresh.revoked.isEmpty && !directory.isRevoked(peers[1]))
+        #expect(directory.node(of: peers[1]) == "a" && directory.revokedPeers == Array(peers.dropFirst(2)))
+        #expect(directory.update(nodes, stored: []) != nil && directory.node(of: peers[0]) == "b")
     }
 
     @Test("a node that gets a record loses the key of its name; one that loses it, or goes, is revoked")

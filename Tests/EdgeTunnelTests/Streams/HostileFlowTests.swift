@@ -299,7 +299,7 @@ extension FlowSocketTests {
     }
 }
 
-private final class EndlessTarget: ChannelInboundHandler, Sendable {
+final class EndlessTarget: ChannelInboundHandler, Sendable {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
 

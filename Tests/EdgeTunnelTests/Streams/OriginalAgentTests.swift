@@ -34,8 +34,10 @@ extension FlowSocketTests {
         private static let folder = "/tmp/edgemesh-original-\(getpid())"
         private static let secret = "a secret of the test"
 
-        @Test
-        func flowsPassBothWays() async throws {
+        /// - Parameter identity: with a random key, as of `identity: node`, the other agent cannot derive it from the name: it learns it
+        ///   by the discovery exchange.
+        @Test(arguments: [TunnelSettings.Identity.derived, .node(file: "")])
+        func flowsPassBothWays(identity: TunnelSettings.Identity) async throws {
             let echo = try await TestTarget.echo(greeting: "220 ready\r\n", host: Self.podAddress)
             let datagrams = try await TestTarget.datagrams(host: Self.podAddress)
             let kube = FakeKube()
@@ -43,7 +45,7 @@ extension FlowSocketTests {
             Self.apply(to: kube, "tcp", "10.96.0.10", echo)
             Self.apply(to: kube, "udp", "10.96.0.11", datagrams)
             let agent = try Self.start(kube)
-            let host = try Self.host()
+            let host = try Self.host(identity == .derived ? .derived(nodeName: Self.own) : .generate())
             try await host.start()
             var logger = Logger(label: "test")
             logger.logLevel = .critical
@@ -167,8 +169,8 @@ extension FlowSocketTests {
 
         // MARK: Parts
 
-        private static func host() throws -> Host {
-            try FlowFixture.host(identity: try .derived(nodeName: Self.own)) { configuration in
+        private static func host(_ identity: KeyPair) throws -> Host {
+            try FlowFixture.host(identity: identity) { configuration in
                 configuration.listenAddresses = []
                 configuration.preSharedKey = PreSharedKey(originalFileBytes: Array(Self.secret.utf8))
             }

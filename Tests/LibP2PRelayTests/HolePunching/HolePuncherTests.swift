@@ -3,6 +3,7 @@ import Logging
 import MeshTesting
 import Multiformats
 import NIOCore
+import Synchronization
 import Testing
 
 @testable import LibP2PRelay
@@ -127,6 +128,31 @@ import Testing
         }
     }
 
+    /// A node that came from elsewhere: its peer still tries to reach it where it was, and refuses to begin anew until that is over.
+    @Test func aPeerThatIsBusyIsAskedAgainLater() async throws {
+        let net = try await Net(hides: true)
+        try await withNATHosts(net.hosts) {
+            let refusals = Refusals()
+            net.source.handle(HolePuncher.protocolID) { stream in
+                refusals.first.withLock { $0 = $0 ?? .now() }
+                return stream.channel.eventLoop.makeFailedFuture(ChannelError.eof)
+            }
+            let puncher = net.puncher(net.target) { $0.punchTimeout = .seconds(8) }
+            let relayed = try await net.connectThroughRelay()
+            #expect(relayed.isRelayed)
+            // Three tries one after the other would be over by then.
+            try await eventually("the peer has refused, and is busy no more") {
+                refusals.first.withLock { $0.map { $0 + .seconds(1) < .now() } ?? false }
+            }
+            #expect(puncher.metrics.failed == 0)
+            net.source.stopHandling(HolePuncher.protocolID)
+            let other = net.puncher(net.source) { $0.punchTimeout = .seconds(8) }
+            try await eventually("a direct connection") { net.hasDirect() }
+            try await eventually("it is counted") { puncher.metrics.punched == 1 }
+            #expect(other.metrics.answered >= 1)
+        }
+    }
+
     @Test func onlyTheDialledSideOfACircuitMayAsk() async throws {
         let net = try await Net(hides: true)
         try await withNATHosts(net.hosts) {
@@ -143,4 +169,8 @@ import Testing
             #expect(puncher.metrics.answered == 0)
         }
     }
+}
+
+private final class Refusals: Sendable {
+    let first = Mutex<NIODeadline?>(nil)
 }

@@ -15,11 +15,19 @@ public struct HTTPHosts: Sendable, Hashable {
     }
 
     /// Each pattern once, most specific first.
-    public var hosts: [Host]
+    public var hosts: [Host] {
+        didSet { self.patterns = HostIndex(self.hosts.map(\.pattern)) }
+    }
+    private(set) var patterns: HostIndex
 
     public init(_ hosts: [Host] = []) {
         self.hosts = hosts
+        self.patterns = HostIndex(hosts.map(\.pattern))
     }
+
+    public static func == (lhs: Self, rhs: Self) -> Bool { lhs.hosts == rhs.hosts }
+
+    public func hash(into hasher: inout Hasher) { hasher.combine(self.hosts) }
 }
 
 /// What is done with requests of a kind.
@@ -162,6 +170,8 @@ public struct HTTPRedirect: Sendable, Hashable {
         case number(UInt16)
         /// That of the request's `Host`.
         case ofRequest
+        /// Whatever the scheme has.
+        case omitted
     }
 
     public var scheme: String?
@@ -222,6 +232,7 @@ public struct Mirror: Sendable, Hashable {
     }
 }
 
+/// Methods and headers may hold `*`, for any.
 public struct CORSPolicy: Sendable, Hashable {
     public var origins: [TextMatch]
     public var methods: [String]
@@ -229,6 +240,8 @@ public struct CORSPolicy: Sendable, Hashable {
     public var exposedHeaders: [String]
     public var maximumAge: Duration?
     public var allowsCredentials: Bool
+    /// Origins that are not allowed are the backend's to refuse, as Istio has it.
+    public var forwardsUnmatchedPreflights: Bool
 
     public init(origins: [TextMatch]) {
         self.origins = origins
@@ -236,6 +249,7 @@ public struct CORSPolicy: Sendable, Hashable {
         self.headers = []
         self.exposedHeaders = []
         self.allowsCredentials = false
+        self.forwardsUnmatchedPreflights = false
     }
 }
 

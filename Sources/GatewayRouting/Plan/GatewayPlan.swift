@@ -1,4 +1,3 @@
-public import KubeModel
 public import MeshCore
 
 /// What the gateway is to serve: made of the cluster's objects, carried out by its listeners. A value; equal objects make equal plans,
