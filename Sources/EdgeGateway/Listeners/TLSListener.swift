@@ -15,12 +15,13 @@ struct TLSListener {
     func handler() -> FirstBytesHandler {
         FirstBytesHandler(
             timeout: self.worker.limits.headTimeout,
-            onRefused: { self.worker.handshakeFailed($0, self.client) }
-        ) { context, handler, received in
-            guard let hello = try ClientHello.parse(received.readableBytesView) else { return false }
-            try self.serve(hello, context, behind: handler)
-            return true
-        }
+            onRefused: { self.worker.handshakeFailed($0, self.client) },
+            decide: { context, handler, received in
+                guard let hello = try ClientHello.parse(received.readableBytesView) else { return false }
+                try self.serve(hello, context, behind: handler)
+                return true
+            }
+        )
     }
 
     private func serve(
