@@ -33,6 +33,7 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     private var hasAnswered = false
     private var isChunked = false
     private var closesAfter = false
+    private var hasWrittenAll = false
     private var hasContent = true
     private var deadline: LazyDeadline?
 
@@ -75,7 +76,7 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
         if case .inputClosed? = event as? ChannelEvent {
             self.inputEnded = true
             switch self.state {
-            case .closing: context.close(promise: nil)
+            case .closing: if self.hasWrittenAll { context.close(promise: nil) }
             default: self.process()
             }
         }
@@ -164,7 +165,7 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
 
     private func awaitHead(_ context: ChannelHandlerContext) -> Bool {
         if self.inputEnded || self.worker.isStopping && !self.parser.isWithin {
-            context.close(promise: nil)
+            self.closeGently(context)
             return false
         }
         self.read()
@@ -354,17 +355,25 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
         self.closeGently(context)
     }
 
-    /// Ends the output and takes what the client still sends, for a while: a close with bytes unread would reset the connection,
-    /// and the client might lose the response (RFC 9112 section 9.6).
+    /// Ends the output once all is written, and takes what the client still sends, for a while: a close with bytes unread would
+    /// reset the connection, and the client might lose the response (RFC 9112 section 9.6).
     private func closeGently(_ context: ChannelHandlerContext) {
         self.state = .closing
         self.received = nil
+        self.deadline?.set(self.worker.limits.lingerTimeout)
+        let promise = context.eventLoop.makePromise(of: Void.self)
+        let server = NIOLoopBound(self, eventLoop: context.eventLoop)
+        // Writes end in order: this one tells that all before it are with the kernel.
+        promise.futureResult.whenComplete { _ in server.value.wroteAll() }
+        context.writeAndFlush(self.wrapOutboundOut(ByteBuffer()), promise: promise)
+    }
+
+    private func wroteAll() {
+        guard let context = self.context, case .closing = self.state else { return }
+        self.hasWrittenAll = true
         guard !self.inputEnded else { return context.close(promise: nil) }
         self.deadline?.set(self.worker.limits.closeTimeout)
-        let promise = context.eventLoop.makePromise(of: Void.self)
-        let channel = context.channel
-        promise.futureResult.whenFailure { _ in channel.close(promise: nil) }
-        context.close(mode: .output, promise: promise)
+        context.close(mode: .output, promise: nil)
         self.read()
     }
 }
