@@ -71,7 +71,7 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if event is ChannelShouldQuiesceEvent {
             self.closesAfter = true
-            if case .waiting = self.state, !self.parser.isWithin { context.close(promise: nil) }
+            if case .waiting = self.state, !self.parser.isWithin { self.closeGently(context) }
         }
         if case .inputClosed? = event as? ChannelEvent {
             self.inputEnded = true
