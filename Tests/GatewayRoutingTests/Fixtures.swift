@@ -59,13 +59,13 @@ struct TestCluster {
         }
         var objects: [ObjectName: ServiceObject] = [:]
         for text in services {
-            let parts = text.split { "/:=".contains($0) }.map(String.init)
-            let name = ObjectName(namespace: parts[0], name: parts[1])
-            let port = ServiceObject.Port(
-                port: try #require(UInt16(parts[2])),
-                appProtocol: parts.count > 3 ? parts[3] : nil
-            )
-            objects[name, default: ServiceObject(name: name)].ports.append(port)
+            let (place, appProtocol) = Self.cut(text, at: "=")
+            let (full, number) = Self.cut(place, at: ":")
+            let (namespace, short) = Self.cut(full, at: "/")
+            let name = ObjectName(namespace: namespace, name: short)
+            let port = try #require(UInt16(number))
+            let servicePort = ServiceObject.Port(port: port, appProtocol: appProtocol.isEmpty ? nil : appProtocol)
+            objects[name, default: ServiceObject(name: name)].ports.append(servicePort)
         }
         let known = objects
         let input = GatewayInput(
@@ -81,6 +81,11 @@ struct TestCluster {
             hasAuthority: { configMaps.contains("\($0)") }
         )
         self.compilation = GatewayCompiler.compile(input, settings: CompilerSettings(podLabels: podLabels))
+    }
+
+    private static func cut(_ text: String, at mark: Character) -> (String, String) {
+        let parts = text.split(separator: mark, maxSplits: 1).map(String.init)
+        return (parts[0], parts.count > 1 ? parts[1] : "")
     }
 
     var plan: GatewayPlan { self.compilation.plan }

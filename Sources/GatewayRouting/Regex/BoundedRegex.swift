@@ -11,7 +11,7 @@ public struct BoundedRegex: Sendable, Hashable, CustomStringConvertible {
     /// How deep groups may lie within each other.
     public static let maximumDepth = 64
     /// The most steps of one `replacing`: beyond it the text is not rewritten.
-    public static let maximumSteps = 4_000_000
+    public static let maximumSteps = 1_000_000
 
     /// As written.
     public let pattern: String
