@@ -20,6 +20,8 @@ let nioWebSocket: Target.Dependency = .product(name: "NIOWebSocket", package: "s
 let nioEmbedded: Target.Dependency = .product(name: "NIOEmbedded", package: "swift-nio")
 let nioTestUtils: Target.Dependency = .product(name: "NIOTestUtils", package: "swift-nio")
 let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
+let nioHTTP2: Target.Dependency = .product(name: "NIOHTTP2", package: "swift-nio-http2")
+let nioHPACK: Target.Dependency = .product(name: "NIOHPACK", package: "swift-nio-http2")
 let nioCompression: Target.Dependency = .product(name: "NIOHTTPCompression", package: "swift-nio-extras")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let inMemoryLogging: Target.Dependency = .product(name: "InMemoryLogging", package: "swift-log")
@@ -54,8 +56,8 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
-                "LibP2PSecurity", "Yamux", "LibP2P", "EdgeTunnel",
-                "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery",
+                "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel",
+                "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel", "GatewayRouting",
             ]
         ),
     ],
@@ -63,6 +65,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-nio.git", exact: "2.101.2"),
         .package(url: "https://github.com/apple/swift-nio-ssl.git", exact: "2.37.6"),
         .package(url: "https://github.com/apple/swift-nio-extras.git", exact: "1.35.2"),
+        .package(url: "https://github.com/apple/swift-nio-http2.git", exact: "1.46.0"),
         .package(url: "https://github.com/apple/swift-log.git", exact: "1.16.2"),
         .package(url: "https://github.com/apple/swift-collections.git", exact: "1.6.0"),
         .package(url: "https://github.com/apple/swift-argument-parser.git", exact: "1.8.2"),
@@ -95,6 +98,7 @@ let package = Package(
         library("Yamux", ["MeshCore", nioCore, deques]),
         // 3: pure decisions
         library("LoadBalancing", ["MeshCore"]),
+        library("GatewayRouting", ["MeshCore", "Documents", "KubeModel"]),
         library(
             "LibP2PSecurity",
             [
@@ -111,6 +115,7 @@ let package = Package(
             ]
         ),
         // 5: the seams where features meet, and the protocols upon the libp2p host
+        library("EndpointBalancing", ["MeshCore", "KubeModel", "LoadBalancing", "ServiceCatalog"]),
         library("MeshInterfaces", ["MeshCore", "Documents", "ServiceCatalog", nioCore]),
         library(
             "LibP2PRelay",
@@ -139,7 +144,15 @@ let package = Package(
             "EdgeProxy",
             [
                 "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
-                "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
+                "EndpointBalancing", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
+            ]
+        ),
+        library(
+            "EdgeGateway",
+            [
+                "CLinux", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
+                "GatewayRouting", "ServiceCatalog", "EndpointBalancing", "MeshInterfaces", nioCore, nioPosix, nioTLS,
+                nioHTTP2, nioHPACK, nioSSL, hashTrees, logging, lifecycle,
             ]
         ),
         library(
@@ -220,6 +233,14 @@ let package = Package(
         .executableTarget(
             name: "nat-grid-sim",
             dependencies: ["NetSim", nioCore, logging],
+            swiftSettings: strictSettings
+        ),
+        .executableTarget(
+            name: "mesh-scale-sim",
+            dependencies: [
+                "CLinux", "NetSim", "EdgeTunnel", "MeshCore", "MeshInterfaces", "Multiformats", "KubeModel",
+                "PeerIdentity", "ServiceCatalog", "LibP2P", nioCore,
+            ],
             swiftSettings: strictSettings
         ),
         .executableTarget(
@@ -316,6 +337,16 @@ let package = Package(
         tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
+        tests("GatewayRoutingTests", ["MeshCore", "Documents", "KubeModel", "GatewayRouting"]),
+        tests(
+            "EdgeGatewayTests",
+            [
+                "MeshCore", "Documents", "KubeModel", "GatewayRouting", "ServiceCatalog", "MeshInterfaces",
+                "EdgeGateway",
+                "ByteStreams", "LinuxNetwork", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, nioHTTP2,
+                nioHPACK, nioSSL, hashTrees, logging,
+            ]
+        ),
         tests(
             "ServiceCatalogTests",
             ["CLinux", "MeshCore", "Documents", "KubeModel", "LoadBalancing", "ServiceCatalog", hashTrees, logging]
@@ -330,7 +361,8 @@ let package = Package(
             "EdgeProxyTests",
             [
                 "EdgeProxy", "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing",
-                "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging, lifecycle,
+                "ServiceCatalog", "EndpointBalancing", "MeshInterfaces", nioCore, nioPosix, hashTrees, logging,
+                lifecycle,
                 .product(name: "ServiceLifecycleTestKit", package: "swift-service-lifecycle"),
             ]
         ),
@@ -357,7 +389,7 @@ let package = Package(
             "EdgeTunnelSimulatedTests",
             [
                 "EdgeTunnel", "MeshInterfaces", "MeshCore", "Multiformats", "KubeModel", "PeerIdentity",
-                "ServiceCatalog", "LibP2P", "LibP2PRelay", "NetSim", nioCore, hashTrees, logging,
+                "ServiceCatalog", "LibP2P", "LibP2PRelay", "NetSim", "mesh-scale-sim", nioCore, hashTrees, logging,
             ]
         ),
     ],

@@ -38,6 +38,13 @@ public final class ConnectionTracker {
         if self.count == 0 { self.finish(closed: 0) }
     }
 
+    /// Tells every channel's handlers that the connection is to end as soon as it is idle.
+    public func quiesce() {
+        for channel in self.channels.values {
+            channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent())
+        }
+    }
+
     /// Completes when no connection is left, or at `deadline` after closing those that are; the value is how many were
     /// closed so. One drain in the life of a tracker.
     public func drain(until deadline: NIODeadline) -> EventLoopFuture<Int> {

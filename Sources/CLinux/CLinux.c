@@ -39,3 +39,8 @@ void clinux_release_memory(void) {
     malloc_trim(0);
     dl_iterate_phdr(release_read_only_segments, NULL);
 }
+
+size_t clinux_allocated_bytes(void) {
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}

@@ -1,4 +1,5 @@
 import ByteStreams
+import EndpointBalancing
 import HashTreeCollections
 import LinuxNetwork
 import LoadBalancing

@@ -1,4 +1,5 @@
 public import Documents
+import EndpointBalancing
 import LinuxNetwork
 import LoadBalancing
 import MeshCore

@@ -1,3 +1,4 @@
+import EndpointBalancing
 import HashTreeCollections
 import KubeModel
 import LinuxNetwork

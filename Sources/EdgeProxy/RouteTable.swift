@@ -1,3 +1,4 @@
+import EndpointBalancing
 import HashTreeCollections
 import LinuxNetwork
 import MeshCore

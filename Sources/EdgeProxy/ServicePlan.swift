@@ -1,3 +1,4 @@
+public import EndpointBalancing
 public import LinuxNetwork
 public import LoadBalancing
 public import MeshCore
@@ -51,14 +52,7 @@ public struct PlannedFrontend: Sendable, Hashable {
 /// What the user-space proxy needs to serve a frontend.
 public struct ProxyRoute: Sendable, Hashable {
     /// Frontends with equal keys share one balancer: its turns, its affinity, its counts.
-    public struct Key: Sendable, Hashable {
-        public var service: ObjectName
-        public var transport: TransportProtocol
-        public var port: UInt16
-        public var family: IPFamily
-        /// Only endpoints of this node.
-        public var isLocal: Bool
-    }
+    public typealias Key = SharedBalancer.Key
 
     public var key: Key
     public var policy: LoadBalancingPolicy
@@ -67,8 +61,4 @@ public struct ProxyRoute: Sendable, Hashable {
     public var endpoints: [ResolvedEndpoint]
     /// By endpoint; empty if all are equal.
     public var weights: [TransportAddress: UInt32] = [:]
-
-    var balanced: [BalancedEndpoint] {
-        self.endpoints.map { BalancedEndpoint($0.transportAddress, weight: self.weights[$0.transportAddress] ?? 1) }
-    }
 }

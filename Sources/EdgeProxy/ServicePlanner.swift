@@ -1,3 +1,4 @@
+import EndpointBalancing
 import KubeModel
 import LinuxNetwork
 public import LoadBalancing
@@ -98,14 +99,14 @@ public struct ServicePlanner: Sendable, Hashable {
             note: note
         )
         let family = endpoints.filter { $0.endpoint.address.family == frontend.family }
-        let cluster = self.usable(family, object.publishNotReadyAddresses)
+        let cluster = family.serving(publishNotReady: object.publishNotReadyAddresses)
         let usable: [ResolvedEndpoint]
         var weights: [TransportAddress: UInt32] = [:]
         switch trafficPolicy {
         case .cluster:
             (usable, weights) = self.preferred(self.reachable(cluster), service)
         case .local:
-            usable = self.usable(family.filter(self.isLocal), object.publishNotReadyAddresses)
+            usable = family.filter(self.isLocal).serving(publishNotReady: object.publishNotReadyAddresses)
         }
         guard !usable.isEmpty else {
             if cluster.isEmpty {
@@ -155,16 +156,6 @@ public struct ServicePlanner: Sendable, Hashable {
             planned.route = route
         }
         return planned
-    }
-
-    /// Ready endpoints; if there are none, those that still serve while they terminate.
-    private func usable(_ endpoints: [ResolvedEndpoint], _ publishNotReady: Bool) -> [ResolvedEndpoint] {
-        var seen: Set<TransportAddress> = []
-        let distinct = endpoints.filter { seen.insert($0.transportAddress).inserted }
-        if publishNotReady { return distinct }
-        let ready = distinct.filter { $0.endpoint.conditions.contains(.ready) }
-        guard ready.isEmpty else { return ready }
-        return distinct.filter { $0.endpoint.conditions.isSuperset(of: [.serving, .terminating]) }
     }
 
     private func isLocal(_ endpoint: ResolvedEndpoint) -> Bool { self.reach.isLocal(endpoint.endpoint) }

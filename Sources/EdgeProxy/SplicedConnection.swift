@@ -1,4 +1,5 @@
 import ByteStreams
+import EndpointBalancing
 import NIOCore
 
 /// A proxied connection whose bytes the kernel carries by itself, until it ends. Confined to its worker's loop.

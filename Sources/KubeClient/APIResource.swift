@@ -53,7 +53,32 @@ struct WatchedResource: Hashable, Sendable {
 
     /// The MetaServer answers a kind that it does not hold with an empty list instead of 404, so there the Endpoints,
     /// which KubeEdge has always carried to the edge, are the safe choice.
-    static func all(isMetaServer: Bool) -> [WatchedResource] {
-        [.services, isMetaServer ? .endpointsOnly : .endpoints, .nodes, .namespaces, .destinationRules]
+    static func all(isMetaServer: Bool, withGateway: Bool = false) -> [WatchedResource] {
+        let always = [services, isMetaServer ? endpointsOnly : endpoints, nodes, namespaces, destinationRules]
+        return withGateway ? always + self.gateway : always
     }
+
+    /// What the edge gateway reads; clusters have some of it, or none.
+    private static let gateway: [WatchedResource] = {
+        let istio = ["v1", "v1beta1", "v1alpha3"]
+        let kinds: [(ObjectKind, String, String, [String])] = [
+            (.istioGateway, "gateways", "networking.istio.io", istio),
+            (.virtualService, "virtualservices", "networking.istio.io", istio),
+            (.gatewayClass, "gatewayclasses", "gateway.networking.k8s.io", ["v1", "v1beta1"]),
+            (.gateway, "gateways", "gateway.networking.k8s.io", ["v1", "v1beta1"]),
+            (.httpRoute, "httproutes", "gateway.networking.k8s.io", ["v1", "v1beta1"]),
+            (.grpcRoute, "grpcroutes", "gateway.networking.k8s.io", ["v1", "v1alpha2"]),
+            (.tlsRoute, "tlsroutes", "gateway.networking.k8s.io", ["v1", "v1alpha3", "v1alpha2"]),
+            (.tcpRoute, "tcproutes", "gateway.networking.k8s.io", ["v1", "v1alpha2"]),
+            (.udpRoute, "udproutes", "gateway.networking.k8s.io", ["v1", "v1alpha2"]),
+            (.referenceGrant, "referencegrants", "gateway.networking.k8s.io", ["v1", "v1beta1"]),
+            (.backendTLSPolicy, "backendtlspolicies", "gateway.networking.k8s.io", ["v1", "v1alpha3"]),
+        ]
+        return kinds.map { kind, plural, group, versions in
+            WatchedResource(
+                candidates: versions.map { APIResource(kind, plural, group: group, version: $0) },
+                isOptional: true
+            )
+        }
+    }()
 }

@@ -14,6 +14,8 @@ public struct KubernetesSource: ClusterObjectSource {
         /// `kubeAPIConfig.qps` and `.burst`, for all requests of this source together.
         public var requestsPerSecond = 100.0
         public var burst = 200.0
+        /// Whether the objects of the edge gateway are followed too.
+        public var followsGateway = false
         /// Shown to the server as `edgemesh/VERSION`.
         public var version = "unknown"
         /// How many objects of each kind the last good state on disk holds: while the server is away they are `stale`,
@@ -57,7 +59,10 @@ public struct KubernetesSource: ClusterObjectSource {
     }
 
     public func run(sink: @escaping @Sendable ([SourceEvent]) async -> Void) async throws {
-        let resources = WatchedResource.all(isMetaServer: self.configuration.isMetaServer)
+        let resources = WatchedResource.all(
+            isMetaServer: self.configuration.isMetaServer,
+            withGateway: self.options.followsGateway
+        )
         let gate = RequestGate(rate: self.options.requestsPerSecond, burst: self.options.burst)
         let board = StatusBoard(
             origin: self.configuration.endpoint.url,

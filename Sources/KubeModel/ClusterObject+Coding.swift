@@ -66,10 +66,14 @@ extension ClusterObject {
             case .endpoints: return .endpoints(try EndpointsObject(reader, name: decoded))
             case .endpointSlice: return try EndpointSliceObject(reader, name: decoded).map { .endpointSlice($0) }
             case .node: return .node(try NodeObject(reader, name: decoded.name))
-            case .namespace: return .namespace(NamespaceObject(name: decoded.name))
+            case .namespace:
+                var namespace = NamespaceObject(name: decoded.name)
+                namespace.labels = try reader["metadata"]["labels"].stringMap()
+                return .namespace(namespace)
             case .pod: return .pod(try PodObject(reader, name: decoded))
             case .destinationRule: return .destinationRule(try DestinationRuleObject(reader, name: decoded))
             case .manifest: return nil
+            default: return try GatewayResource(reader, kind: kind, name: decoded).map { .gateway($0) }
             }
         } catch {
             var error = error
@@ -96,8 +100,8 @@ extension ClusterObject {
     private static func kind(of reader: FieldReader, suffix: String = "") throws(ObjectError) -> ObjectKind {
         let version = try reader["apiVersion"].require(reader["apiVersion"].string(), "the API version, such as v1")
         let text = try reader["kind"].require(reader["kind"].string(), "the kind of the object")
-        guard let kind = ObjectKind(rawValue: String(text.dropLast(suffix.utf8.count))),
-            kind.apiVersions.contains(version)
+        let name = text.dropLast(suffix.utf8.count)
+        guard let kind = ObjectKind.allCases.first(where: { $0.apiKind == name && $0.apiVersions.contains(version) })
         else {
             throw try reader["kind"].error(.unsupportedKind, "\(version) \(text) is no kind that the mesh reads")
         }
@@ -112,9 +116,10 @@ extension ClusterObject {
             case .endpoints(let object): (object.fields, [:])
             case .endpointSlice(let object): (object.fields, [EndpointSliceObject.serviceLabel: object.serviceName])
             case .node(let object): (object.fields, object.labels)
-            case .namespace: (KubeFields(), [:])
+            case .namespace(let object): (KubeFields(), object.labels)
             case .pod(let object): (object.fields, object.labels)
             case .destinationRule(let object): (object.fields, [:])
+            case .gateway(let resource): (resource.fields, [:])
             }
         var metadata = KubeFields()
         metadata.set("name", self.name.name)
@@ -125,9 +130,13 @@ extension ClusterObject {
             // Only its presence is read.
             metadata.set("deletionTimestamp", "1970-01-01T00:00:00Z")
         }
+        if case .gateway(let resource) = self {
+            metadata.set("generation", .integer(resource.generation))
+            metadata.set("creationTimestamp", resource.created)
+        }
         var object = KubeFields()
         object.set("apiVersion", self.kind.apiVersions[0])
-        object.set("kind", self.kind.rawValue)
+        object.set("kind", self.kind.apiKind)
         object.set("metadata", metadata)
         return .object(object.members + fields.members)
     }
@@ -139,15 +148,21 @@ extension ObjectKind {
         switch self {
         case .service, .endpoints, .node, .namespace, .pod: ["v1"]
         case .endpointSlice: ["discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"]
-        case .destinationRule:
+        case .destinationRule, .istioGateway, .virtualService:
             ["networking.istio.io/v1alpha3", "networking.istio.io/v1beta1", "networking.istio.io/v1"]
+        case .gatewayClass, .gateway, .httpRoute, .grpcRoute, .tlsRoute, .tcpRoute, .udpRoute, .referenceGrant,
+            .backendTLSPolicy:
+            ["v1", "v1beta1", "v1alpha3", "v1alpha2"].map { "gateway.networking.k8s.io/\($0)" }
         // No object of the API.
         case .manifest: []
         }
     }
 
-    /// Nodes and namespaces lie in no namespace.
-    public var isNamespaced: Bool { self != .node && self != .namespace }
+    /// The kind's name in the API.
+    var apiKind: String { self == .istioGateway ? Self.gateway.rawValue : self.rawValue }
+
+    /// Nodes, namespaces and classes of gateways lie in no namespace.
+    public var isNamespaced: Bool { self != .node && self != .namespace && self != .gatewayClass }
 }
 
 extension Document {

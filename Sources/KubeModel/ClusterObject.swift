@@ -9,6 +9,18 @@ public enum ObjectKind: String, Hashable, Sendable, CaseIterable {
     case namespace = "Namespace"
     case pod = "Pod"
     case destinationRule = "DestinationRule"
+    // Of the edge gateway, see `GatewayResource`. The kind is named as in the API but for Istio's `Gateway`.
+    case istioGateway = "IstioGateway"
+    case virtualService = "VirtualService"
+    case gatewayClass = "GatewayClass"
+    case gateway = "Gateway"
+    case httpRoute = "HTTPRoute"
+    case grpcRoute = "GRPCRoute"
+    case tlsRoute = "TLSRoute"
+    case tcpRoute = "TCPRoute"
+    case udpRoute = "UDPRoute"
+    case referenceGrant = "ReferenceGrant"
+    case backendTLSPolicy = "BackendTLSPolicy"
     /// A file of manifests, or a document in it, that no object can be told from: only ever rejected or deleted.
     case manifest = "Manifest"
 }
@@ -22,6 +34,7 @@ public enum ClusterObject: Hashable, Sendable {
     case namespace(NamespaceObject)
     case pod(PodObject)
     case destinationRule(DestinationRuleObject)
+    case gateway(GatewayResource)
 
     public var kind: ObjectKind {
         switch self {
@@ -32,6 +45,7 @@ public enum ClusterObject: Hashable, Sendable {
         case .namespace: .namespace
         case .pod: .pod
         case .destinationRule: .destinationRule
+        case .gateway(let resource): resource.kind
         }
     }
 
@@ -44,6 +58,7 @@ public enum ClusterObject: Hashable, Sendable {
         case .namespace(let object): ObjectName(namespace: "", name: object.name)
         case .pod(let object): object.name
         case .destinationRule(let object): object.name
+        case .gateway(let resource): resource.name
         }
     }
 }

@@ -8,12 +8,20 @@ extension DestinationRuleObject {
         self.init(name: name, host: try spec["host"].string() ?? "")
         let policy = try spec["trafficPolicy"]
         self.loadBalancer = try LoadBalancer(policy["loadBalancer"])
+        self.tls = try TLS(policy["tls"])
         self.locality = try LocalitySetting(policy["loadBalancer"]["localityLbSetting"])
         for setting in try policy["portLevelSettings"].elements() {
             let field = try setting["port"]["number"]
             let port = try field.require(field.port(), "a service port from 1 to 65535")
             guard self.portLoadBalancers[port] == nil else { throw field.duplicate("another entry") }
             self.portLoadBalancers[port] = try LoadBalancer(setting["loadBalancer"])
+            self.portTLS[port] = try TLS(setting["tls"])
+        }
+        for subset in try spec["subsets"].elements() {
+            let field = try subset["name"]
+            let name = try field.require(field.nonEmptyString(), "the name of the subset")
+            guard self.subsets[name] == nil else { throw field.duplicate("another subset") }
+            self.subsets[name] = try subset["labels"].stringMap()
         }
     }
 
@@ -22,18 +30,52 @@ extension DestinationRuleObject {
         var balancer = self.loadBalancer?.document.members ?? []
         if let locality = self.locality { balancer.append(.init("localityLbSetting", locality.document)) }
         policy.set("loadBalancer", balancer.isEmpty ? nil : .object(balancer))
+        policy.set("tls", self.tls?.fields ?? KubeFields())
         policy.set(
             "portLevelSettings",
-            self.portLoadBalancers.sorted { $0.key < $1.key }.map { port, balancer in
-                ["port": ["number": .integer(port)], "loadBalancer": balancer.document] as Document
+            Set(self.portLoadBalancers.keys).union(self.portTLS.keys).sorted().map { port in
+                var setting = KubeFields()
+                setting.set("port", ["number": .integer(port)] as Document)
+                setting.set("loadBalancer", self.portLoadBalancers[port]?.document)
+                setting.set("tls", self.portTLS[port]?.fields ?? KubeFields())
+                return setting.document
             }
         )
         var spec = KubeFields()
         spec.set("host", self.host)
         spec.set("trafficPolicy", policy)
+        spec.set(
+            "subsets",
+            self.subsets.sorted { $0.key < $1.key }.map { name, labels in
+                var subset = KubeFields()
+                subset.set("name", name)
+                subset.set("labels", labels)
+                return subset.document
+            }
+        )
         var object = KubeFields()
         object.set("spec", spec)
         return object
+    }
+}
+
+extension DestinationRuleObject.TLS {
+    /// Nil if the field is absent.
+    fileprivate init?(_ field: FieldReader) throws(ObjectError) {
+        guard field.isPresent else { return nil }
+        self.init(mode: try field["mode"].nonEmptyString() ?? "DISABLE")
+        self.sni = try field["sni"].nonEmptyString()
+        self.subjectAltNames = try field["subjectAltNames"].strings()
+        self.credentialName = try field["credentialName"].nonEmptyString()
+    }
+
+    fileprivate var fields: KubeFields {
+        var fields = KubeFields()
+        fields.set("mode", self.mode)
+        fields.set("sni", self.sni)
+        fields.set("subjectAltNames", texts: self.subjectAltNames)
+        fields.set("credentialName", self.credentialName)
+        return fields
     }
 }
 
@@ -126,7 +168,7 @@ extension FieldReader {
     }
 
     /// A duration such as `1h30m` or `0.5s`, in seconds.
-    fileprivate func seconds() throws(ObjectError) -> Double? {
+    func seconds() throws(ObjectError) -> Double? {
         guard let text = try self.nonEmptyString() else { return nil }
         let units: [String: Double] = ["h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9]
         func isNumeric(_ character: Character) -> Bool { character.isASCII && (character.isNumber || character == ".") }

@@ -1,6 +1,6 @@
 public import MeshCore
 
-/// networking.istio.io DestinationRule (v1alpha3, v1beta1, v1): the load-balancing part, as written.
+/// networking.istio.io DestinationRule (v1alpha3, v1beta1, v1): the load-balancing part and what the edge gateway uses, as written.
 /// Whether a policy is supported is decided by the catalog, which says so in the list of rejected objects.
 public struct DestinationRuleObject: Hashable, Sendable {
     public enum LoadBalancer: Hashable, Sendable {
@@ -34,6 +34,21 @@ public struct DestinationRuleObject: Hashable, Sendable {
         }
     }
 
+    /// `trafficPolicy.tls`: how the edge gateway speaks to the service.
+    public struct TLS: Hashable, Sendable {
+        /// As written: `DISABLE`, `SIMPLE`, `MUTUAL` or `ISTIO_MUTUAL`.
+        public var mode: String
+        public var sni: String?
+        public var subjectAltNames: [String]
+        /// The Secret with the authority.
+        public var credentialName: String?
+
+        public init(mode: String) {
+            self.mode = mode
+            self.subjectAltNames = []
+        }
+    }
+
     public var name: ObjectName
     /// As written: a short name, a name with namespace, a full domain name, or a wildcard.
     public var host: String
@@ -41,6 +56,11 @@ public struct DestinationRuleObject: Hashable, Sendable {
     public var loadBalancer: LoadBalancer?
     /// `trafficPolicy.portLevelSettings[].loadBalancer`, by service port number.
     public var portLoadBalancers: [UInt16: LoadBalancer] = [:]
+    public var tls: TLS?
+    /// `trafficPolicy.portLevelSettings[].tls`, by service port number.
+    public var portTLS: [UInt16: TLS] = [:]
+    /// The labels of the pods of each subset, by its name.
+    public var subsets: [String: [String: String]] = [:]
 
     /// `trafficPolicy.loadBalancer.localityLbSetting`; nil if there is none.
     public var locality: LocalitySetting?

@@ -20,6 +20,8 @@ public struct NodeObject: Hashable, Sendable {
 /// core/v1 Namespace.
 public struct NamespaceObject: Hashable, Sendable {
     public var name: String
+    /// Read for the edge gateway, whose listeners may choose namespaces by label.
+    public var labels: [String: String] = [:]
 
     public init(name: String) {
         self.name = name

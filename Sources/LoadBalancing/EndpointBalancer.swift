@@ -104,6 +104,11 @@ public struct EndpointBalancer: Sendable {
         return self.slots[slot].endpoint
     }
 
+    /// The slot of an endpoint that may be chosen; nil if it is not listed.
+    public func slot(listing address: TransportAddress) -> Int? {
+        self.slotsByAddress[address].flatMap { self.slots[$0].isListed ? $0 : nil }
+    }
+
     /// Open connections of a slot.
     public func active(in slot: Int) -> Int {
         self.slots.indices.contains(slot) ? self.slots[slot].active : 0

@@ -9,6 +9,10 @@ public struct CatalogSnapshot: Sendable {
     public internal(set) var services: TreeDictionary<ObjectName, Service> = [:]
     /// Namespaces that exist, by their objects or because a service or pod lies in them.
     public internal(set) var namespaces: TreeSet<String> = []
+    /// The labels of namespaces that have some, for listeners that choose namespaces by label.
+    public internal(set) var namespaceLabels: TreeDictionary<String, [String: String]> = [:]
+    /// Objects of the edge gateway, which are followed only where it is enabled. No Secret is among them.
+    public internal(set) var gatewayResources: TreeDictionary<RejectedKey, GatewayResource> = [:]
     public internal(set) var nodes: TreeDictionary<String, NodeObject> = [:]
     /// Of these, those that only the last good state on disk tells of: they may be older than what an earlier run of the agent knew.
     public internal(set) var nodesFromStore: TreeSet<String> = []
@@ -24,7 +28,7 @@ public struct CatalogSnapshot: Sendable {
     public internal(set) var rejectedOverflow: UInt64 = 0
     /// Objects that are in force, but probably not as their author meant: what an operator should know.
     public internal(set) var warnings: TreeDictionary<RejectedKey, String> = [:]
-    /// Services, nodes and rules that came from manifests, for the store: their folder answers for them at the next start.
+    /// Services, nodes, rules and objects of the gateway that came from manifests, for the store: their folder answers for them at the next start.
     var fromManifests: TreeSet<RejectedKey> = []
 
     public struct RejectedKey: Hashable, Sendable {

@@ -32,8 +32,17 @@ extension CatalogState {
             if former?.zone != node.zone { self.touchedZones.insert(node.name) }
         case .destinationRule(let rule):
             self.putRule(rule)
-        case .namespace, .pod:
-            // Their existence is all that counts.
+        case .namespace(let namespace):
+            guard self.snapshot.namespaceLabels[namespace.name] ?? [:] != namespace.labels else { return nil }
+            self.snapshot.namespaceLabels[namespace.name] = namespace.labels.isEmpty ? nil : namespace.labels
+            self.isChanged = true
+        case .gateway(let resource):
+            let key = ObjectKey(object)
+            guard self.snapshot.gatewayResources[key] != resource else { return nil }
+            self.snapshot.gatewayResources[key] = resource
+            self.isChanged = true
+        case .pod:
+            // Its existence is all that counts.
             break
         }
         return nil
@@ -56,8 +65,12 @@ extension CatalogState {
             self.isChanged = true
         case .destinationRule:
             self.removeRule(key.name)
-        case .namespace, .pod, .manifest:
+        case .namespace:
+            if self.snapshot.namespaceLabels.removeValue(forKey: key.name.name) != nil { self.isChanged = true }
+        case .pod, .manifest:
             break
+        default:
+            if self.snapshot.gatewayResources.removeValue(forKey: key) != nil { self.isChanged = true }
         }
     }
 
@@ -80,11 +93,15 @@ extension CatalogState {
         case .destinationRule:
             return self.ruleInForce(name).map { .destinationRule($0) }
         case .namespace:
-            return .namespace(NamespaceObject(name: name.name))
+            var namespace = NamespaceObject(name: name.name)
+            namespace.labels = self.snapshot.namespaceLabels[name.name] ?? [:]
+            return .namespace(namespace)
         case .pod:
             return .pod(PodObject(name: name))
         case .manifest:
             return nil
+        default:
+            return self.snapshot.gatewayResources[key].map { .gateway($0) }
         }
     }
 

@@ -133,9 +133,9 @@ struct CatalogState {
         self.owners[key] = ownership
         if key.kind == .node { self.noteStored(key.name.name, ownership.source == .store) }
         switch key.kind {
-        case .service, .node, .destinationRule: break
         // The store writes these with their service.
         case .endpoints, .endpointSlice, .namespace, .pod, .manifest: return
+        default: break
         }
         if ownership.origin == .manifests {
             self.snapshot.fromManifests.insert(key)

@@ -160,7 +160,7 @@ struct ManifestFolder {
             case .endpoints(let endpoints): given.insert(endpoints.name)
             case .endpointSlice(let slice):
                 given.insert(ObjectName(namespace: slice.name.namespace, name: slice.serviceName))
-            case .node, .namespace, .destinationRule: break
+            case .node, .namespace, .destinationRule, .gateway: break
             }
         }
         guard !pods.isEmpty else { return }

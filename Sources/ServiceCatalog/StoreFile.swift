@@ -108,10 +108,15 @@ enum StoreFile {
             }
             return [(ClusterObject.service(service.object), origin)] + slices.map { (.endpointSlice($0), origin) }
         }
-        let namespaces = snapshot.namespaces.map { ClusterObject.namespace(NamespaceObject(name: $0)) }
+        let namespaces = snapshot.namespaces.map { name in
+            var namespace = NamespaceObject(name: name)
+            namespace.labels = snapshot.namespaceLabels[name] ?? [:]
+            return ClusterObject.namespace(namespace)
+        }
         let others =
             snapshot.nodes.values.map { ClusterObject.node($0) }
             + snapshot.destinationRules.values.map { ClusterObject.destinationRule($0) }
+            + snapshot.gatewayResources.values.map { ClusterObject.gateway($0) }
         return [
             AnySequence(namespaces.map { ($0, ObjectSource.api) }),
             AnySequence(others.map { ($0, origin($0.kind, $0.name)) }), AnySequence(services),

@@ -12,9 +12,11 @@ public struct YamuxConfiguration: Sendable {
     /// What may wait in memory for streams that are not read. Beyond it the stream that holds the most is reset.
     public var maximumUnreadBytes = 64 * 1024 * 1024
     /// Shared with other sessions, for what may wait in all of them together; nil for this session's bound alone.
-    public var unreadBudget: YamuxUnreadBudget?
+    public var unreadBudget: YamuxByteBudget?
     /// What may wait in memory to be sent, over all streams. At half of it no stream is writable; a write beyond it fails.
     public var maximumUnsentBytes = 64 * 1024 * 1024
+    /// As `unreadBudget`, of what waits to be sent.
+    public var unsentBudget: YamuxByteBudget?
 
     /// The largest payload that is sent in one frame.
     public var maximumPayloadBytes = 64 * 1024
@@ -62,7 +64,7 @@ public struct YamuxEvents {
     public var received: () -> Void = {}
     /// Bytes have left, whatever they were.
     public var sent: () -> Void = {}
-    /// Asked when bytes wait unread in too many streams: whether the peer is one that others are to make room for.
+    /// Asked when bytes wait unread or unsent in too many streams: whether the peer is one that others are to make room for.
     public var isTrusted: () -> Bool = { false }
     /// Once, when no stream works any more; nil if this side closed the session in peace.
     public var sessionClosed: (YamuxError?) -> Void = { _ in }

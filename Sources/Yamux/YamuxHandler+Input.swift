@@ -134,7 +134,7 @@ extension YamuxHandler {
 
     private func boundUnreadBytes() {
         guard self.unreadBytes > self.configuration.maximumUnreadBytes else { return }
-        self.resetFullest("\(self.unreadBytes) bytes wait unread in the session")
+        self.resetFullest(.unread, "\(self.unreadBytes) bytes wait unread in the session")
     }
 
     // MARK: For streams

@@ -244,7 +244,7 @@ extension YamuxHandler {
             }
             stream.machine.sent(count)
             stream.unsentBytes -= count
-            self.unsentBytes -= count
+            self.countUnsent(-count)
             self.takeEmptyWrites(of: stream)
         }
         // FIN has a frame of its own: go-yamux takes the flag before the payload of its frame, and may lose that.

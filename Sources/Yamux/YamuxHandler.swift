@@ -38,10 +38,11 @@ public final class YamuxHandler: ChannelInboundHandler {
     /// Memory that streams hold unread.
     var unreadBytes = 0
     var windowGrowth = 0
-    var account: YamuxUnreadBudget.Account?
+    var unreadAccount: YamuxByteBudget.Account?
 
     // What goes.
     var unsentBytes = 0
+    var unsentAccount: YamuxByteBudget.Account?
     /// Streams that are not writable because too much waits in all of them.
     var heldBack: [YamuxStreamChannel] = []
     /// Streams that can send data, in the order of their turns.
@@ -149,7 +150,8 @@ public final class YamuxHandler: ChannelInboundHandler {
     public func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
         self.loop = context.eventLoop
-        self.account = self.configuration.unreadBudget?.open(for: self, on: context.eventLoop)
+        self.unreadAccount = self.configuration.unreadBudget?.open(for: self, on: context.eventLoop)
+        self.unsentAccount = self.configuration.unsentBudget?.open(for: self, on: context.eventLoop)
         if context.channel.isActive { self.activate() }
     }
 
@@ -272,8 +274,9 @@ public final class YamuxHandler: ChannelInboundHandler {
             context.writeAndFlush(self.wrapOutboundOut(frame), promise: nil)
         }
         for stream in self.streams.values { stream.end(error: cause) }
-        if let account = self.account { self.configuration.unreadBudget?.close(account) }
-        self.account = nil
+        if let account = self.unreadAccount { self.configuration.unreadBudget?.close(account) }
+        if let account = self.unsentAccount { self.configuration.unsentBudget?.close(account) }
+        (self.unreadAccount, self.unsentAccount) = (nil, nil)
         self.target = nil
         self.nestedReads = []
         self.readCompletesOwed = []

@@ -443,15 +443,17 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
             promise?.fail(ChannelError.operationUnsupported)
             return
         }
-        guard session.unsentBytes + bytes.readableBytes <= session.configuration.maximumUnsentBytes else {
-            promise?.fail(YamuxError.limit("\(session.unsentBytes) bytes wait for the peer: write less at once"))
+        if let refusal = session.refusal(ofWriting: bytes.readableBytes) {
+            promise?.fail(refusal)
             return
         }
         self.writes.append(PendingWrite(bytes: bytes, promise: promise))
         if bytes.readableBytes == 0 { self.emptyWrites += 1 }
         self.unsentBytes += bytes.readableBytes
-        session.unsentBytes += bytes.readableBytes
-        let isFull = self.unsentBytes > self.waterMark.high || session.isCongested
+        session.countUnsent(bytes.readableBytes)
+        let isFull =
+            self.unsentBytes > self.waterMark.high || session.isCongested
+            || self.holdsTooMuch(beyond: Self.tightHighWaterMark)
         if isFull, self.isWritable {
             session.holdBack(self)
             self.set(Self.writableBit, false)
@@ -468,7 +470,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     /// The session has sent some of the writes.
     func didSend() {
         guard self.unsentBytes < self.waterMark.low, !self.isWritable, !self.flags.contains(.isClosed),
-            !(self.session?.holdBack(self) ?? false)
+            !self.holdsTooMuch(beyond: Self.tightHighWaterMark / 2), !(self.session?.holdBack(self) ?? false)
         else { return }
         self.set(Self.writableBit, true)
         self.pipeline.fireChannelWritabilityChanged()
@@ -490,7 +492,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
     private func fail(_ write: PendingWrite, _ error: any Error) {
         if write.bytes.readableBytes == 0 { self.emptyWrites -= 1 }
         self.unsentBytes -= write.bytes.readableBytes
-        self.session?.unsentBytes -= write.bytes.readableBytes
+        self.session?.countUnsent(-write.bytes.readableBytes)
         write.promise?.fail(error)
     }
 }

@@ -108,7 +108,7 @@ struct BrokenConfigurationTests {
             "modules: {edgeTunnel: {enable: true, transport: quic, psk: {enable: false}}}", 1, 49, .warning,
             "set tcp or ws"
         ),
-        ("modules: {edgeTunnel: {enable: true, livenessTimeout: 2}}", 1, 55, .error, "twice that"),
+        ("modules: {edgeTunnel: {enable: true, livenessInterval: 5, livenessTimeout: 2}}", 1, 76, .error, "twice that"),
         ("modules: {edgeTunnel: {targets: {allow: [\"10.0.0.0/8:80-79\"]}}}", 1, 42, .error, ":FIRST-LAST"),
         ("modules: {edgeTunnel: {identity: name}}", 1, 34, .error, "derived, node"),
         ("modules: {edgeCNI: {enable: true}}", 1, 20, .error, "list both"),

@@ -1,3 +1,4 @@
+import EndpointBalancing
 import KubeModel
 import LinuxNetwork
 import LoadBalancing

@@ -1,4 +1,5 @@
 import ByteStreams
+import EndpointBalancing
 import LinuxNetwork
 import MeshCore
 import NIOCore

@@ -1,4 +1,5 @@
 import ByteStreams
+import EndpointBalancing
 import KubeModel
 import LinuxNetwork
 import LoadBalancing

@@ -15,9 +15,10 @@ import Testing
 @Suite(.serialized) struct GoDaemonTests {
     let loop = MultiThreadedEventLoopGroup.singleton.next()
 
-    private func daemon(_ way: Way) async throws -> Daemon {
+    private func daemon(_ way: Way, limit: TimeAmount = Peers.lifetime) async throws -> Daemon {
         try await Peers.startDaemon(
             listen: way.address,
+            limit: limit,
             "-tls=\(way.security == .tls)",
             "-noise=\(way.security == .noise)"
         )
@@ -49,6 +50,18 @@ import Testing
                     options: OpenStreamOptions(waitForAnswer: true)
                 )
             }
+        }
+        try await listener.close().get()
+    }
+
+    /// There and back, compared by its hash. Of yamux' windows, sequence numbers of Noise and TLS records and frames of WebSocket
+    /// some 10,000 to a million each.
+    @Test(arguments: Way.all) func aGigabyteEachWay(_ way: Way) async throws {
+        let daemon = try await self.daemon(way, limit: .minutes(10))
+        let listener = try await daemon.serveTestProtocols()
+        try await withHost(TestHost(security: [way.security])) { host in
+            _ = try await host.connect(to: way.choose(daemon.addresses).appending(.p2p(daemon.peerID)))
+            try await host.testEcho(daemon.peerID, bytes: Peers.gigabyte, halfCloses: false)
         }
         try await listener.close().get()
     }

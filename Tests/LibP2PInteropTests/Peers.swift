@@ -21,7 +21,9 @@ enum Peers {
     /// EdgeMesh v1.17's agent; only where somebody has built it.
     static let original = variable("EDGEMESH_ORIGINAL_AGENT")
 
-    /// Bytes of one transfer: a gigabyte takes a release build, or patience.
+    /// Of the one transfer by each way that shows that no counter of 32 bits is in the way: tens of seconds in a debug build.
+    static let gigabyte = 1 << 30
+    /// Bytes of every other transfer.
     static let bulk = variable("EDGEMESH_INTEROP_BYTES").flatMap { Int($0) } ?? 64 << 20
     static let streams = 1000
     /// No peer lives longer than this: whoever waits for it gets an error.
@@ -47,6 +49,7 @@ enum Peers {
     /// go-libp2p's daemon.
     static func startDaemon(
         listen: String = "/ip4/127.0.0.1/tcp/0",
+        limit: TimeAmount = Self.lifetime,
         _ options: String...
     ) async throws -> Daemon {
         try Self.require(Self.daemon)
@@ -54,7 +57,7 @@ enum Peers {
             Self.daemon,
             listen: [listen],
             options: options,
-            limit: Self.lifetime,
+            limit: limit,
             on: MultiThreadedEventLoopGroup.singleton.next()
         )
     }

@@ -19,7 +19,8 @@ extension SocketTests {
             _ body: (_ server: Host, _ peer: Host, _ connection: Connection) async throws -> Void
         ) async throws {
             let server = try await makeHost(configure)
-            let peer = try await makeHost(listen: [])
+            // What it tells in the test's words is not to be followed by the truth.
+            let peer = try await makeHost(listen: []) { $0.identifyPushDelay = .hours(1) }
             try await withHosts(server, peer) {
                 prepare(peer)
                 let connection = try await peer.connect(to: server.peerID, addresses: server.listenAddresses)
@@ -239,16 +240,44 @@ extension SocketTests {
                     server.metrics.streamsResetUnread + server.metrics.streamsRefusedUnread > 0
                 }
                 #expect(server.metrics.unreadBytes <= budget + 256 * 1024)
-                // Another peer is served all the while.
-                let other = try await makeHost(listen: [])
-                try await withHosts(other) {
-                    let stream = try await other.connect(to: server.peerID, addresses: server.listenAddresses)
-                        .openStream(protocols: ["/echo"]).get()
-                    let bytes = ByteBuffer(repeating: 2, count: 1 << 20)
-                    #expect(try await stream.exchange(bytes) == bytes)
-                }
+                try await Self.othersAreServed(by: server)
                 server.disconnect(from: peer.peerID)
                 try await eventually("nothing is held") { server.metrics.unreadBytes == 0 }
+            }
+        }
+
+        /// A host whose handlers write whatever they are asked for, and a peer that asks on many streams and reads none.
+        @Test func unsentBytesAreBoundedForTheHost() async throws {
+            let budget = 2 << 20
+            try await Self.connected {
+                $0.limits.unsentBytes = budget
+            } _: { server, peer, connection in
+                server.echo("/echo")
+                // Beyond the peer's window of 256 KiB.
+                let payload = ByteBuffer(repeating: 1, count: 512 * 1024)
+                server.handle("/flood") { stream in
+                    stream.channel.writeAndFlush(payload, promise: nil)
+                    return stream.channel.eventLoop.makeSucceededVoidFuture()
+                }
+                for _ in 0..<16 { _ = try await connection.openStream(protocols: ["/flood"]).get() }
+                try await eventually("the bound is reached") { server.metrics.writesFailedUnsent > 0 }
+                // Whoever holds it all writes nothing beyond it.
+                #expect(server.metrics.unsentBytes <= budget)
+                try await Self.othersAreServed(by: server)
+                #expect(server.metrics.unsentBytes <= budget)
+                server.disconnect(from: peer.peerID)
+                try await eventually("nothing is held") { server.metrics.unsentBytes == 0 }
+            }
+        }
+
+        /// Another peer has its echo.
+        private static func othersAreServed(by server: Host) async throws {
+            let other = try await makeHost(listen: [])
+            try await withHosts(other) {
+                let stream = try await other.connect(to: server.peerID, addresses: server.listenAddresses)
+                    .openStream(protocols: ["/echo"]).get()
+                let bytes = ByteBuffer(repeating: 2, count: 1 << 20)
+                #expect(try await stream.exchange(bytes) == bytes)
             }
         }
     }

@@ -153,6 +153,90 @@ import Testing
         }
     }
 
+    /// Of a host of go-libp2p: it is known by its agent, and its listener waits for proposals whoever comes.
+    private static func likeGo(_ configuration: inout HostConfiguration) {
+        configuration.agentVersion = "go-libp2p/0.36"
+        configuration.simultaneousOpen.acceptedPatience = .minutes(5)
+    }
+
+    /// Only the SYN of the host behind the worse NAT gets through, to a listener that proposes nothing. That host, by the
+    /// roles of such peers the server, waits for it no longer than it must.
+    @Test func aListenerThatProposesNothingIsNotWaitedForLong() throws {
+        try withSimulation(seed: 11, link: Link(delay: .milliseconds(10))) { simulation in
+            let relay = try Relay("31.0.0.1", in: simulation)
+            let home = simulation.home("home", .symmetric, inside: "10.0.0.0/24", outside: "31.0.1.1")
+            let one = try RelayedPeer(on: home.machine("one", 2, in: simulation))
+            let machine = simulation.machine("other")
+            machine.attach(to: simulation.internet, "31.0.1.2")
+            let other = try RelayedPeer(on: machine, Self.likeGo)
+            try simulation.run {
+                try await Self.start([one, other], relay, simulation)
+                _ = try await Self.dial(one, other)
+                try await simulation.wait(atMost: .seconds(30), asking: .milliseconds(1)) {
+                    one.puncher.metrics.answered > 0
+                }
+                let asked = simulation.loop.now
+                try await simulation.wait(atMost: .seconds(30), asking: .milliseconds(1)) {
+                    one.directConnection(to: other) != nil
+                }
+                // Three half round trips of 80 ms over the relay until it dials, one of 40 ms for the connection, 300 ms and
+                // two over the relay until it proposes, and four for what is agreed on then.
+                #expect(simulation.loop.now - asked < .seconds(1), "\(simulation.loop.now - asked)")
+                #expect(one.directConnection(to: other)?.direction == .outbound)
+                await Self.stop([one, other], relay, simulation)
+            }
+        }
+    }
+
+    /// A peer of the name `go-libp2p`, which has the roles of the specification since 0.41, and had them reversed before.
+    enum GoPeer: String, CaseIterable {
+        /// It answers, as client.
+        case newDials
+        /// It answers, as server.
+        case oldDials
+        /// It begins, as server.
+        case newIsDialled
+    }
+
+    /// Whoever of both is the server: one try is enough, and takes no longer than it must.
+    @Test(arguments: GoPeer.allCases) func theRolesOfGoAreFoundOut(_ go: GoPeer) throws {
+        try withSimulation(seed: 13, link: Link(delay: .milliseconds(10))) { simulation in
+            let relay = try Relay("31.0.0.1", in: simulation)
+            var old = HolePunchConfiguration()
+            old.hasReversedRoles = { _ in true }
+            old.reversedPatience = .minutes(5)
+            let peers = try (1...2).map { number in
+                let home = simulation.home(
+                    "home-\(number)",
+                    NATBehavior(),
+                    inside: "10.0.0.0/24",
+                    outside: CIDR("31.0.1.0/24").host(UInt32(number))
+                )
+                let isGo = (number == 2) == (go == .newIsDialled)
+                return try RelayedPeer(
+                    on: home.machine("peer-\(number)", UInt32(1 + number), in: simulation),
+                    punching: isGo && go == .oldDials ? old : HolePunchConfiguration()
+                ) { if isGo { Self.likeGo(&$0) } }
+            }
+            let (one, other) = (peers[0], peers[1])
+            try simulation.run {
+                try await Self.start(peers, relay, simulation)
+                _ = try await Self.dial(one, other)
+                try await simulation.wait(atMost: .seconds(30), asking: .milliseconds(1)) {
+                    one.puncher.metrics.answered > 0
+                }
+                let asked = simulation.loop.now
+                try await simulation.wait(atMost: .seconds(60), asking: .milliseconds(1)) {
+                    other.puncher.metrics.punched + other.puncher.metrics.failed > 0
+                }
+                #expect(other.puncher.metrics.punched == 1 && one.puncher.metrics.answered == 1)
+                // As above; the SYNs may miss each other once.
+                #expect(simulation.loop.now - asked < .milliseconds(1200), "\(simulation.loop.now - asked)")
+                await Self.stop(peers, relay, simulation)
+            }
+        }
+    }
+
     /// A nearer relay appears, then becomes the farther one: the reservation moves, and there is always one.
     @Test func reservationsMoveToNearerRelays() throws {
         try withSimulation(seed: 9, link: Link(delay: .milliseconds(5), jitter: .milliseconds(1))) { simulation in

@@ -8,7 +8,8 @@ struct FuzzTarget {
     static let all: [FuzzTarget] = [
         .json, .yaml, .configuration, .dns, .watch, .multiaddr, .protobuf, .keys, .envelope, .psk, .noise,
         .noisePayload, .tlsCertificate, .yamux, .webSocket, .handshake, .session, .multistream, .identify, .services,
-        .relay, .reachability, .kademlia, .mdns, .gateway, .discovery, .proxy, .flow, .datagrams,
+        .relay, .reachability, .kademlia, .mdns, .gateway, .discovery, .proxy, .flow, .datagrams, .gatewayMatch,
+        .gatewayObjects,
     ]
 }
 

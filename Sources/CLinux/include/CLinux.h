@@ -26,5 +26,7 @@ void clinux_tune_malloc(void);
 /// Gives back to the kernel what was needed once: freed memory, and the pages of code and constants that are mapped from
 /// the program's file. Those that are used again come back from the page cache at the first touch.
 void clinux_release_memory(void);
+/// Bytes that were asked of malloc and not given back.
+size_t clinux_allocated_bytes(void);
 
 #endif

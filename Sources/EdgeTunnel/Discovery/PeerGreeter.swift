@@ -12,9 +12,12 @@ final class PeerGreeter: Sendable {
         var maximumConcurrent = 8
         /// Peers that wait to be greeted; more are dropped, and found again.
         var maximumWaiting = 256
-        /// Connected peers beyond which nobody is greeted whose node is known already: in a LAN of a thousand nodes each needs
-        /// few of the others.
+        /// Connected peers beyond which nobody of the local network is greeted whose node is known already: of a thousand nodes each
+        /// needs few of the others.
         var enoughPeers = 64
+        /// The same for those that the DHT has found, many of whom are reached by a relay alone: what keeps a connection to one of
+        /// them alive costs 60 KB an hour, and a flow that needs it has it after some round trips.
+        var enoughDistantPeers = 16
         var timeout: TimeAmount = .seconds(15)
     }
 
@@ -91,7 +94,8 @@ final class PeerGreeter: Sendable {
     private func discovered(_ found: DiscoveredPeer) {
         guard found.peer != self.host.peerID, self.host.bestConnection(to: found.peer) == nil else { return }
         let isNamed = self.naming.node(of: found.peer) != nil
-        if isNamed, !self.mustBeTold, self.host.metrics.openConnections >= self.configuration.enoughPeers { return }
+        let enough = found.source == .mdns ? self.configuration.enoughPeers : self.configuration.enoughDistantPeers
+        if isNamed, !self.mustBeTold, self.host.metrics.openConnections >= enough { return }
         self.state.withLock { state in
             guard !state.known.contains(found.peer) else { return }
             guard state.waiting.count < self.configuration.maximumWaiting else {

@@ -11,14 +11,21 @@ extension PathTable {
         var dials: [PeerID] = []
         var pings: [Connection] = []
         var dead: [Connection] = []
+        /// Whether one is down that was not when it was told last, or the other way round.
+        var isNews = false
         /// Whose peers came under suspicion, or are beyond it.
         var judged: [(connection: Connection, isSuspect: Bool)] = []
     }
 
-    /// Looks at all nodes: whom to dial, whom to ask for a sign of life, whom to give up. On the loop.
-    func tick() {
-        let connections = Dictionary(grouping: self.host.connections.filter(\.isOpen), by: \.remotePeer)
-        let peers = self.state.withLock { $0.isRunning ? Array($0.entries.keys) : [] }
+    /// Looks at nodes: whom to dial, whom to ask for a sign of life, whom to give up. On the loop.
+    /// - Parameter only: the one with which something has happened; a relay has too many to look at all whenever one comes or goes.
+    func tick(_ only: PeerID? = nil) {
+        let open = (only.map { self.host.connections(to: $0) } ?? self.host.connections).filter(\.isOpen)
+        let connections = Dictionary(grouping: open, by: \.remotePeer)
+        let peers = self.state.withLock { state -> [PeerID] in
+            guard state.isRunning else { return [] }
+            return only.map { [$0] } ?? Array(state.entries.keys)
+        }
         let flows = Dictionary(peers.map { ($0, self.surroundings.flows($0)) }, uniquingKeysWith: { first, _ in first })
         let now = self.loop.now
         let work = self.state.withLock { state in
@@ -39,6 +46,7 @@ extension PathTable {
                     open.isEmpty && entry.record.state == .idle
                     && entry.record.since + self.configuration.forgetAfter <= now
                 state.entries[peer] = isForgotten ? nil : entry
+                if state.down.contains(peer) != (entry.record.state == .down) { work.isNews = true }
             }
             state.counters.probesSent += UInt64(work.pings.count)
             return work
@@ -49,8 +57,8 @@ extension PathTable {
         for connection in work.pings { self.ping(connection) }
         for peer in work.dials { self.redial(peer) }
         for judged in work.judged { self.judge(judged.connection, isSuspect: judged.isSuspect) }
-        self.publish()
-        self.schedule()
+        if work.isNews || only == nil { self.publish() }
+        self.schedule(only)
     }
 
     private func probe(
@@ -107,24 +115,33 @@ extension PathTable {
                 if !isAnswered { state.counters.probesLost += 1 }
                 state.entries[connection.remotePeer]?.record.probed(isAnswered: isAnswered)
             }
-            if isAnswered, connection.isSuspect { self.loop.execute { self.tick() } }
+            if isAnswered, connection.isSuspect { self.loop.execute { self.tick(connection.remotePeer) } }
         }
     }
 
-    /// Sets the timer for the next look. On the loop.
-    func schedule() {
+    /// Sets the timer for the next look at all. On the loop.
+    /// - Parameter only: the one that may have to be looked at earlier than before.
+    func schedule(_ only: PeerID? = nil) {
         let now = self.loop.now
         let due = self.state.withLock { state -> NIODeadline? in
             guard state.isRunning else { return nil }
-            // Where nobody is looked after, there is little to see.
-            let isWatching = state.entries.values.contains { !$0.probes.isEmpty }
-            var due = now + (isWatching ? state.liveness.interval : state.liveness.quiet)
-            for entry in state.entries.values {
-                if let wake = entry.record.wakeTime { due = min(due, wake) }
-                for probe in entry.probes.values { due = min(due, probe.wakeTime) }
-            }
             // Dials that wait for room must not make it spin.
-            return max(due, now + .milliseconds(50))
+            let soonest = now + .milliseconds(50)
+            if let only, let known = state.due {
+                guard let entry = state.entries[only] else { return nil }
+                // Whoever is looked after may be sent something at any time.
+                let latest = entry.probes.isEmpty ? known : now + state.liveness.interval
+                let due = max(min(entry.wakeTime ?? latest, latest), soonest)
+                guard due < known else { return nil }
+                state.due = due
+            } else {
+                // Where nobody is looked after, there is little to see.
+                let isWatching = state.entries.values.contains { !$0.probes.isEmpty }
+                let last = now + (isWatching ? state.liveness.interval : state.liveness.quiet)
+                let next = state.entries.values.reduce(last) { min($0, $1.wakeTime ?? $0) }
+                state.due = max(next, soonest)
+            }
+            return state.due
         }
         guard let due else { return }
         let timer = self.loop.scheduleTask(deadline: due) { [weak self] () -> Void in self?.tick() }

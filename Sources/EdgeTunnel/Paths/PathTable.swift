@@ -53,6 +53,11 @@ final class PathTable: Sendable {
         /// Why its connection was given up.
         var lastWords: String?
         var watchUntil: NIODeadline?
+
+        /// When it is to be looked at again; nil for whenever the others are.
+        var wakeTime: NIODeadline? {
+            self.probes.values.reduce(self.record.wakeTime) { min($0 ?? $1.wakeTime, $1.wakeTime) }
+        }
     }
 
     struct State {
@@ -61,6 +66,10 @@ final class PathTable: Sendable {
         var redials = 0
         var hopedAt: NIODeadline?
         var timer: Scheduled<Void>?
+        /// Those that are down, as was told.
+        var down: Set<PeerID> = []
+        /// When the timer goes off.
+        var due: NIODeadline?
         var isRunning = false
         var liveness: LivenessProbe.Configuration
     }
@@ -210,7 +219,7 @@ final class PathTable: Sendable {
             }
         }
         // So that it counts as down in time.
-        if self.loop.inEventLoop { self.schedule() } else { self.loop.execute { self.schedule() } }
+        if self.loop.inEventLoop { self.schedule(peer) } else { self.loop.execute { self.schedule(peer) } }
         return dialled
     }
 
@@ -251,7 +260,7 @@ final class PathTable: Sendable {
         guard let node = self.naming.node(of: peer) else { return }
         let now = self.loop.now
         let kind = self.host.bestConnection(to: peer).map { self.kind(of: $0) }
-        let change = self.state.withLock { state -> (before: NodePath.State, after: NodePath.State)? in
+        let change = self.state.withLock { state -> (before: NodePath.State, after: NodePath.State, wasDown: Bool)? in
             guard state.entries[peer] != nil || (kind != nil && self.admit(peer, in: &state, now: now)) else {
                 return nil
             }
@@ -263,14 +272,15 @@ final class PathTable: Sendable {
                 state.entries[peer]?.record.disconnected(reason, now: now)
                 state.entries[peer]?.lastWords = nil
             }
-            return (before, state.entries[peer]?.record.state ?? .idle)
+            return (before, state.entries[peer]?.record.state ?? .idle, state.down.contains(peer))
         }
         guard let change else { return }
         if change.before != change.after {
             self.logger.debug("a path has changed", metadata: ["node": "\(node)", "state": "\(change.after)"])
         }
         if change.before == .down, change.after == .up { self.hope() }
-        if change.after == .up { self.publish() } else { self.tick() }
+        guard change.after == .up else { return self.tick(peer) }
+        if change.wasDown { self.publish() }
     }
 
     /// One node is back: what kept it away may have kept away others, this node's own uplink first of all.
@@ -287,7 +297,7 @@ final class PathTable: Sendable {
     func hurry(_ peer: PeerID) {
         let now = self.loop.now
         self.state.withLock { $0.entries[peer]?.record.hurry(now: now) }
-        self.schedule()
+        self.schedule(peer)
     }
 
     /// Nodes have become other peers, or are named that were not.
@@ -303,19 +313,19 @@ final class PathTable: Sendable {
         self.publish()
     }
 
+    /// Whether a connection's own address is not among those that the machine has. Link-local ones are not listed: liveness tells.
+    static func isLost(_ address: Multiaddr, present: Set<IPAddress>) -> Bool {
+        guard !address.isLinkLocal, let own = address.ipAddress else { return false }
+        return !own.isLoopback && !present.contains(own)
+    }
+
     /// Addresses or routes of this machine have changed: what was lost with them is given up, all else is looked at at once.
     /// - Parameter addresses: those that this machine has now.
     func networkChanged(_ addresses: Set<IPAddress>) {
         let now = self.loop.now
         self.state.withLock { $0.counters.networkChanges += 1 }
         let open = self.host.connections
-        let lost = open.filter { connection in
-            // Link-local addresses are in no list; whether one is lost, liveness tells.
-            guard !connection.isRelayed, !connection.localAddress.isLinkLocal,
-                let local = connection.localAddress.ipAddress
-            else { return false }
-            return !local.isLoopback && !addresses.contains(local)
-        }
+        let lost = open.filter { !$0.isRelayed && Self.isLost($0.localAddress, present: addresses) }
         // Peers cannot be told, and circuits end with their relay's connection. Those that used this node wait for it: a new
         // connection shows them that the old one is dead.
         for connection in open where connection.isRelayed ? !lost.isEmpty : lost.contains(connection) {
@@ -360,7 +370,7 @@ final class PathTable: Sendable {
         let until = self.loop.now + self.configuration.watchAfterChange
         self.state.withLock { $0.entries[peer]?.watchUntil = until }
         self.suspect(others)
-        self.tick()
+        self.tick(peer)
     }
 
     private func suspect(_ connections: [Connection]) {
@@ -417,7 +427,8 @@ final class PathTable: Sendable {
 
     func publish() {
         let down = self.state.withLock { state in
-            state.entries.filter { $0.value.record.state == .down }.map(\.key)
+            state.down = Set(state.entries.filter { $0.value.record.state == .down }.keys)
+            return state.down
         }
         self.unreachable.set(Set(down.compactMap { self.naming.node(of: $0) }))
     }

@@ -201,7 +201,7 @@ final class PeerDial {
                 attempt.made(raw.channel)
                 guard !attempt.isOver else { return }
                 let role = self.options.simultaneousOpen ?? .initiator
-                let patience = self.host.configuration.simultaneousOpen.dialledPatience
+                let patience = self.options.patience ?? self.host.configuration.simultaneousOpen.dialledPatience
                 self.host.establish(
                     raw,
                     direction: .outbound,

@@ -35,6 +35,8 @@ public struct DialOptions: Sendable {
     public var reusePort: Bool?
     /// Both peers dial each other at once (DCUtR): this side's role in the handshakes, and no address waits for another.
     public var simultaneousOpen: ConnectionRole?
+    /// For the first proposal of the peer if this side is the responder of such a dial; nil as configured.
+    public var patience: TimeAmount?
     /// Addresses that failed a short time ago are dialled all the same.
     public var ignoreBackoff: Bool
     /// Nil dials each address once. What the peer has connected meanwhile is as good as the dial that it saves.
@@ -50,6 +52,7 @@ public struct DialOptions: Sendable {
         directOnly: Bool = false,
         reusePort: Bool? = nil,
         simultaneousOpen: ConnectionRole? = nil,
+        patience: TimeAmount? = nil,
         ignoreBackoff: Bool = false,
         redial: Redial? = nil,
         timeout: TimeAmount? = nil,
@@ -60,6 +63,7 @@ public struct DialOptions: Sendable {
         self.directOnly = directOnly
         self.reusePort = reusePort
         self.simultaneousOpen = simultaneousOpen
+        self.patience = patience
         self.ignoreBackoff = ignoreBackoff
         self.redial = redial
         self.timeout = timeout

@@ -24,7 +24,8 @@ public final class Host: Sendable {
     let clock: any EventLoop
     let upgrade: ConnectionUpgrade.Configuration
     /// Shared by the sessions of all connections.
-    let unreadBudget: YamuxUnreadBudget
+    let unreadBudget: YamuxByteBudget
+    let unsentBudget: YamuxByteBudget
     let state: Mutex<HostState>
     let resources: Mutex<ResourceUsage>
 
@@ -37,9 +38,10 @@ public final class Host: Sendable {
     ) throws {
         let clock = group.next()
         var yamux = configuration.yamux
-        let budget = YamuxUnreadBudget(maximumBytes: configuration.limits.unreadBytes)
-        yamux.unreadBudget = budget
-        self.unreadBudget = budget
+        let unread = YamuxByteBudget(.unread, maximumBytes: configuration.limits.unreadBytes)
+        let unsent = YamuxByteBudget(.unsent, maximumBytes: configuration.limits.unsentBytes)
+        (yamux.unreadBudget, yamux.unsentBudget) = (unread, unsent)
+        (self.unreadBudget, self.unsentBudget) = (unread, unsent)
         self.identity = identity
         self.peerID = identity.peerID
         self.configuration = configuration
@@ -217,6 +219,10 @@ public final class Host: Sendable {
         metrics.windowGrowthsDenied = unread.growthsDenied
         metrics.streamsRefusedUnread = unread.streamsRefused
         metrics.streamsResetUnread = unread.streamsReset
+        let unsent = self.unsentBudget.metrics
+        metrics.unsentBytes = unsent.bytes
+        metrics.writesFailedUnsent = unsent.writesFailed
+        metrics.streamsResetUnsent = unsent.streamsReset
         metrics.knownPeers = self.peers.count
         return metrics
     }

@@ -9,6 +9,8 @@ public struct HostMetrics: Sendable, Hashable {
     public var knownPeers = 0
     /// Received bytes that wait in streams; see `ResourceLimits.unreadBytes`.
     public var unreadBytes = 0
+    /// Written bytes that wait in streams, less what is about to leave; see `ResourceLimits.unsentBytes`.
+    public var unsentBytes = 0
 
     public var connectionsAccepted: UInt64 = 0
     public var connectionsDialled: UInt64 = 0
@@ -30,6 +32,9 @@ public struct HostMetrics: Sendable, Hashable {
     public var windowGrowthsDenied: UInt64 = 0
     public var streamsRefusedUnread: UInt64 = 0
     public var streamsResetUnread: UInt64 = 0
+    /// As bytes wait unsent: writes that failed, and streams that were reset, of those who hold the most.
+    public var writesFailedUnsent: UInt64 = 0
+    public var streamsResetUnsent: UInt64 = 0
     public var negotiationsFailed: UInt64 = 0
     public var identifiesFailed: UInt64 = 0
     public var identifiesRefused: UInt64 = 0

@@ -2,6 +2,7 @@ import DequeModule
 import MeshCore
 import Multiformats
 import NIOCore
+import PeerIdentity
 
 /// The tables of a host, behind its one mutex. Nothing is called while it is held.
 struct HostState {
@@ -58,6 +59,8 @@ struct HostState {
     var advertisedAddresses: [Multiaddr] = []
     var advertisedBySource: [String: [Multiaddr]] = [:]
     var recordSequence: UInt64 = 0
+    /// What peers are told of them, signed: once for all peers.
+    var sealedRecord: (record: PeerRecord, bytes: [UInt8])?
     var isPushScheduled = false
     var pushedAddresses: [Multiaddr]?
     var pushedProtocols: [ProtocolID]?

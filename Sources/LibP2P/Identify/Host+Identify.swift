@@ -76,8 +76,16 @@ extension Host {
         message.protocolVersion = self.configuration.protocolVersion
         message.agentVersion = self.configuration.agentVersion
         let record = PeerRecord(peerID: self.peerID, sequence: sequence, addresses: message.listenAddresses)
-        message.signedPeerRecord = try? record.seal(with: self.identity).bytes
+        message.signedPeerRecord = self.sealed(record)
         return message
+    }
+
+    private func sealed(_ record: PeerRecord) -> [UInt8]? {
+        let known = self.state.withLock { $0.sealedRecord }
+        if let known, known.record == record { return known.bytes }
+        guard let bytes = try? record.seal(with: self.identity).bytes else { return nil }
+        self.state.withLock { $0.sealedRecord = (record, bytes) }
+        return bytes
     }
 
     /// Addresses or protocols have changed: tells connected peers, once for all that changes within a short time.

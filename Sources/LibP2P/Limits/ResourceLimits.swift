@@ -56,6 +56,10 @@ public struct ResourceLimits: Sendable, Hashable {
     /// Received bytes that may wait unread in the streams of all connections. As it fills, windows cease to grow, peers that hold
     /// the most open no new streams, and at last the streams that hold the most are reset; protected peers come last.
     public var unreadBytes = 64 * 1024 * 1024
+    /// Written bytes that may wait in the streams of all connections. As it fills, streams are writable only while they hold
+    /// little, writes to peers that hold the most fail, and at last the streams that hold the most are reset; protected peers
+    /// come last.
+    public var unsentBytes = 64 * 1024 * 1024
 
     public init() {}
 }

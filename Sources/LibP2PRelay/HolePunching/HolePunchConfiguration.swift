@@ -27,8 +27,12 @@ public struct HolePunchConfiguration: Sendable {
     public var drainTimeout: TimeAmount? = .hours(1)
     /// Before it takes none: streams that the peer opened before it knew the direct connection are still on their way.
     public var drainDelay: TimeAmount = .seconds(2)
-    /// Whether the peer takes the roles of client and server the other way round than the specification has them.
+    /// Whether the peer may take the roles of client and server the other way round than the specification has them.
     public var hasReversedRoles: @Sendable (Identification) -> Bool = Self.isGo
+
+    /// For the first proposal of a peer whose roles may be reversed, beyond two round trips: if it is the server, too, it proposes
+    /// nothing, however long this host waits.
+    public var reversedPatience: TimeAmount = .milliseconds(300)
 
     /// Told of connections for which a hole was punched, by whichever side; on their loops.
     public var punched: (@Sendable (Connection) -> Void)?

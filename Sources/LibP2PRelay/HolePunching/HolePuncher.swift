@@ -189,8 +189,7 @@ public final class HolePuncher: Sendable {
         for number in 0..<self.configuration.tries {
             let began = loop.now
             do {
-                let role = self.role(for: identification, try: number)
-                let direct = try await self.punch(relayed, run, role: role)
+                let direct = try await self.punch(relayed, run, identification)
                 self.state.withLock { $0.metrics.punched += 1 }
                 self.configuration.punched?(direct)
                 return direct
@@ -212,11 +211,12 @@ public final class HolePuncher: Sendable {
         )
     }
 
-    /// By the specification, who begins the exchange is the server of the connection, and this side comes to terms with a peer that
-    /// takes itself for the server, too, if slowly (`SimultaneousOpenConfiguration`). So it is the client only towards peers
-    /// that likely have the roles reversed, and not in every try, as only their names tell.
-    private func role(for peer: Identification, try number: Int) -> ConnectionRole {
-        number.isMultiple(of: 2) && self.configuration.hasReversedRoles(peer) ? .initiator : .responder
+    /// By the specification, who begins the exchange is the server of the connection. Towards peers that likely have the roles
+    /// reversed this side is the server whoever begins, as only their names tell: should they be it as well, it becomes the client
+    /// (`SimultaneousOpenConfiguration`), whereas two clients would fail, and leave their ports to TIME_WAIT.
+    private func role(_ role: HolePunchExchange.Role, with peer: Identification?) -> (ConnectionRole, isCertain: Bool) {
+        let isReversed = peer.map { self.configuration.hasReversedRoles($0) } ?? false
+        return (role == .initiator || isReversed ? .responder : .initiator, isCertain: !isReversed)
     }
 
     /// False if the peer's own addresses were dialled before, for this relayed connection.
@@ -241,7 +241,11 @@ public final class HolePuncher: Sendable {
     }
 
     /// One try, from the first message to the connection.
-    private func punch(_ relayed: Connection, _ run: UInt64, role: ConnectionRole) async throws -> Connection {
+    private func punch(
+        _ relayed: Connection,
+        _ run: UInt64,
+        _ peer: Identification
+    ) async throws -> Connection {
         let options = OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.exchangeTimeout)
         let stream = try await relayed.openStream(protocols: [Self.protocolID], options: options).get()
         var exchange = self.exchange(.initiator)
@@ -258,7 +262,7 @@ public final class HolePuncher: Sendable {
             }
             self.expect(punch.addresses, from: loop.now + punch.pause)
             try await loop.scheduleTask(in: punch.pause) {}.futureResult.get()
-            return try await self.open(punch, relayed, run, role: role)
+            return try await self.open(punch, relayed, run, self.role(.initiator, with: peer))
         } catch {
             messages.reset()
             throw error
@@ -297,8 +301,8 @@ public final class HolePuncher: Sendable {
                 self.expect(exchange.remoteAddresses, from: loop.now)
                 guard let punch = reaction.punch else { continue }
                 messages.finish()
-                let isReversed = relayed.identification.map { self.configuration.hasReversedRoles($0) } ?? false
-                let direct = try await self.open(punch, relayed, run, role: isReversed ? .responder : .initiator)
+                let role = self.role(.responder, with: relayed.identification)
+                let direct = try await self.open(punch, relayed, run, role)
                 self.configuration.punched?(direct)
                 return
             }
@@ -347,7 +351,7 @@ public final class HolePuncher: Sendable {
         _ punch: HolePunchExchange.Punch,
         _ relayed: Connection,
         _ run: UInt64,
-        role: ConnectionRole
+        _ role: (role: ConnectionRole, isCertain: Bool)
     ) async throws -> Connection {
         let peer = relayed.remotePeer
         let loop = relayed.eventLoop
@@ -361,7 +365,10 @@ public final class HolePuncher: Sendable {
             onlyGivenAddresses: true,
             directOnly: true,
             reusePort: true,
-            simultaneousOpen: role,
+            simultaneousOpen: role.role,
+            // The way by the relay is hardly the shorter one.
+            patience: role.isCertain
+                ? nil : self.configuration.reversedPatience + punch.roundTripTime + punch.roundTripTime,
             ignoreBackoff: true,
             redial: .init(delay: self.configuration.redialDelay, maximum: self.configuration.maximumRedials),
             timeout: self.configuration.punchTimeout,

@@ -44,9 +44,8 @@ public final class SimulatedStreamChannel: SimulatedChannel, TCPSocketUser, @unc
     /// Sends the SYN, and waits for the connection until `deadline`.
     func connect(until deadline: NIODeadline) {
         let patience = deadline - self.loop.now
-        self.connectTimer = self.loop.schedule(at: deadline) { [weak self] in
-            self?.fail(ChannelError.connectTimeout(patience))
-        }
+        // Cancelled by the connection as by its end.
+        self.connectTimer = self.loop.schedule(at: deadline) { self.fail(ChannelError.connectTimeout(patience)) }
         self.socket.open()
     }
 

@@ -12,12 +12,14 @@ public struct RelayedPeer: Sendable {
     public init(
         on machine: Machine,
         relays: RelayClientConfiguration = RelayClientConfiguration(),
-        logger: Logger = Logger(label: "peer", factory: { _ in SwiftLogNoOpLogHandler() })
+        punching: HolePunchConfiguration = HolePunchConfiguration(),
+        logger: Logger = Logger(label: "peer", factory: { _ in SwiftLogNoOpLogHandler() }),
+        _ configure: (inout HostConfiguration) -> Void = { _ in }
     ) throws {
-        self.host = try machine.host(logger: logger)
+        self.host = try machine.host(logger: logger, configure)
         self.client = RelayClient(host: self.host, configuration: relays, logger: logger)
         self.observed = ObservedAddresses(host: self.host)
-        self.puncher = HolePuncher(host: self.host, observed: self.observed)
+        self.puncher = HolePuncher(host: self.host, observed: self.observed, configuration: punching)
     }
 
     /// Without waiting for a relay.

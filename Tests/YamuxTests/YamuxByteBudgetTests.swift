@@ -5,10 +5,10 @@ import Testing
 @testable import Yamux
 
 /// What the sessions of a host may hold together, and who pays for it.
-@Suite struct YamuxUnreadBudgetTests {
+@Suite struct YamuxByteBudgetTests {
     /// What one frame of the tests costs: its payload in a buffer of the next power of two.
     private static let unit = 65_536 + YamuxStreamChannel.readOverhead
-    private let budget = YamuxUnreadBudget(maximumBytes: 16 * Self.unit)
+    private let budget = YamuxByteBudget(.unread, maximumBytes: 16 * Self.unit)
 
     /// A peer with as many open streams, which this side reads only where `reads` says so.
     private func peer(streams: Int, reads: Bool = false, isTrusted: Bool = false) throws -> RawPeer {

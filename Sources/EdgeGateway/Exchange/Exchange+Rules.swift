@@ -1,0 +1,169 @@
+import EndpointBalancing
+import GatewayRouting
+import MeshCore
+import NIOCore
+
+extension Exchange {
+    /// Finds the rule and does what it says.
+    func route() {
+        guard let name = RequestHost(self.head.authority)?.name else {
+            return self.refuse(400, "the request names no host")
+        }
+        guard self.client.rules.serves(name) else {
+            return self.refuse(421, "\(name) is not served on this connection: TLS was asked for another name")
+        }
+        guard let host = self.client.rules.hosts.host(named: name) else { return self.hasNoRoute(name) }
+        if host.redirectsToHTTPS, !self.client.isSecure {
+            self.log.rule = "httpsRedirect"
+            return self.redirect(.toHTTPS)
+        }
+        guard let rule = host.rule(for: self.head) else { return self.hasNoRoute(name) }
+        self.rule = rule
+        self.match = rule.match(for: self.head)
+        self.log.rule = rule.origin
+        if let timeout = rule.timeout { self.after(TimeAmount(timeout)) { $0.timedOut() } }
+        switch rule.cors?.decision(for: self.head) ?? .none {
+        case .none: break
+        case .preflight(let fields):
+            return self.respond(GatewayAnswer(head: ResponseHead(status: 204, fields: HeaderFields(fields))))
+        case .refusedPreflight: return self.refuse(403, "the route allows no requests of this origin")
+        case .actual(let fields): self.crossOriginFields = fields
+        }
+        self.injectFault(rule.fault)
+    }
+
+    private func hasNoRoute(_ name: String) {
+        self.worker.counters.requestsWithoutRoute += 1
+        self.refuse(404, "no route for \(name)\(self.head.path)")
+    }
+
+    private func injectFault(_ fault: FaultInjection?) {
+        guard let fault else { return self.act() }
+        let isAborted = fault.abortShare.ofMillionFalls(using: &self.worker.generator)
+        let status = isAborted ? fault.abortStatus : nil
+        func go(_ exchange: Exchange) {
+            if let status { exchange.refuse(Int(status), "a fault that the route injects") } else { exchange.act() }
+        }
+        if let delay = fault.delay, fault.delayShare.ofMillionFalls(using: &self.worker.generator) {
+            self.after(TimeAmount(delay)) { go($0) }
+        } else {
+            go(self)
+        }
+    }
+
+    private func act() {
+        guard let rule = self.rule else { return }
+        switch rule.action {
+        case .redirect(let redirect): self.redirect(redirect)
+        case .respond(let response):
+            let body = ByteBuffer(bytes: response.body)
+            let head = ResponseHead(status: Int(response.status), body: .known(UInt64(body.readableBytes)))
+            self.respond(GatewayAnswer(head: self.finished(head), body: body))
+        case .forward(let backends):
+            if let persistence = rule.persistence,
+                let choice = SessionChoice.find(persistence, self.head, among: backends, self.worker.backends)
+            {
+                guard let outgoing = self.outgoing(to: choice.target, by: rule) else {
+                    choice.balancer.end(choice.pick)
+                    return self.refuse(500, "the route's rewriting leads to no path")
+                }
+                return self.forward(choice.target, outgoing, to: choice)
+            }
+            guard let target = backends.choose(using: &self.worker.generator) else {
+                return self.refuse(503, "every backend of the route has the weight 0")
+            }
+            guard target.backend != nil else {
+                return self.refuse(500, "the route's backend does not exist or may not be used")
+            }
+            guard let outgoing = self.outgoing(to: target, by: rule) else {
+                return self.refuse(500, "the route's rewriting leads to no path")
+            }
+            self.forward(target, outgoing)
+        }
+    }
+
+    private func redirect(_ redirect: HTTPRedirect) {
+        guard let location = redirect.location(for: self.head, match: self.match), ASCII.isValue(location) else {
+            return self.refuse(500, "the route's redirect leads nowhere")
+        }
+        let fields = HeaderFields([("location", location)])
+        let head = ResponseHead(status: Int(redirect.status), fields: fields, body: .known(0))
+        self.respond(GatewayAnswer(head: self.finished(head)))
+    }
+
+    /// What the backend gets; nil if a rewriting makes no path.
+    private func outgoing(to target: WeightedBackend, by rule: HTTPRule) -> RequestHead? {
+        var head = self.head
+        let chain = head.fields.values("x-forwarded-for") + ["\(self.client.address.address)"]
+        head.fields.set("x-forwarded-for", chain.joined(separator: ", "))
+        head.fields.set("x-forwarded-proto", self.client.isSecure ? "https" : "http")
+        head.fields.set("x-forwarded-host", head.authority)
+        for filters in [rule.filters, target.filters] where !filters.isEmpty {
+            if filters.path != nil {
+                guard let text = filters.target(of: head, match: self.match), let target = try? RequestTarget(text)
+                else {
+                    return nil
+                }
+                head.target = target
+            }
+            filters.request.apply(to: &head.fields)
+            if let authority = filters.authority { head.authority = authority }
+        }
+        if let host = head.fields["host"] {
+            // A rule may set the header by this name.
+            head.authority = host
+            head.fields.remove("host")
+        }
+        // What frames the message is not for rules to change.
+        head.fields.remove("content-length")
+        let trailers = head.fields["te"]
+        head.fields.removeHopByHop()
+        if target.backend?.application == .http2 {
+            if let trailers { head.fields.add("te", trailers) }
+            head.upgrade = nil
+            head.scheme = target.backend?.tls == nil ? "http" : "https"
+        }
+        guard ASCII.isAuthority(head.authority),
+            head.fields.fields.allSatisfy({ ASCII.isToken($0.name) && ASCII.isValue($0.value) })
+        else { return nil }
+        return head
+    }
+
+    /// What the client gets of a backend's head.
+    func finished(_ head: ResponseHead) -> ResponseHead {
+        var head = head
+        if let fields = self.crossOriginFields {
+            for name in [
+                "access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers",
+            ] {
+                head.fields.remove(name)
+            }
+            for field in fields { head.fields.add(field.name, field.value) }
+        }
+        if let persistence = self.rule?.persistence, let session = self.session,
+            SessionChoice.session(persistence, self.head) != session
+        {
+            head.fields.fields.append(
+                SessionChoice.field(persistence, session, isSecure: self.client.isSecure)
+            )
+        }
+        let edits = [self.rule?.filters.response, self.target?.filters.response].compactMap { $0 }.filter {
+            !$0.isEmpty
+        }
+        guard !edits.isEmpty else { return head }
+        for edit in edits { edit.apply(to: &head.fields) }
+        head.fields.fields.removeAll { field in
+            field.name == "content-length" || !ASCII.isToken(field.name) || !ASCII.isValue(field.value)
+        }
+        let upgrade = head.status == 101 ? head.fields["upgrade"] : nil
+        head.fields.removeHopByHop()
+        if let upgrade { head.fields.add("upgrade", upgrade) }
+        return head
+    }
+}
+
+extension HeaderFields {
+    init(_ fields: [HeaderEdits.Field]) {
+        self.init(fields.map { ($0.name, $0.value) })
+    }
+}

@@ -1,0 +1,231 @@
+import NIOCore
+import NIOHPACK
+import NIOHTTP2
+
+/// Sets up the server side of HTTP/2 on a connection of a client.
+enum HTTP2Server {
+    /// On the channel's loop. The connection reads by itself from now on; each stream is held back by its flow control.
+    static func install(on channel: any Channel, worker: GatewayWorker, client: ClientConnection) throws {
+        let limits = worker.limits
+        let management = NIOHTTP2ServerConnectionManagementHandler(
+            eventLoop: channel.eventLoop,
+            configuration: .init(
+                maxIdleTime: limits.keepAliveTimeout,
+                maxAge: nil,
+                maxGraceTime: limits.drainTimeout,
+                keepalive: nil
+            )
+        )
+        let connectionGuard = HTTP2ConnectionGuard(worker: worker)
+        let connection = NIOLoopBound((worker, client, connectionGuard), eventLoop: channel.eventLoop)
+        let pipeline = channel.pipeline.syncOperations
+        _ = try pipeline.configureHTTP2Pipeline(
+            mode: .server,
+            connectionConfiguration: HTTP2Bounds.connection(limits, isServer: true),
+            streamConfiguration: HTTP2Bounds.stream(limits),
+            streamDelegate: management.http2StreamDelegate
+        ) { stream in
+            stream.eventLoop.makeCompletedFuture {
+                let (worker, client, connectionGuard) = connection.value
+                connectionGuard.streamBegan()
+                try stream.syncOptions?.setOption(.autoRead, value: false)
+                try stream.pipeline.syncOperations.addHandler(HTTP2ServerStream(worker: worker, client: client))
+            }
+        }
+        try pipeline.addHandler(management)
+        try pipeline.addHandler(connectionGuard)
+        try channel.syncOptions?.setOption(.autoRead, value: true)
+    }
+}
+
+/// Ends a connection whose peer does not keep to HTTP/2. An error of one stream is that stream's.
+private final class HTTP2ConnectionGuard: ChannelInboundHandler {
+    typealias InboundIn = HTTP2Frame
+
+    private let worker: GatewayWorker
+    /// For the first request; from then on the connection's management sees to it.
+    private var deadline: LazyDeadline?
+
+    init(worker: GatewayWorker) { self.worker = worker }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        let channel = context.channel
+        self.deadline = LazyDeadline(on: context.eventLoop) { channel.close(promise: nil) }
+        self.deadline?.set(self.worker.limits.keepAliveTimeout)
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) { self.streamBegan() }
+
+    func streamBegan() {
+        self.deadline?.cancel()
+        self.deadline = nil
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        guard !(error is NIOHTTP2Errors.StreamError) else { return }
+        self.worker.counters.requestsRefused += 1
+        context.close(promise: nil)
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        // Nothing comes after the client's end of input, and its answers cannot be told to be wanted.
+        if case .inputClosed? = event as? ChannelEvent { context.close(promise: nil) }
+        context.fireUserInboundEventTriggered(event)
+    }
+}
+
+/// One request over HTTP/2. Confined to its loop.
+final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
+    typealias InboundIn = HTTP2Frame.FramePayload
+    typealias OutboundOut = HTTP2Frame.FramePayload
+
+    private let worker: GatewayWorker
+    private let client: ClientConnection
+    private var context: ChannelHandlerContext?
+    private var exchange: Exchange?
+    private var requestEnded = false
+    private var hasEnded = false
+    private var hasContent = true
+    private var isReading = false
+
+    init(worker: GatewayWorker, client: ClientConnection) {
+        self.worker = worker
+        self.client = client
+    }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
+        if context.channel.isActive { self.readRequest() }
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) { self.context = nil }
+
+    func channelActive(context: ChannelHandlerContext) {
+        context.fireChannelActive()
+        self.readRequest()
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        switch self.unwrapInboundIn(data) {
+        case .headers(let frame):
+            if frame.endStream { self.requestEnded = true }
+            if self.exchange == nil, !self.hasEnded {
+                self.begin(frame)
+            } else if frame.endStream {
+                self.exchange?.requestCompleted(HTTP2Heads.trailers(frame.headers))
+            }
+        case .data(let frame):
+            if frame.endStream { self.requestEnded = true }
+            if case .byteBuffer(let bytes) = frame.data, bytes.readableBytes > 0 { self.exchange?.requestSent(bytes) }
+            if frame.endStream { self.exchange?.requestCompleted(nil) }
+        default: break
+        }
+    }
+
+    private func begin(_ frame: HTTP2Frame.FramePayload.Headers) {
+        do {
+            var head = try HTTP2Heads.request(frame.headers, ends: frame.endStream, limits: self.worker.limits)
+            head.port = self.client.port
+            let exchange = Exchange(worker: self.worker, client: self.client, head: head, downstream: self)
+            self.exchange = exchange
+            self.method = head.method
+            exchange.begin()
+        } catch {
+            self.worker.counters.requestsRefused += 1
+            let answer = GatewayAnswer.make(error.status, error.message, to: nil, detail: self.worker.showsReasons)
+            self.answer(answer.head)
+            self.send(answer.body)
+            self.end(nil)
+        }
+    }
+
+    private var method = ""
+
+    func channelReadComplete(context: ChannelHandlerContext) {
+        self.isReading = false
+        if self.exchange != nil { self.exchange?.requestReadComplete() } else if !self.hasEnded { self.readRequest() }
+        context.fireChannelReadComplete()
+    }
+
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if context.channel.isWritable { self.exchange?.downstreamBecameWritable() }
+        context.fireChannelWritabilityChanged()
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        self.gone()
+        context.close(promise: nil)
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        self.gone()
+        context.fireChannelInactive()
+    }
+
+    private func gone() {
+        let exchange = self.exchange
+        self.exchange = nil
+        self.hasEnded = true
+        exchange?.downstreamClosed()
+    }
+
+    // MARK: Downstream
+
+    var isWritable: Bool { self.context?.channel.isWritable ?? false }
+
+    func readRequest() {
+        guard !self.isReading, !self.requestEnded, let context = self.context else { return }
+        self.isReading = true
+        context.read()
+    }
+
+    func inform(_ head: ResponseHead) {
+        guard !self.hasEnded else { return }
+        self.write(.headers(.init(headers: HTTP2Heads.encode(head), endStream: false)))
+        self.flush()
+    }
+
+    func answer(_ head: ResponseHead) {
+        guard !self.hasEnded else { return }
+        self.hasContent = !ResponseHead.hasNoContent(status: head.status, method: self.method)
+        self.write(.headers(.init(headers: HTTP2Heads.encode(head), endStream: false)))
+    }
+
+    func send(_ bytes: ByteBuffer) {
+        guard !self.hasEnded, self.hasContent else { return }
+        self.write(.data(.init(data: .byteBuffer(bytes))))
+    }
+
+    func flush() { self.context?.flush() }
+
+    func end(_ trailers: HeaderFields?) {
+        guard !self.hasEnded, let context = self.context else { return }
+        self.hasEnded = true
+        self.exchange = nil
+        if let trailers {
+            self.write(.headers(.init(headers: HTTP2Heads.encode(trailers), endStream: true)))
+        } else {
+            self.write(.data(.init(data: .byteBuffer(ByteBuffer()), endStream: true)))
+        }
+        // RFC 9113 section 8.1: the client may stop sending, and has its answer.
+        if !self.requestEnded { self.write(.rstStream(.noError)) }
+        context.flush()
+    }
+
+    func abort() {
+        self.hasEnded = true
+        self.exchange = nil
+        self.write(.rstStream(.internalError))
+        self.flush()
+    }
+
+    func join(_ channel: any Channel, received: ByteBuffer?) {
+        // HTTP/2 has no 101: a request by it asks for no switch.
+        channel.close(promise: nil)
+        self.abort()
+    }
+
+    private func write(_ frame: HTTP2Frame.FramePayload) {
+        self.context?.write(self.wrapOutboundOut(frame), promise: nil)
+    }
+}

@@ -1,0 +1,143 @@
+/// The fields of a message, in order. Names are in lower case; values have no white space around them.
+struct HeaderFields: Sendable, Hashable {
+    struct Field: Sendable, Hashable {
+        var name: String
+        var value: String
+    }
+
+    var fields: [Field] = []
+
+    init() {}
+
+    init(_ pairs: [(String, String)]) {
+        self.fields = pairs.map { Field(name: $0.0, value: $0.1) }
+    }
+
+    /// The first value.
+    subscript(name: String) -> String? {
+        self.fields.first { $0.name == name }?.value
+    }
+
+    func values(_ name: String) -> [String] {
+        self.fields.lazy.filter { $0.name == name }.map(\.value)
+    }
+
+    func contains(_ name: String) -> Bool {
+        self.fields.contains { $0.name == name }
+    }
+
+    /// The elements of a list field (RFC 9110 section 5.6.1) in lower case, over all of its lines.
+    func elements(_ name: String) -> [String] {
+        var elements: [String] = []
+        for field in self.fields where field.name == name {
+            for part in field.value.utf8.split(separator: UInt8(ascii: ",")) {
+                let element = ASCII.trimmed(part)
+                if !element.isEmpty { elements.append(ASCII.lowercased(element)) }
+            }
+        }
+        return elements
+    }
+
+    mutating func add(_ name: String, _ value: String) {
+        self.fields.append(Field(name: name, value: value))
+    }
+
+    /// Puts one value in the place of all.
+    mutating func set(_ name: String, _ value: String) {
+        if let first = self.fields.firstIndex(where: { $0.name == name }) {
+            self.fields[first].value = value
+            guard let second = self.fields.indices.dropFirst(first + 1).first(where: { self.fields[$0].name == name })
+            else { return }
+            self.fields[second...].removeAll { $0.name == name }
+        } else {
+            self.add(name, value)
+        }
+    }
+
+    mutating func remove(_ name: String) {
+        self.fields.removeAll { $0.name == name }
+    }
+}
+
+/// Bytes of header sections, as RFC 9110 and RFC 3986 class them.
+enum ASCII {
+    static func isTokenByte(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "!"), UInt8(ascii: "#")...UInt8(ascii: "'"),
+            UInt8(ascii: "*"), UInt8(ascii: "+"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "^"),
+            UInt8(ascii: "_"), UInt8(ascii: "`"), UInt8(ascii: "|"), UInt8(ascii: "~"):
+            true
+        default: false
+        }
+    }
+
+    /// Visible characters, spaces and tabs, and bytes above 127 (`obs-text`).
+    static func isValueByte(_ byte: UInt8) -> Bool {
+        byte >= 0x20 && byte != 0x7F || byte == 0x09
+    }
+
+    static func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || byte == 0x09 }
+
+    static func lower(_ byte: UInt8) -> UInt8 { (0x41...0x5A).contains(byte) ? byte | 0x20 : byte }
+
+    static func lowercased(_ bytes: some Collection<UInt8>) -> String {
+        String(decoding: bytes.map(Self.lower), as: UTF8.self)
+    }
+
+    static func trimmed<Bytes: BidirectionalCollection<UInt8>>(_ bytes: Bytes) -> Bytes.SubSequence {
+        var rest = bytes[...]
+        while let first = rest.first, Self.isBlank(first) { rest = rest.dropFirst() }
+        while let last = rest.last, Self.isBlank(last) { rest = rest.dropLast() }
+        return rest
+    }
+
+    /// Whether it can be a field's name; upper case is for `HeaderEdits` of a plan.
+    static func isToken(_ text: some StringProtocol) -> Bool {
+        !text.isEmpty && text.utf8.allSatisfy(Self.isTokenByte)
+    }
+
+    static func isValue(_ text: some StringProtocol) -> Bool { text.utf8.allSatisfy(Self.isValueByte) }
+
+    /// A host with an optional port: a name, an IPv4 address or an IPv6 address in brackets (RFC 3986 section 3.2), without user
+    /// information. Percent signs are left out: no name that a route could have holds one.
+    static func isAuthority(_ text: some StringProtocol) -> Bool {
+        var bytes = text.utf8[...]
+        if bytes.first == UInt8(ascii: "[") {
+            guard let end = bytes.firstIndex(of: UInt8(ascii: "]")) else { return false }
+            let inside = bytes[bytes.index(after: bytes.startIndex)..<end]
+            guard inside.count >= 2, inside.allSatisfy({ Self.isHex($0) || $0 == 0x3A || $0 == 0x2E }) else {
+                return false
+            }
+            bytes = bytes[bytes.index(after: end)...]
+        } else {
+            let name = bytes.prefix { $0 != UInt8(ascii: ":") }
+            guard (1...255).contains(name.count), name.allSatisfy(Self.isNameByte) else { return false }
+            bytes = bytes[name.endIndex...]
+        }
+        guard let colon = bytes.first else { return true }
+        let port = bytes.dropFirst()
+        return colon == UInt8(ascii: ":") && port.count <= 5 && port.allSatisfy { (0x30...0x39).contains($0) }
+    }
+
+    private static func isNameByte(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"),
+            UInt8(ascii: "~"):
+            true
+        default: false
+        }
+    }
+
+    static func isHex(_ byte: UInt8) -> Bool { Self.hexDigit(byte) != nil }
+
+    static func hexDigit(_ byte: UInt8) -> UInt64? {
+        switch byte {
+        case 0x30...0x39: UInt64(byte - 0x30)
+        case 0x41...0x46: UInt64(byte - 0x41 + 10)
+        case 0x61...0x66: UInt64(byte - 0x61 + 10)
+        default: nil
+        }
+    }
+}

@@ -1,0 +1,74 @@
+import EndpointBalancing
+import GatewayRouting
+import HashTreeCollections
+import KubeModel
+import LoadBalancing
+import MeshCore
+import ServiceCatalog
+import Synchronization
+
+/// The balancers of the service ports that requests have gone to, kept up to date with the catalog. Any thread.
+final class BackendDirectory: Sendable {
+    private struct State {
+        var snapshot: CatalogSnapshot
+        var balancers: [SharedBalancer.Key: SharedBalancer] = [:]
+        var generator: SeededGenerator
+    }
+
+    private let defaultPolicy: LoadBalancingPolicy
+    private let state: Mutex<State>
+
+    init(defaultPolicy: LoadBalancingPolicy, seed: UInt64) {
+        self.defaultPolicy = defaultPolicy
+        self.state = Mutex(State(snapshot: CatalogSnapshot(), generator: SeededGenerator(seed: seed)))
+    }
+
+    /// Nil if the service is not known or has no such port.
+    func balancer(for backend: Backend, transport: TransportProtocol = .tcp) -> SharedBalancer? {
+        let key = SharedBalancer.Key(service: backend.service, transport: transport, port: backend.port)
+        return self.state.withLock { state in
+            if let known = state.balancers[key] { return known }
+            guard let (service, port) = Self.port(key, state.snapshot) else { return nil }
+            let balancer = SharedBalancer(
+                key,
+                policy: service.policy(for: port) ?? self.defaultPolicy,
+                affinitySeconds: service.object.clientIPAffinitySeconds,
+                endpoints: Self.endpoints(service, port),
+                seed: state.generator.next()
+            )
+            state.balancers[key] = balancer
+            return balancer
+        }
+    }
+
+    func update(_ update: CatalogUpdate) {
+        self.state.withLock { state in
+            state.snapshot = update.snapshot
+            for (key, balancer) in state.balancers where update.changedServices.contains(key.service) {
+                guard let (service, port) = Self.port(key, state.snapshot) else {
+                    state.balancers[key] = nil
+                    continue
+                }
+                balancer.update(
+                    policy: service.policy(for: port) ?? self.defaultPolicy,
+                    affinitySeconds: service.object.clientIPAffinitySeconds,
+                    endpoints: Self.endpoints(service, port)
+                )
+            }
+        }
+    }
+
+    private static func port(
+        _ key: SharedBalancer.Key,
+        _ snapshot: CatalogSnapshot
+    ) -> (Service, ServiceObject.Port)? {
+        guard let service = snapshot.services[key.service],
+            let port = service.object.ports.first(where: { $0.port == key.port && $0.transport == key.transport })
+        else { return nil }
+        return (service, port)
+    }
+
+    private static func endpoints(_ service: Service, _ port: ServiceObject.Port) -> [ResolvedEndpoint] {
+        service.endpoints(for: port).serving(publishNotReady: service.object.publishNotReadyAddresses)
+    }
+}

@@ -1,0 +1,324 @@
+import KubeModel
+import MeshCore
+
+/// A listener of a Gateway, while its routes are gathered.
+struct ListenerState {
+    enum Sort: Equatable {
+        case http
+        case https(TLSTermination)
+        case passthrough
+        case terminated(TLSTermination)
+        case tcp
+        case udp
+
+        /// Listeners of one family can share a port if their hosts differ.
+        var family: Int {
+            switch self {
+            case .http: 0
+            case .https, .passthrough, .terminated: 1
+            case .tcp: 2
+            case .udp: 3
+            }
+        }
+
+        var transport: TransportProtocol { self == .udp ? .udp : .tcp }
+    }
+
+    var gateway: GatewayResource
+    var listener: GatewaySpec.Listener
+    var index: Int
+    var addresses: [IPAddress?]
+    /// Nil if it is not served.
+    var sort: Sort?
+    var hostname: HostPattern
+    var kinds: [String]
+    var accepted = GatewayCondition("Accepted", true, "Accepted")
+    var resolved = GatewayCondition("ResolvedRefs", true, "ResolvedRefs")
+    var conflicted = GatewayCondition("Conflicted", false, "NoConflicts")
+    var attachedRoutes = 0
+    /// HTTP rules by the host that they are for.
+    var entries: [HostPattern: [RuleEntry]] = [:]
+    var streams: [(hosts: [HostPattern], route: StreamRoute, resource: GatewayResource)] = []
+
+    var field: String { "spec.listeners[\(self.index)]" }
+    var isServed: Bool { self.sort != nil && self.accepted.isTrue && !self.conflicted.isTrue }
+
+    func takes(_ kind: ObjectKind) -> Bool { self.kinds.contains(kind.rawValue) }
+}
+
+extension GatewayCompiler {
+    static let gatewayGroup = "gateway.networking.k8s.io"
+
+    mutating func compileGatewayAPI() {
+        var classes: Set<String> = []
+        for resource in self.input.resources {
+            guard case .gatewayClass(let spec) = resource.content, spec.controllerName == self.settings.controllerName
+            else {
+                continue
+            }
+            var status = GatewayStatus(resource)
+            if spec.hasParameters {
+                status.conditions = [
+                    GatewayCondition("Accepted", false, "InvalidParameters", "parametersRef is not read; take it out")
+                ]
+                self.find(.error, resource, "spec.parametersRef", "parameters are not read; take it out")
+            } else {
+                classes.insert(resource.name.name)
+                status.conditions = [GatewayCondition("Accepted", true, "Accepted")]
+            }
+            self.result.statuses.append(status)
+        }
+        var listeners: [ListenerState] = []
+        var gateways: [(GatewayResource, [GatewayCondition])] = []
+        for resource in self.input.resources {
+            guard case .gateway(let spec) = resource.content, classes.contains(spec.className) else { continue }
+            let isAddressed = !spec.addresses.contains(nil)
+            if !isAddressed {
+                self.find(.error, resource, "spec.addresses", "only addresses of type IPAddress are served")
+            }
+            gateways.append(
+                (
+                    resource,
+                    isAddressed
+                        ? []
+                        : [
+                            GatewayCondition(
+                                "Accepted",
+                                false,
+                                "UnsupportedAddress",
+                                "only addresses of type IPAddress are served"
+                            )
+                        ]
+                )
+            )
+            for (index, listener) in spec.listeners.enumerated() {
+                var state = self.listener(resource, spec, listener, index)
+                if !isAddressed { state.sort = nil }
+                listeners.append(state)
+            }
+        }
+        self.markConflicts(&listeners)
+        self.attachRoutes(to: &listeners)
+        for (resource, problems) in gateways { self.addStatus(of: resource, problems, listeners) }
+        self.addFragments(of: listeners)
+    }
+
+    private mutating func listener(
+        _ gateway: GatewayResource,
+        _ spec: GatewaySpec,
+        _ listener: GatewaySpec.Listener,
+        _ index: Int
+    ) -> ListenerState {
+        var state = ListenerState(
+            gateway: gateway,
+            listener: listener,
+            index: index,
+            addresses: spec.addresses.isEmpty ? [nil] : spec.addresses,
+            hostname: .any,
+            kinds: []
+        )
+        let isHTTP = ["HTTP", "HTTPS"].contains(listener.portProtocol)
+        switch (listener.portProtocol, listener.tls?.mode) {
+        case ("HTTP", _): state.sort = .http
+        case ("HTTPS", .terminate?): state.sort = self.termination(&state, spec).map { .https($0) }
+        case ("TLS", .terminate?): state.sort = self.termination(&state, spec).map { .terminated($0) }
+        case ("TLS", .passthrough?): state.sort = .passthrough
+        case ("TCP", _): state.sort = .tcp
+        case ("UDP", _): state.sort = .udp
+        case ("HTTPS", _), ("TLS", _):
+            let text = "protocol \(listener.portProtocol) needs tls"
+            state.accepted = GatewayCondition(
+                "Accepted",
+                false,
+                "UnsupportedValue",
+                text + (isHTTP ? " with mode Terminate" : "")
+            )
+        default:
+            state.accepted = GatewayCondition(
+                "Accepted",
+                false,
+                "UnsupportedProtocol",
+                "allowed are HTTP, HTTPS, TLS, TCP and UDP"
+            )
+        }
+        let kinds: [String] =
+            switch listener.portProtocol {
+            case "HTTP", "HTTPS": ["HTTPRoute", "GRPCRoute"]
+            case "TLS": listener.tls?.mode == .passthrough ? ["TLSRoute"] : ["TLSRoute", "TCPRoute"]
+            case "TCP": ["TCPRoute"]
+            case "UDP": ["UDPRoute"]
+            default: []
+            }
+        state.kinds = kinds
+        if !listener.kinds.isEmpty {
+            let asked = listener.kinds.filter { $0.group == Self.gatewayGroup && kinds.contains($0.kind) }.map(\.kind)
+            if asked.count < listener.kinds.count {
+                state.resolved = GatewayCondition(
+                    "ResolvedRefs",
+                    false,
+                    "InvalidRouteKinds",
+                    "protocol \(listener.portProtocol) takes \(kinds.joined(separator: ", "))"
+                )
+            }
+            state.kinds = asked
+        }
+        if let name = listener.hostname, isHTTP || listener.portProtocol == "TLS" {
+            if let pattern = HostPattern(name) {
+                state.hostname = pattern
+            } else {
+                state.accepted = GatewayCondition(
+                    "Accepted",
+                    false,
+                    "UnsupportedValue",
+                    "hostname is no host name or *.NAME"
+                )
+            }
+        }
+        for condition in [state.accepted, state.resolved] where !condition.isTrue {
+            self.find(.error, gateway, state.field, condition.message)
+        }
+        return state
+    }
+
+    /// Listeners of one Gateway that cannot live together are all out of force; of those of several, the older wins.
+    private mutating func markConflicts(_ listeners: inout [ListenerState]) {
+        for index in listeners.indices {
+            guard let sort = listeners[index].sort else { continue }
+            for other in listeners.indices where other != index {
+                guard let otherSort = listeners[other].sort,
+                    listeners[other].listener.port == listeners[index].listener.port,
+                    otherSort.transport == sort.transport
+                else { continue }
+                let isSameGateway = listeners[other].gateway.name == listeners[index].gateway.name
+                guard isSameGateway || other < index && listeners[other].isServed else { continue }
+                let shares = listeners[other].addresses.contains {
+                    $0 == nil || listeners[index].addresses.contains($0)
+                }
+                guard isSameGateway || shares || listeners[index].addresses.contains(nil) else { continue }
+                var reason: String?
+                if otherSort.family != sort.family || sort.family > 1 {
+                    reason = "ProtocolConflict"
+                } else if listeners[other].hostname == listeners[index].hostname {
+                    // Plain HTTP of several Gateways is merged, and TLS that ends alike.
+                    if isSameGateway || sort.family == 1 && otherSort != sort { reason = "HostnameConflict" }
+                }
+                guard let reason else { continue }
+                let text =
+                    "the listener \(listeners[other].listener.name) of \(listeners[other].gateway.name) has port \(listeners[index].listener.port) already"
+                listeners[index].conflicted = GatewayCondition("Conflicted", true, reason, text)
+                self.find(.error, listeners[index].gateway, listeners[index].field, text)
+            }
+        }
+    }
+
+    /// Whether an object may name another: in its own namespace, or by a ReferenceGrant of the other's.
+    func isGranted(from resource: GatewayResource, to reference: ObjectReference) -> Bool {
+        guard let namespace = reference.namespace, namespace != resource.name.namespace else { return true }
+        return self.input.resources.contains { grant in
+            guard case .referenceGrant(let spec) = grant.content, grant.name.namespace == namespace else {
+                return false
+            }
+            return spec.from.contains {
+                $0.group == Self.gatewayGroup && $0.kind == resource.kind.rawValue
+                    && $0.namespace == resource.name.namespace
+            }
+                && spec.to.contains {
+                    $0.group == reference.group && $0.kind == reference.kind
+                        && ($0.name == nil || $0.name == reference.name)
+                }
+        }
+    }
+
+    // MARK: Status and plan
+
+    private mutating func addStatus(
+        of resource: GatewayResource,
+        _ problems: [GatewayCondition],
+        _ listeners: [ListenerState]
+    ) {
+        let own = listeners.filter { $0.gateway.name == resource.name }
+        var status = GatewayStatus(resource)
+        status.listeners = own.map { state in
+            let isProgrammed = state.isServed
+            let conflicted = state.conflicted
+            let accepted =
+                conflicted.isTrue
+                ? GatewayCondition("Accepted", false, conflicted.reason, conflicted.message) : state.accepted
+            return GatewayStatus.Listener(
+                name: state.listener.name,
+                supportedKinds: state.kinds,
+                attachedRoutes: state.attachedRoutes,
+                conditions: [
+                    accepted,
+                    GatewayCondition(
+                        "Programmed",
+                        isProgrammed,
+                        isProgrammed ? "Programmed" : "Invalid",
+                        isProgrammed ? "" : "the listener is not served"
+                    ),
+                    state.resolved, conflicted,
+                ]
+            )
+        }
+        let isAllGood = status.listeners.allSatisfy {
+            $0.conditions.allSatisfy { $0.isTrue == ($0.type != "Conflicted") }
+        }
+        let isServed = own.contains(where: \.isServed)
+        status.conditions = problems
+        if problems.isEmpty {
+            status.conditions = [
+                isAllGood
+                    ? GatewayCondition("Accepted", true, "Accepted")
+                    : GatewayCondition("Accepted", isServed, "ListenersNotValid", "see the conditions of the listeners")
+            ]
+        }
+        status.conditions.append(
+            GatewayCondition(
+                "Programmed",
+                isServed,
+                isServed ? "Programmed" : "Invalid",
+                isServed ? "" : "no listener is served"
+            )
+        )
+        self.result.statuses.append(status)
+    }
+
+    private mutating func addFragments(of listeners: [ListenerState]) {
+        for state in listeners where state.isServed {
+            guard let sort = state.sort else { continue }
+            // What a more specific listener of the port holds is that one's alone.
+            let narrower = listeners.filter { other in
+                other.isServed && other.listener.port == state.listener.port && other.sort?.transport == sort.transport
+                    && other.hostname != state.hostname && state.hostname.covers(other.hostname)
+            }.map(\.hostname)
+            func isOwn(_ host: HostPattern) -> Bool { !narrower.contains { $0.covers(host) } }
+            let service: Fragment.Service?
+            switch sort {
+            case .http: service = .http(state.hosts(where: isOwn))
+            case .https(let termination):
+                let hosts = HTTPHosts(state.hosts(where: isOwn))
+                service = .tls([TLSServer(hosts: [state.hostname], termination: termination, service: .http(hosts))])
+            case .passthrough, .terminated:
+                var termination: TLSTermination?
+                if case .terminated(let value) = sort { termination = value }
+                let servers = state.streams.map { stream in
+                    TLSServer(
+                        hosts: stream.hosts.filter(isOwn),
+                        termination: termination,
+                        service: .stream(stream.route)
+                    )
+                }.filter { !$0.hosts.isEmpty }
+                service = servers.isEmpty ? nil : .tls(servers)
+            case .tcp, .udp: service = state.streams.first.map { .stream($0.route) }
+            }
+            guard let service else {
+                self.find(.warning, state.gateway, state.field, "no route is attached: the port is not opened")
+                continue
+            }
+            for address in state.addresses {
+                let key = ListenerPlan.Key(transport: sort.transport, address: address, port: state.listener.port)
+                self.fragments.append(Fragment(key: key, resource: state.gateway, field: state.field, service: service))
+            }
+        }
+    }
+}
