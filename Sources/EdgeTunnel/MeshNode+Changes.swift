@@ -87,6 +87,11 @@ extension MeshNode {
 
     private func relaysChanged() {
         self.relays.configure(self.settings)
+        self.offerRelays()
+    }
+
+    func offerRelays() {
+        guard self.state.withLock({ $0.hasListened }) else { return }
         self.relayClient.setCandidates(self.relays.candidates)
     }
 
@@ -100,7 +105,7 @@ extension MeshNode {
             let isNews =
                 identification.protocols.contains(RelayBook.hopProtocol)
                 ? self.relays.volunteered(peer, node, identification.listenAddresses) : self.relays.withdrew(peer)
-            if isNews { self.relayClient.setCandidates(self.relays.candidates) }
+            if isNews { self.offerRelays() }
         case .reservation(let event):
             guard case .active = event.state else { return }
             let reservation = self.relayClient.reservations.first { $0.relay == event.relay }

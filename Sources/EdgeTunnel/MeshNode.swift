@@ -33,6 +33,8 @@ final class MeshNode: Sendable {
         var autoNATServer: AutoNATServer?
         var isReachable = false
         var listening: Set<Multiaddr> = []
+        /// Relays are dialled from then on: from the port of the tunnel, or they could not tell how it looks from outside.
+        var hasListened = false
         var subscription: CatalogSubscription?
         var observation: Observation?
         var heartbeat: RepeatedTask?
@@ -185,12 +187,13 @@ final class MeshNode: Sendable {
         self.greeter.start()
         self.host.setPeerRouting(self.dht)
         self.relayClient.start()
-        self.relayClient.setCandidates(self.relays.candidates)
         self.puncher?.start()
         self.observed.start()
         self.autoNAT.start()
         try await self.listen()
         try await self.host.start()
+        self.state.withLock { $0.hasListened = true }
+        self.offerRelays()
         self.followRole()
         self.mapper?.start()
         self.run { [weak self] in await self?.discover() }
