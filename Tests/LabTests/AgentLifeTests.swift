@@ -44,7 +44,7 @@ extension EndToEnd {
                 let report = try await load
                 #expect(report["failed"]?.integer == 0, "\(report.jsonText())")
                 #expect(report["succeeded"]?.integer ?? 0 > 200)
-                #expect(try await node.repeatedSYNs(on: "client") == repeated, "no first packet of a connection is lost")
+                #expect(try await node.repeatedSYNs(on: "client") == repeated, "no first packet is lost")
             }
         }
 
