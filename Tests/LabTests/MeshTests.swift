@@ -49,9 +49,12 @@ struct CallBound {
     let patience: Double
     let callers: Int
 
+    /// However long a fault took to make: more than this of a thousand calls may be lost to none.
+    static let mostLost = 400
+
     var lost: Int {
         let refusing = max(0, self.fault + self.recovery - self.patience)
-        return self.callers * (Int((refusing / Self.interval).rounded(.up)) + 2)
+        return min(Self.mostLost, self.callers * (Int((refusing / Self.interval).rounded(.up)) + 2))
     }
 
     var gap: Duration { .seconds(self.fault + self.recovery + Self.timeout + Self.interval) }
