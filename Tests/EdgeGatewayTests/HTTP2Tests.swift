@@ -28,11 +28,14 @@ private final class EchoHTTP2 {
         typealias InboundIn = HTTP2Frame.FramePayload
         typealias OutboundOut = HTTP2Frame.FramePayload
 
+        private var isHostile = false
+
         func channelRead(context: ChannelHandlerContext, data: NIOAny) {
             switch self.unwrapInboundIn(data) {
             case .headers(let frame) where frame.headers.contains(name: ":method"):
                 let te = frame.headers.first(name: "te") ?? "none"
                 let path = frame.headers.first(name: ":path") ?? ""
+                self.isHostile = path == "/hostile"
                 let headers: HPACKHeaders = [
                     ":status": "200", "content-type": "application/grpc", "x-te": te, "x-path": path,
                 ]
@@ -40,7 +43,13 @@ private final class EchoHTTP2 {
                 if frame.endStream { self.end(context) }
             case .headers: self.end(context)
             case .data(let frame):
-                context.writeAndFlush(self.wrapOutboundOut(.data(.init(data: frame.data))), promise: nil)
+                // Empty frames on end are an attack (CVE-2019-9518).
+                for _ in 0..<(self.isHostile ? 3 : 0) {
+                    context.write(self.wrapOutboundOut(.data(.init(data: .byteBuffer(ByteBuffer())))), promise: nil)
+                }
+                if frame.data.readableBytes > 0 {
+                    context.writeAndFlush(self.wrapOutboundOut(.data(.init(data: frame.data))), promise: nil)
+                }
                 if frame.endStream { self.end(context) }
             default: break
             }
@@ -219,6 +228,22 @@ private func head(_ method: String = "GET", _ path: String = "/", _ more: [(Stri
             for _ in 0..<60 { streams.append(try await client.open(head("POST"), ends: false)) }
             for stream in streams { try await stream.send(10_000, ends: true) }
             for stream in streams { try await eventually("an end") { stream.isEnded && stream.bytes == 10_000 } }
+            try await client.channel.close()
+        }
+    }
+
+    @Test("a backend that breaks HTTP/2 loses its streams, and the next request gets a new connection")
+    func hostileBackend() async throws {
+        try await self.withEcho { port in
+            let client = try await ClientHTTP2(port)
+            let hostile = try await client.open(head("POST", "/hostile"), ends: false)
+            let other = try await client.open(head("POST"), ends: false)
+            try await eventually("both are answered") { hostile.status == "200" && other.status == "200" }
+            try await hostile.send(100, ends: false)
+            try await eventually("both are reset") { hostile.wasReset && other.wasReset }
+            let next = try await client.open(head("POST"), ends: false)
+            try await next.send(100, ends: true)
+            try await eventually("the next one's end") { next.isEnded && next.bytes == 100 }
             try await client.channel.close()
         }
     }

@@ -22,6 +22,7 @@ final class HTTP2Upstream {
             connectionConfiguration: HTTP2Bounds.connection(limits, isServer: false),
             streamConfiguration: HTTP2Bounds.stream(limits)
         ) { stream in stream.close() }
+        try channel.pipeline.syncOperations.addHandler(HTTP2UpstreamGuard())
         try channel.syncOptions?.setOption(.autoRead, value: true)
     }
 
@@ -59,6 +60,17 @@ final class HTTP2Upstream {
     }
 
     func close() { self.channel.close(promise: nil) }
+}
+
+/// Ends a connection whose backend does not keep to HTTP/2, so that its streams fail: nothing more would come on them.
+private final class HTTP2UpstreamGuard: ChannelInboundHandler {
+    typealias InboundIn = HTTP2Frame
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        // What belongs to a stream that was cancelled may still be on its way.
+        if error is NIOHTTP2Errors.StreamError || error is NIOHTTP2Errors.NoSuchStream { return }
+        context.close(promise: nil)
+    }
 }
 
 /// Settings for both sides.
