@@ -169,11 +169,22 @@ import Testing
         #expect(try chosen { $0.excludedBlocks = [try #require(CIDR("0.0.0.0/0"))] } == ["2001:db8::1"])
     }
 
+    /// Holds a port that the kernel gives to nobody by itself, so that it is still free when the holder lets it go.
+    private static func holdPort() async throws -> (any Channel, UInt16) {
+        let bootstrap = ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+        var tries = 0
+        while true {
+            let port = UInt16.random(in: 10_000..<32_000)
+            tries += 1
+            do { return (try await bootstrap.bind(host: "127.0.0.1", port: Int(port)).get(), port) } catch {
+                if tries == 100 { throw error }
+            }
+        }
+    }
+
     @Test("a port that somebody else has is told and taken once it is free; other listeners go on")
     func conflicts() async throws {
-        let holder = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
-            .bind(host: "127.0.0.1", port: 0).get()
-        let taken = UInt16(holder.localAddress?.port ?? 0)
+        let (holder, taken) = try await Self.holdPort()
         let answer = ListenerPlan.Service.http(
             hosts([HTTPRule(origin: "", matches: [], action: .respond(DirectResponse(status: 200)))])
         )
