@@ -9,7 +9,7 @@ import NIOCore
 ///
 /// Unchecked, as the compiler cannot see a hand-over: its maker lets go of it when it gives it to the splicer, whose one thread is
 /// the only one that touches it from then on.
-public final class SplicedPair: @unchecked Sendable {  // One thread at a time: its maker, then the splicer.
+public final class SplicedPair: @unchecked Sendable {  // Safe because one thread has it: its maker, then the splicer.
     static let pipeBytes = 512 << 10
     /// What one direction may move before other pairs have their turn.
     private static let turnBytes = 2 << 20

@@ -15,7 +15,7 @@ import Synchronization
 ///
 /// Unchecked, as NIO wants channels to be `Sendable` and the compiler cannot see their loop: what other threads read is atomic or under a
 /// lock, all else is touched on the session's loop alone.
-final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // NIO's channels are; confined to its loop
+final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // Safe because loop-confined.
     static let readBurstBytes = 64 * 1024
     /// Beyond this many waiting reads small ones are joined, so that bookkeeping stays small against the window.
     static let separateReads = 1024

@@ -74,7 +74,7 @@ extension Machine {
 
 /// A listening TCP socket.
 /// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
-public final class SimulatedListener: @unchecked Sendable {  // confined to the simulation's loop
+public final class SimulatedListener: @unchecked Sendable {  // Safe because its loop alone touches it.
     private let listener: TCPListener
     private let loop: SimulatedLoop
     /// With the port that was chosen.

@@ -7,7 +7,7 @@ import Synchronization
 /// `status` and what does not change once the channel is active.
 /// Unchecked, as NIO wants channels to be `Sendable` and the compiler cannot see the loop: `status` lies under a lock, the rest is touched on
 /// the loop alone.
-public class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {  // confined to the simulation's loop
+public class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {  // Safe because its loop alone touches it.
     private static let activeBit: UInt8 = 1
     private static let writableBit: UInt8 = 2
 

@@ -6,7 +6,7 @@ public import NIOCore
 
 /// A UDP socket as a channel of `AddressedEnvelope<ByteBuffer>`. Confined to the simulation's loop.
 /// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
-public final class SimulatedDatagramChannel: SimulatedChannel, @unchecked Sendable {  // confined to the loop
+public final class SimulatedDatagramChannel: SimulatedChannel, @unchecked Sendable {  // Safe because loop-confined.
     /// Datagrams that wait for a reader; more are lost, as with a kernel's full receive buffer.
     static let maximumWaiting = 256
     /// IP's limit, without the headers of IPv4 and UDP.

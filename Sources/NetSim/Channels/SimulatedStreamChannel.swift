@@ -5,7 +5,7 @@ public import NIOCore
 
 /// A TCP connection as a channel of byte buffers. Confined to the simulation's loop.
 /// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
-public final class SimulatedStreamChannel: SimulatedChannel, TCPSocketUser, @unchecked Sendable {  // loop-confined
+public final class SimulatedStreamChannel: SimulatedChannel, TCPSocketUser, @unchecked Sendable {  // as loop-confined
     private struct PendingWrite {
         var bytes: ByteBuffer
         let promise: EventLoopPromise<Void>?

@@ -8,9 +8,9 @@ import Synchronization
 /// Everything that happens comes from one seed. Two runs of one test differ only in what the code under test draws itself
 /// (its keys), and in the order of hashed collections, which Swift seeds for each process: see `Trace`.
 ///
-/// All of it is confined to the loop, which runs on the thread that calls `run`; between runs that thread may use it, too. The
-/// compiler cannot see this, so the classes of this target promise to be `Sendable` unchecked.
-public final class Simulation: @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
+/// Unchecked, as the compiler cannot see that all of it is confined to the loop, which runs on the thread that calls `run`; between
+/// runs that thread may use it, too. The other classes of this target are unchecked for the same reason.
+public final class Simulation: @unchecked Sendable {  // Safe because the simulation's loop alone touches it.
     public let seed: UInt64
     public let loop = SimulatedLoop()
     /// Where every public address is reached directly. What has no owner vanishes.

@@ -8,7 +8,7 @@ protocol TCPSocketUser: AnyObject {
 
 /// A connection of a machine: its state machine, its timer, its user. Confined to the simulation's loop.
 /// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
-final class TCPSocket: @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
+final class TCPSocket: @unchecked Sendable {  // Safe because the simulation's loop alone touches it.
     let local: TransportAddress
     let remote: TransportAddress
     let binding: PortTable.Binding?

@@ -5,7 +5,7 @@ public import NIOCore
 
 /// A computer in the simulated internet, with sockets. Confined to the simulation's loop.
 /// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
-public final class Machine: Node, @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
+public final class Machine: Node, @unchecked Sendable {  // Safe because the simulation's loop alone touches it.
     public let name: String
     public unowned let simulation: Simulation
     /// Closed ports answer, by RST and ICMP. If not, packets to them vanish as at many a firewall.

@@ -9,7 +9,7 @@ public protocol Node: AnyObject, Sendable {
 
 /// The end of a link at a node, with its addresses. Confined to the simulation's loop.
 /// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
-public final class Interface: @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
+public final class Interface: @unchecked Sendable {  // Safe because the simulation's loop alone touches it.
     public unowned let node: any Node
     public let network: Network
     public fileprivate(set) var addresses: [IPAddress] = []
@@ -44,7 +44,7 @@ public final class Interface: @unchecked Sendable {  // confined to the simulati
 ///
 /// Each interface hangs on a link of its own; a packet takes the sender's, then the receiver's.
 /// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
-public final class Network: @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
+public final class Network: @unchecked Sendable {  // Safe because the simulation's loop alone touches it.
     public let name: String
     /// The addresses that are sent to directly; others go to the gateway.
     public let prefixes: [CIDR]

@@ -3,7 +3,7 @@ public import MeshCore
 /// Passes packets between networks. With an uplink, it may be a NAT, a firewall, or both, between that and all other networks.
 /// Confined to the simulation's loop.
 /// Unchecked, as the compiler cannot see it: the simulation's one thread alone touches what can change, see `Simulation`.
-public final class Router: Node, @unchecked Sendable {  // confined to the simulation's loop, unseen by the compiler
+public final class Router: Node, @unchecked Sendable {  // Safe because the simulation's loop alone touches it.
     public let name: String
     /// What was translated and let in so far is theirs, too; `reset` makes them forget it.
     public var nat: NATTable?
