@@ -65,6 +65,9 @@ final class ProxyWorker {
             .serverChannelOption(SocketOption.keepAlive, value: 1)
             .serverChannelOption(SocketOption.keepAliveIdleSeconds, value: 60)
             .serverChannelOption(.maxMessagesPerRead, value: 16)
+            .serverChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture { CongestionControl.ofHost.begin(channel) }
+            }
             .childChannelInitializer { channel in worker.value.admit(channel) }
             .bind(to: SocketAddress(address))
             .flatMapThrowing { channel in try worker.value.adopt(channel, for: address, isDatagram: false) }
@@ -134,6 +137,7 @@ final class ProxyWorker {
         return channel.eventLoop.makeCompletedFuture {
             // From here on the handler's removal counts the connection out.
             try channel.pipeline.syncOperations.addHandler(ProxyConnection(worker: self, isRefused: isOverLimit))
+            CongestionControl.ofHost.settle(channel)
             try StreamOptions.apply(to: channel)
         }
     }
