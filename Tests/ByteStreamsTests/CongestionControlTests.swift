@@ -26,7 +26,7 @@ import Testing
             let results = withUnsafeMutablePointer(to: &address) { pointer in
                 pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
                     [
-                        bind(listener, address, length), listen(listener, 1), getsockname(listener, address, &length),
+                        bind(listener, address, length), listen(listener, 8), getsockname(listener, address, &length),
                         connect(client, address, length),
                     ]
                 }
