@@ -24,7 +24,7 @@ bootstrap: ## install the Debian packages that are missing (says what it does)
 build: ## debug build of everything
 	$(SWIFT) build
 
-demo: release ## one node, then three LANs behind NATs: resolve, call, balance, punch, kill, cut, recover
+demo: release ## one node, then three LANs behind NATs: resolve, call, balance, punch, kill, cut, recover, HTTPS
 	@scripts/demo $(RELEASE_DIR)/edgemesh
 
 nat-grid: build ## which NATs can be crossed: real ones of the kernel, every kind with every other (needs root)
