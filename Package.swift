@@ -176,8 +176,9 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "LoadBalancing", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "EdgeTunnel", "Admin",
-                "Configuration", "PeerIdentity", "Multiformats", "LibP2PSecurity",
+                "LoadBalancing", "GatewayRouting", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy",
+                "EdgeTunnel",
+                "EdgeGateway", "Admin", "Configuration", "PeerIdentity", "Multiformats", "LibP2PSecurity",
                 hashTrees, nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
