@@ -1,5 +1,6 @@
 import Documents
 import Glibc
+import MeshCore
 import Testing
 
 @testable import NetLab
@@ -40,7 +41,7 @@ extension EndToEnd {
             }
             try await Command.runLocal(["touch", "\(directory)/rotated"])
             _ = try await client.exit(within: .seconds(60))
-            let answers = client.log.split(separator: "\n").filter { $0.hasPrefix("far-2-app") }.count
+            let answers = client.log.split(whereSeparator: \.isNewline).filter { $0.hasPrefix("far-2-app") }.count
             #expect(answers == 2, "\(client.log)")
         }
 
@@ -86,7 +87,7 @@ extension EndToEnd {
             try self.world.apply("conflict.yaml", Self.site("conflict", port: 9191, service: "far-2"))
             func problem() async throws -> String? {
                 let listeners = try await self.world.gatewayStatus(of: GatewayWorld.node)["listeners"]?.array ?? []
-                let taken = listeners.filter { $0["address"]?.string?.hasSuffix(":9191") == true }
+                let taken = listeners.filter { $0["address"]?.string?.contains(":9191/") == true }
                 return taken.compactMap { $0["problem"]?.string }.first
             }
             try await self.world.lab.wait(for: "the status to tell of the port", within: .seconds(60)) {
@@ -148,7 +149,10 @@ extension EndToEnd {
             try self.world.configureGateway(of: node, ["nic: \"\(WorldPlan.outsideInterface),usb0\""])
             try await self.world.lab.configure(
                 node,
-                ["link add usb0 type dummy", "addr add 198.51.100.1/24 dev usb0", "link set usb0 up"]
+                [
+                    "link add usb0 type veth peer name usb1", "addr add 198.51.100.1/24 dev usb0", "link set usb0 up",
+                    "link set usb1 up",
+                ]
             )
             try await self.world.lab.wait(for: "the gateway on the new card", within: .seconds(60)) {
                 try await answers()

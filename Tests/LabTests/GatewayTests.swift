@@ -1,4 +1,5 @@
 import Documents
+import MeshCore
 import Testing
 
 @testable import NetLab
@@ -31,7 +32,7 @@ extension EndToEnd {
                 // Passed on: that of the application.
                 ("pass.example", "lab"),
             ] {
-                let said = try await self.world.handshake(name, name == "pass.example" ? ["-verify", "0"] : [])
+                let said = try await self.world.handshake(name)
                 #expect(said.standardOutput.contains("subject=CN = \(subject)\n"), "\(name): \(said)")
             }
             let unknown = try await self.world.fetch("https://unknown.example/", ["-k"])
@@ -188,7 +189,7 @@ extension EndToEnd {
 
         @Test(arguments: [
             ("/late", 504, "in time"), ("/nobody", 503, "nobody"), ("/missing", 503, "missing"),
-            ("/nowhere", 404, "no rule"),
+            ("/nowhere", 404, "no route for shop.example/nowhere"),
         ])
         func whatCannotBeAnsweredTellsWhy(path: String, status: Int, reason: String) async throws {
             let reply = try await self.world.fetch("https://shop.example\(path)")
