@@ -200,13 +200,13 @@ struct FakeKubeConnection {
         let describedBy = Array("\"metadata\":".utf8) + Document.object(metadata).jsonBytes()
         let comma = [UInt8(ascii: ",")]
         let body: [UInt8]
-        let (kind, version) = place.type
+        let (kind, apiVersion) = place.type
         if place.collection.isBuiltIn {
-            body = Array(#"{"kind":"\#(kind)List","apiVersion":"\#(version)","#.utf8) + describedBy + comma + items
+            body = Array(#"{"kind":"\#(kind)List","apiVersion":"\#(apiVersion)","#.utf8) + describedBy + comma + items
         } else {
             // Lists of custom resources have their keys in alphabetical order, so what they say of themselves comes last.
             body =
-                Array(#"{"apiVersion":"\#(version)","#.utf8) + items + Array(#","kind":"\#(kind)List","#.utf8)
+                Array(#"{"apiVersion":"\#(apiVersion)","#.utf8) + items + Array(#","kind":"\#(kind)List","#.utf8)
                 + describedBy
         }
         try await answer.send(body + Array("}\n".utf8))
