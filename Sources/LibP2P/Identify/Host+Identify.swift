@@ -56,26 +56,34 @@ extension Host {
     }
 
     private func sendIdentify(on stream: NegotiatedStream) -> EventLoopFuture<Void> {
-        let channel = stream.channel
-        let written = channel.writeAndFlush(self.identifyMessage(for: stream.connection).wire)
+        let (channel, connection) = (stream.channel, stream.connection)
+        let told = self.told()
+        connection.state.withLock { $0.toldRevision = told.revision }
+        let written = channel.writeAndFlush(self.identifyMessage(told, for: connection).wire)
         channel.close(promise: nil)
         return written
     }
 
     // MARK: What this host tells
 
-    private func identifyMessage(for connection: Connection) -> IdentifyMessage {
-        let (addresses, sequence) = self.state.withLock { state in
-            (state.advertisedAddresses, max(1, state.recordSequence))
-        }
+    private func told() -> ToldIdentity {
+        let time = self.configuration.unixTime()
+        return self.state.withLock { $0.updateTold(at: time) }
+    }
+
+    private func identifyMessage(_ told: ToldIdentity, for connection: Connection) -> IdentifyMessage {
         var message = IdentifyMessage()
         message.publicKey = self.identity.publicKey.protobuf
-        message.listenAddresses = Array(addresses.prefix(PeerRecord.maximumAddresses))
-        message.protocols = self.protocols.map(\.rawValue)
+        message.listenAddresses = Array(told.addresses.prefix(PeerRecord.maximumAddresses))
+        message.protocols = told.protocols.map(\.rawValue)
         message.observedAddress = connection.remoteAddress
         message.protocolVersion = self.configuration.protocolVersion
         message.agentVersion = self.configuration.agentVersion
-        let record = PeerRecord(peerID: self.peerID, sequence: sequence, addresses: message.listenAddresses)
+        let record = PeerRecord(
+            peerID: self.peerID,
+            sequence: told.recordSequence,
+            addresses: message.listenAddresses
+        )
         message.signedPeerRecord = self.sealed(record)
         return message
     }
@@ -100,32 +108,30 @@ extension Host {
     }
 
     private func push() {
-        let time = self.configuration.unixTime()
-        let protocols = self.protocols
-        let connections = self.state.withLock { state -> [Connection] in
+        let connections = self.state.withLock { state in
             state.isPushScheduled = false
-            if state.pushedAddresses != state.advertisedAddresses {
-                // Greater than any that this host has told before it was started anew.
-                state.recordSequence = max(state.recordSequence + 1, time)
-            }
-            let isNews = state.pushedAddresses != state.advertisedAddresses || state.pushedProtocols != protocols
-            state.pushedAddresses = state.advertisedAddresses
-            state.pushedProtocols = protocols
-            return isNews && state.phase == .running ? state.connections.all : []
+            return state.phase == .running ? state.connections.all : []
         }
-        for connection in connections where connection.identification?.protocols.contains(.identifyPush) ?? false {
-            connection.openStream(
-                protocols: [.identifyPush],
-                options: OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.identifyTimeout)
-            ).flatMap { stream in
-                self.state.withLock { $0.metrics.pushesSent += 1 }
-                return self.sendIdentify(on: stream)
-            }.whenFailure { error in
-                self.logger.debug(
-                    "a push of addresses has failed",
-                    metadata: ["peer-id": "\(connection.remotePeer)", "error": "\(error)"]
-                )
-            }
+        let revision = self.told().revision
+        // Of the others it is not known yet whether they take it; `apply` sees to them.
+        for connection in connections where connection.state.withLock({ $0.toldRevision }) != revision {
+            self.push(to: connection)
+        }
+    }
+
+    private func push(to connection: Connection) {
+        guard connection.identification?.protocols.contains(.identifyPush) ?? false else { return }
+        connection.openStream(
+            protocols: [.identifyPush],
+            options: OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.identifyTimeout)
+        ).flatMap { stream in
+            self.state.withLock { $0.metrics.pushesSent += 1 }
+            return self.sendIdentify(on: stream)
+        }.whenFailure { error in
+            self.logger.debug(
+                "a push of addresses has failed",
+                metadata: ["peer-id": "\(connection.remotePeer)", "error": "\(error)"]
+            )
         }
     }
 
@@ -161,7 +167,14 @@ extension Host {
         if self.peers.record(identification, of: peer, recordSequence: record?.sequence) {
             self.peers.replace(identification.listenAddresses, of: peer, lifetime: .identified)
         }
-        connection.state.withLock { $0.identification = identification }
+        let revision = connection.state.withLock { state in
+            state.identification = identification
+            return state.toldRevision
+        }
+        // A change between the peer's question and its own answer reached nobody here.
+        if !isPush, let revision, revision != self.state.withLock({ $0.told.revision }) {
+            self.push(to: connection)
+        }
         self.emit(.identified(connection, identification))
     }
 
