@@ -31,7 +31,7 @@ import Testing
 
     @Test func withoutValuesItIsThePlainManifests() throws {
         defer { self.deployment.remove() }
-        let plain = try ["01-rbac", "02-configmap", "03-daemonset"].flatMap(Deployment.manifest)
+        let plain = try ["01-rbac", "02-configmap", "03-daemonset"].flatMap { try Deployment.manifest($0) }
         let rendered = try self.render().filter { $0["kind"]?.string != "Secret" }
         #expect(rendered.sortedByName.map(\.canonical) == plain.sortedByName.map(\.canonical))
 

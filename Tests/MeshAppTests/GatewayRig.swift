@@ -18,19 +18,17 @@ final class GatewayRig {
     let parts: AgentParts
     /// Of loopback, and this rig's alone, so that ports on it are free.
     let address: String
-    private let folder: String
+    let folder: String
+    let configuration: AgentConfiguration
     private let group: ServiceGroup
     private let running: Task<Void, any Error>
     private let backend: any Channel
     let backendPort: Int
 
-    /// - Parameters:
-    ///   - number: tells this rig's address from that of others.
-    ///   - manifests: a folder to follow, instead of the cluster.
+    /// - Parameter number: tells this rig's address from that of others.
     init(
         _ number: Int,
-        manifests: String? = nil,
-        _ change: (inout AgentConfiguration) -> Void = { _ in }
+        role: AgentConfiguration.Role
     ) async throws {
         self.address = "127.88.\(number).1"
         self.folder = "/tmp/edgemesh-gateway-\(number)-\(getpid())"
@@ -38,24 +36,18 @@ final class GatewayRig {
         try await self.kube.start()
         self.backend = try await Self.startBackend()
         self.backendPort = self.backend.localAddress?.port ?? 0
-        var configuration = AgentConfiguration(role: .gateway)
+        var configuration = AgentConfiguration(role: role)
         configuration.commonConfig.nodeName = "n1"
         configuration.commonConfig.stateDir = self.folder
-        configuration.kubeAPIConfig.mode = manifests == nil ? .manual : .edge
+        configuration.kubeAPIConfig.mode = .manual
         configuration.kubeAPIConfig.master = self.kube.url
-        configuration.commonConfig.manifestsDir = manifests ?? ""
         configuration.modules.edgeGateway.enable = true
-        change(&configuration)
+        self.configuration = configuration
         var logger = Logger(label: "test")
         logger.logLevel = .critical
         self.parts = AgentParts(
             configuration: configuration,
-            platform: NodePlatform(
-                ensureBridge: { _, _ in },
-                makeProgramming: { _, _, _ in NoKernelProgramming() },
-                udpOriginalDestination: { _, _ in nil },
-                clearStaleFlows: { _ in }
-            ),
+            platform: .nothing,
             group: MultiThreadedEventLoopGroup.singleton,
             logger: logger
         )
@@ -74,11 +66,10 @@ final class GatewayRig {
 
     static func with(
         _ number: Int,
-        manifests: String? = nil,
-        _ change: (inout AgentConfiguration) -> Void = { _ in },
+        role: AgentConfiguration.Role = .gateway,
         _ body: (GatewayRig) async throws -> Void
     ) async throws {
-        let rig = try await GatewayRig(number, manifests: manifests, change)
+        let rig = try await GatewayRig(number, role: role)
         do {
             try await body(rig)
         } catch {

@@ -6,6 +6,8 @@ import HashTreeCollections
 import KubeModel
 import MeshCore
 import MeshTesting
+import NIOCore
+import NIOPosix
 import ServiceCatalog
 import Testing
 
@@ -27,6 +29,30 @@ import Testing
             try await eventually("the first port is closed") {
                 await rig.status["listenerCount"]?.integer == 1
             }
+        }
+    }
+
+    @Test func aPortThatSomebodyElseHasIsToldAndTheOthersAreServed() async throws {
+        try await GatewayRig.with(7) { rig in
+            let holder = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+                .bind(host: rig.address, port: 8081).get()
+            rig.addService()
+            let two = rig.istio(port: 8080).replacing(
+                "servers:\n",
+                with:
+                    "servers:\n  - {port: {number: 8081, name: b, protocol: HTTP}, bind: \(rig.address), hosts: [\"*\"]}\n"
+            )
+            try rig.apply(two)
+            try await rig.waitForListener(8080)
+            try await eventually("the conflict is told") {
+                await rig.status["listeners"]?.array?.contains { listener in
+                    listener["address"]?.string == "\(rig.address):8081/tcp" && listener["problem"] != nil
+                        && listener["origins"]?.array?.first?.string == "IstioGateway shop/edge"
+                } == true
+            }
+            #expect(rig.parts.board.state(of: GatewayModule.name) == .running)
+            try await holder.close()
+            try await rig.waitForListener(8081)
         }
     }
 

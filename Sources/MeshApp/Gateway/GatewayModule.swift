@@ -173,7 +173,27 @@ final class GatewayModule: StatusReporting {
             .init("credentials", ["named": .integer(credentials.wanted), "present": .integer(credentials.present)]),
             .init("credentialProblems", .array(self.vault.problems.map { .string($0) })),
         ]
-        return .object((await running?.status().members ?? []) + own)
+        let served = (await running?.status().members ?? []).map { member in
+            member.key == "listeners" ? .init(member.key, Self.named(member.value, by: compilation.plan)) : member
+        }
+        return .object(served + own)
+    }
+
+    /// Names the objects that asked for the listeners that are not open.
+    private static func named(_ listeners: Document, by plan: GatewayPlan) -> Document {
+        .array(
+            (listeners.array ?? []).map { listener in
+                guard listener["problem"] != nil, let text = listener["address"]?.string?.split(separator: "/").first,
+                    let address = TransportAddress(text)
+                else { return listener }
+                let asked = plan.listeners.filter {
+                    $0.key.port == address.port && [nil, address.address].contains($0.key.address)
+                }
+                let origins = asked.flatMap(\.origins).map { Document.string($0) }
+                let others = (listener.members ?? []).filter { $0.key != "origins" }
+                return .object(others + [.init("origins", .array(origins))])
+            }
+        )
     }
 
     func metrics() async -> [MetricSample] {
