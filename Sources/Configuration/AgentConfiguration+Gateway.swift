@@ -13,26 +13,7 @@ extension AgentConfiguration {
             Key("\(root).nic", \.modules.edgeGateway.nic, .text, .live),
             Key("\(root).includeIP", \.modules.edgeGateway.includeIP, blocks, .live),
             Key("\(root).excludeIP", \.modules.edgeGateway.excludeIP, blocks, .live),
-            Key(ignored: "\(root).loadBalancer.caller"),
-            Key(ignored: "\(root).loadBalancer.nodeName"),
-            Key(
-                "\(root).loadBalancer.consistentHash.partitionCount",
-                \.modules.edgeGateway.loadBalancer.partitionCount,
-                .integer(1...1_000_000),
-                .live
-            ),
-            Key(
-                "\(root).loadBalancer.consistentHash.replicationFactor",
-                \.modules.edgeGateway.loadBalancer.replicationFactor,
-                .integer(1...10_000),
-                .live
-            ),
-            Key(
-                "\(root).loadBalancer.consistentHash.load",
-                \.modules.edgeGateway.loadBalancer.load,
-                .decimal(1...100),
-                .live
-            ),
+        ] + self.ringKeys(root, \.modules.edgeGateway.loadBalancer) + [
             Key(
                 "\(root).controllerName",
                 \.modules.edgeGateway.controllerName,

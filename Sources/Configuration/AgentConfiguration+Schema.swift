@@ -148,26 +148,7 @@ extension AgentConfiguration {
                 .optionalPath,
                 .restart
             ),
-            Key(ignored: "modules.edgeProxy.loadBalancer.caller"),
-            Key(ignored: "modules.edgeProxy.loadBalancer.nodeName"),
-            Key(
-                "modules.edgeProxy.loadBalancer.consistentHash.partitionCount",
-                \.modules.edgeProxy.loadBalancer.partitionCount,
-                .integer(1...1_000_000),
-                .live
-            ),
-            Key(
-                "modules.edgeProxy.loadBalancer.consistentHash.replicationFactor",
-                \.modules.edgeProxy.loadBalancer.replicationFactor,
-                .integer(1...10_000),
-                .live
-            ),
-            Key(
-                "modules.edgeProxy.loadBalancer.consistentHash.load",
-                \.modules.edgeProxy.loadBalancer.load,
-                .decimal(1...100),
-                .live
-            ),
+        ] + self.ringKeys("modules.edgeProxy", \.modules.edgeProxy.loadBalancer) + [
             Key("modules.edgeProxy.serviceFilterMode", \.modules.edgeProxy.serviceFilterMode, .choice, .live),
             Key("modules.edgeProxy.routableCIDRs", \.modules.edgeProxy.routableCIDRs, .list(of: .block), .live),
             Key("modules.edgeProxy.kernelBackend", \.modules.edgeProxy.kernelBackend, .choice, .restart),
@@ -192,6 +173,28 @@ extension AgentConfiguration {
                 .integer(1...10_000_000),
                 .live
             ),
+        ]
+    }
+
+    /// The keys of the hash ring of a module.
+    static func ringKeys(_ module: String, _ ring: WritableKeyPath<AgentConfiguration, LoadBalancer>) -> [Key] {
+        let root = "\(module).loadBalancer"
+        return [
+            Key(ignored: "\(root).caller"),
+            Key(ignored: "\(root).nodeName"),
+            Key(
+                "\(root).consistentHash.partitionCount",
+                ring.appending(path: \.partitionCount),
+                .integer(1...1_000_000),
+                .live
+            ),
+            Key(
+                "\(root).consistentHash.replicationFactor",
+                ring.appending(path: \.replicationFactor),
+                .integer(1...10_000),
+                .live
+            ),
+            Key("\(root).consistentHash.load", ring.appending(path: \.load), .decimal(1...100), .live),
         ]
     }
 

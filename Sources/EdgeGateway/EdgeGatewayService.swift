@@ -3,6 +3,7 @@ public import KubeModel
 import LinuxNetwork
 public import LoadBalancing
 public import Logging
+public import MeshCore
 public import MeshInterfaces
 public import NIOCore
 import ServiceCatalog
@@ -151,6 +152,11 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
 
     var listenEntries: [GatewayListeners.Entry] {
         get async { await self.shared.parts.withLock { $0.listeners }?.entries ?? [] }
+    }
+
+    /// Where it listens now.
+    public var openAddresses: [TransportAddress] {
+        get async { await self.listenEntries.filter { $0.problem == nil }.map(\.address.address) }
     }
 
     var brokenCertificates: [String] {

@@ -153,6 +153,7 @@ final class AgentParts: Sendable {
         }
         if let gateway = self.gateway {
             if self.configuration.followsAPI { services.append(self.credentials(of: gateway)) }
+            if self.configuration.writesGatewayStatus { services.append(self.status(of: gateway)) }
             services.append(self.supervised(GatewayModule.name) { isUp in try await gateway.run(isUp: isUp) })
         }
         services.append(MemoryTrimService(catalog: self.catalog))
@@ -207,6 +208,18 @@ final class AgentParts: Sendable {
             try await cancelWhenGracefulShutdown {
                 try await source.run(vault.requests()) { vault.take($1, of: $0) }
             }
+        }
+    }
+
+    private func status(of gateway: GatewayModule) -> any ServiceLifecycle.Service {
+        self.supervised(Agent.gatewayStatusModule) { [configuration, group] isUp in
+            let patcher = StatusPatcher(
+                try configuration.kubeConfiguration(variable: ProcessEnvironment.variable),
+                options: configuration.sourceOptions,
+                group: group
+            )
+            isUp()
+            try await cancelWhenGracefulShutdown { try await gateway.writeStatus(patcher) }
         }
     }
 

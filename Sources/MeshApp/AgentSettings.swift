@@ -101,6 +101,11 @@ extension AgentConfiguration {
         return options
     }
 
+    /// A MetaServer hands changes on to the cloud with rights of its own, or not at all: nothing is written there.
+    var writesGatewayStatus: Bool {
+        self.followsAPI && self.kubeAPIConfig.mode != .edge && self.modules.edgeGateway.updateStatus
+    }
+
     /// Whether a Kubernetes API is followed. A folder of manifests stands alone unless an API is named or the agent runs
     /// in a cluster.
     var followsAPI: Bool {

@@ -19,7 +19,8 @@ struct EdgemeshCommand: AsyncParsableCommand {
         subcommands: [
             AgentCommand.self, GatewayCommand.self, StatusCommand.self, RoutesCommand.self, PingCommand.self,
             NetcheckCommand.self,
-            CheckCommand.self, ProbeCommand.self, CleanupCommand.self, ReloadCommand.self, LabCommand.self,
+            CheckCommand.self, AnalyzeCommand.self, ProbeCommand.self, CleanupCommand.self, ReloadCommand.self,
+            LabCommand.self,
             VersionCommand.self,
         ]
     )

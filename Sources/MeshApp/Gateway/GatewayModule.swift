@@ -4,6 +4,8 @@ import Documents
 import EdgeGateway
 import EdgeProxy
 import GatewayRouting
+import HashTreeCollections
+import KubeClient
 import KubeModel
 import Logging
 import MeshCore
@@ -26,6 +28,7 @@ final class GatewayModule: StatusReporting {
     let vault: CredentialVault
     let planner: GatewayPlanner
     private let state: Mutex<State>
+    private let statusSignal = Mutex<AsyncStream<Void>.Continuation?>(nil)
     private let catalog: ClusterCatalog
     private let tunnel: (any NodeTunneling)?
     private let group: MultiThreadedEventLoopGroup
@@ -96,6 +99,7 @@ final class GatewayModule: StatusReporting {
                 await self.planner.run(catalog: self.catalog) { compilation in
                     plan.yield(compilation.plan)
                     isUp()
+                    self.statusSignal.withLock { _ = $0?.yield() }
                 } materialChanged: {
                     await gateway.refresh()
                 }
@@ -103,6 +107,56 @@ final class GatewayModule: StatusReporting {
             defer { tasks.cancelAll() }
             try await gateway.run()
         }
+    }
+
+    // MARK: The cluster's status
+
+    /// Between looks at whether something is to be written that could not be before.
+    private static let statusInterval = Duration.seconds(5)
+
+    /// Writes the status of Gateways and routes, until shutdown.
+    func writeStatus(_ patcher: StatusPatcher) async throws {
+        let (signals, signal) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
+        self.statusSignal.withLock { $0 = signal }
+        let writer = GatewayStatusWriter(
+            update: { try await patcher.update($0, $1, $2) },
+            report: { await self.report() },
+            logger: self.logger
+        )
+        try await withThrowingTaskGroup(of: Void.self) { tasks in
+            tasks.addTask {
+                while true {
+                    signal.yield()
+                    try await Task.sleep(for: Self.statusInterval)
+                }
+            }
+            defer { tasks.cancelAll() }
+            try await writer.run(signals)
+        }
+    }
+
+    /// What is to be said; nil while what is known of the cluster may not be all.
+    func report() async -> GatewayStatusWriter.Report? {
+        let (configuration, running) = self.state.withLock { ($0.configuration, $0.running) }
+        guard let running, self.catalog.freshness.state == .synced, self.vault.isSettled,
+            await self.planner.compilations > 0
+        else { return nil }
+        let compilation = await self.planner.compilation
+        var report = GatewayStatusWriter.Report(
+            statuses: compilation.statuses,
+            controllerName: configuration.modules.edgeGateway.controllerName
+        )
+        let open = await running.openAddresses
+        let node = self.catalog.snapshot.nodes[configuration.commonConfig.nodeName]
+        for (name, spec) in self.planner.gateways(of: self.catalog.snapshot) {
+            let ports = Set(spec.listeners.map(\.port))
+            let found = open.filter { ports.contains($0.port) }.map(\.address)
+            // Every address of the machine: the cluster knows it by those of its node.
+            let isUnconfined = found.contains(where: \.isUnspecified)
+            let all = found.filter { !$0.isUnspecified } + (isUnconfined ? node?.internalIPs ?? [] : [])
+            report.addresses[name] = Set(all).sorted()
+        }
+        return report
     }
 
     // MARK: Status
@@ -119,7 +173,27 @@ final class GatewayModule: StatusReporting {
             .init("credentials", ["named": .integer(credentials.wanted), "present": .integer(credentials.present)]),
             .init("credentialProblems", .array(self.vault.problems.map { .string($0) })),
         ]
-        return .object((await running?.status().members ?? []) + own)
+        let served = (await running?.status().members ?? []).map { member in
+            member.key == "listeners" ? .init(member.key, Self.named(member.value, by: compilation.plan)) : member
+        }
+        return .object(served + own)
+    }
+
+    /// Names the objects that asked for the listeners that are not open.
+    private static func named(_ listeners: Document, by plan: GatewayPlan) -> Document {
+        .array(
+            (listeners.array ?? []).map { listener in
+                guard listener["problem"] != nil, let text = listener["address"]?.string?.split(separator: "/").first,
+                    let address = TransportAddress(text)
+                else { return listener }
+                let asked = plan.listeners.filter {
+                    $0.key.port == address.port && [nil, address.address].contains($0.key.address)
+                }
+                let origins = asked.flatMap(\.origins).map { Document.string($0) }
+                let others = (listener.members ?? []).filter { $0.key != "origins" }
+                return .object(others + [.init("origins", .array(origins))])
+            }
+        )
     }
 
     func metrics() async -> [MetricSample] {

@@ -1,7 +1,6 @@
 import EdgeGateway
 import GatewayRouting
 import HashTreeCollections
-import KubeClient
 import KubeModel
 import Logging
 import MeshCore
@@ -17,6 +16,26 @@ actor GatewayPlanner {
         let services = Mutex<[ObjectName: ServiceObject?]>([:])
         let secrets = Mutex<[ObjectName: SecretFacts?]>([:])
         let authorities = Mutex<[ObjectName: Bool]>([:])
+
+        func listening(to input: GatewayInput) -> GatewayInput {
+            var result = input
+            result.service = { name in
+                let object = input.service(name)
+                self.services.withLock { $0[name] = .some(object) }
+                return object
+            }
+            result.secret = { name in
+                let facts = input.secret(name)
+                self.secrets.withLock { $0[name] = .some(facts) }
+                return facts
+            }
+            result.hasAuthority = { name in
+                let has = input.hasAuthority(name)
+                self.authorities.withLock { $0[name] = has }
+                return has
+            }
+            return result
+        }
     }
 
     /// What the compilation in force was made of.
@@ -108,40 +127,25 @@ actor GatewayPlanner {
         }
     }
 
+    /// The Gateways of the Gateway API, by name.
+    nonisolated func gateways(of snapshot: CatalogSnapshot) -> [(ObjectName, GatewaySpec)] {
+        snapshot.gatewayResources.values.compactMap { resource in
+            guard case .gateway(let spec) = resource.content else { return nil }
+            return (resource.name, spec)
+        }
+    }
+
     private func compileIfStale() -> Bool {
         let news = self.inbox.take()
         let settings = news.settings
         guard let snapshot = news.snapshot, self.isStale(snapshot, settings, news.changed) else { return false }
         let consultation = Consultation()
-        let vault = self.vault
-        let input = GatewayInput(
-            resources: Array(snapshot.gatewayResources.values),
-            destinationRules: Array(snapshot.destinationRules.values),
-            namespaceLabels: Dictionary(uniqueKeysWithValues: snapshot.namespaceLabels.map { ($0.key, $0.value) }),
-            service: { name in
-                let object = snapshot.services[name]?.object
-                consultation.services.withLock { $0[name] = .some(object) }
-                return object
-            },
-            secret: { name in
-                let facts = vault.facts(ofSecret: name)
-                consultation.secrets.withLock { $0[name] = .some(facts) }
-                return facts
-            },
-            hasAuthority: { name in
-                let has = vault.hasAuthority(inConfigMap: name)
-                consultation.authorities.withLock { $0[name] = has }
-                return has
-            }
-        )
+        let input = consultation.listening(to: GatewayInput(snapshot, self.vault))
         let began = MonotonicTime.now()
         self.compilation = GatewayCompiler.compile(input, settings: settings)
         self.compilations += 1
         self.basis = Basis(snapshot: snapshot, settings: settings, consultation: consultation)
-        self.vault.want(
-            Set(self.compilation.secrets.map { .init(.secret, $0) })
-                .union(self.compilation.configMaps.map { .init(.configMap, $0) })
-        )
+        self.vault.want(self.compilation.credentials)
         self.logger.debug(
             "the gateway's plan is made",
             metadata: [
