@@ -176,8 +176,9 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "LoadBalancing", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "EdgeTunnel", "Admin",
-                "Configuration", "PeerIdentity", "Multiformats", "LibP2PSecurity",
+                "LoadBalancing", "GatewayRouting", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy",
+                "EdgeTunnel",
+                "EdgeGateway", "Admin", "Configuration", "PeerIdentity", "Multiformats", "LibP2PSecurity",
                 hashTrees, nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
@@ -328,13 +329,15 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "EdgeTunnel", "FakeKube", "LibP2P", "MeshTesting", "Multiformats", "MeshApp", "Admin", "EdgeDNS",
-                "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
-                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioPosix, logging, lifecycle,
+                "EdgeTunnel", "FakeKube", "GatewayRouting", "LibP2P", "MeshTesting", "Multiformats", "MeshApp", "Admin",
+                "EdgeDNS",
+                "EdgeGateway", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
+                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioHTTP1, nioPosix, hashTrees, logging,
+                lifecycle,
             ]
         ),
         tests("DeploymentTests", ["Configuration", "Documents", "MeshCore", "MeshTesting"]),
-        tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
+        tests("EdgemeshTests", ["edgemesh", "Configuration", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
         tests("GatewayRoutingTests", ["MeshCore", "Documents", "KubeModel", "GatewayRouting"]),

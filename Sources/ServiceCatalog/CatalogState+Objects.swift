@@ -44,6 +44,9 @@ extension CatalogState {
         case .pod:
             // Its existence is all that counts.
             break
+        case .credentials:
+            // Never here, so that no snapshot and no store has them.
+            break
         }
         return nil
     }

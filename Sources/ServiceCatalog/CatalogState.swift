@@ -97,6 +97,7 @@ struct CatalogState {
                 let listing = Listing(source: source, kind: kind)
                 self.listings[listing, default: 0] &+= 1
                 self.openListings.insert(listing)
+            case .upsert(.credentials): break
             case .upsert(let object):
                 let listing = self.listing(source, object.kind)
                 self.upsert(object, by: Ownership(source: source, origin: origin, listing: listing))

@@ -94,7 +94,7 @@ extension Exchange {
     /// What the backend gets; nil if a rewriting makes no path.
     private func outgoing(to target: WeightedBackend, by rule: HTTPRule) -> RequestHead? {
         var head = self.head
-        let chain = head.fields.values("x-forwarded-for") + ["\(self.client.address.address)"]
+        let chain = head.fields.values("x-forwarded-for") + [self.client.host]
         head.fields.set("x-forwarded-for", chain.joined(separator: ", "))
         head.fields.set("x-forwarded-proto", self.client.isSecure ? "https" : "http")
         head.fields.set("x-forwarded-host", head.authority)

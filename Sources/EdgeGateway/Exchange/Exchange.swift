@@ -64,9 +64,9 @@ final class Exchange: UpstreamObserver {
     }
 
     func begin() {
-        let idle = LazyDeadline(on: self.worker.loop) { [weak self] in self?.idledOut() }
-        self.idle = idle
-        idle.set(self.worker.limits.idleTimeout)
+        self.idle =
+            self.downstream?.deadline ?? LazyDeadline(on: self.worker.loop) { [weak self] in self?.idledOut() }
+        self.idle?.set(self.worker.limits.idleTimeout)
         self.log.requestID = RequestIdentity.identify(&self.head.fields, using: &self.worker.generator)
         if let limit = self.worker.limits.bodyBytes, case .known(let length) = self.head.body, length > limit {
             return self.refuse(413, "the content is longer than \(limit) bytes")
@@ -172,10 +172,12 @@ final class Exchange: UpstreamObserver {
         }
         self.balancer = balancer
         self.pick = pick
-        self.session = SessionChoice.name(of: pick.endpoint, of: backend.service)
+        if self.rule?.persistence != nil {
+            self.session = SessionChoice.name(of: pick.endpoint, of: backend.service)
+        }
         self.attempt += 1
         let attempt = self.attempt
-        self.log.upstream = "\(pick.endpoint.transportAddress)"
+        self.log.upstream = pick.endpoint.transportAddress
         self.armTryTimer()
         self.worker.pool.open(
             pick.endpoint,
@@ -277,7 +279,7 @@ final class Exchange: UpstreamObserver {
 
     private func tell(_ failure: UpstreamFailure) {
         let service = self.target?.backend.map { "\($0.service)" } ?? ""
-        let address = self.log.upstream ?? ""
+        let address = self.log.upstream.map { "\($0)" } ?? ""
         switch failure {
         case .connect(let why):
             self.log.detail = why
@@ -399,7 +401,7 @@ final class Exchange: UpstreamObserver {
         self.refuse(504, "service \(service) did not answer in time")
     }
 
-    private func idledOut() {
+    func idledOut() {
         if !self.requestEnded, self.isReadingRequest, !self.hasAnswered {
             self.worker.counters.timeouts += 1
             self.refuse(408, "the content did not come in time")
@@ -432,7 +434,7 @@ final class Exchange: UpstreamObserver {
     private func finish(failed: Bool) {
         guard !self.isFinished else { return }
         self.isFinished = true
-        self.idle?.cancel()
+        if self.downstream?.deadline == nil { self.idle?.cancel() } else { self.idle?.clear() }
         self.tryTimer?.cancel()
         for timer in self.timers { timer.cancel() }
         self.release(failed: failed)

@@ -79,6 +79,7 @@ final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
     typealias InboundIn = HTTP2Frame.FramePayload
     typealias OutboundOut = HTTP2Frame.FramePayload
 
+    var deadline: LazyDeadline? { nil }
     private let worker: GatewayWorker
     private let client: ClientConnection
     private var context: ChannelHandlerContext?
@@ -87,6 +88,9 @@ final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
     private var hasEnded = false
     private var hasContent = true
     private var isReading = false
+    /// It is written with what follows it: a response without content is one frame, and so gRPC's clients find the status of a
+    /// call that failed at once ("Trailers-Only" of its HTTP/2 protocol).
+    private var unwrittenHead: HPACKHeaders?
 
     init(worker: GatewayWorker, client: ClientConnection) {
         self.worker = worker
@@ -188,22 +192,35 @@ final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
     func answer(_ head: ResponseHead) {
         guard !self.hasEnded else { return }
         self.hasContent = !ResponseHead.hasNoContent(status: head.status, method: self.method)
-        self.write(.headers(.init(headers: HTTP2Heads.encode(head), endStream: false)))
+        self.unwrittenHead = HTTP2Heads.encode(head)
+    }
+
+    private func writeHead(endStream: Bool) {
+        guard let headers = self.unwrittenHead else { return }
+        self.unwrittenHead = nil
+        self.write(.headers(.init(headers: headers, endStream: endStream)))
     }
 
     func send(_ bytes: ByteBuffer) {
         guard !self.hasEnded, self.hasContent else { return }
+        self.writeHead(endStream: false)
         self.write(.data(.init(data: .byteBuffer(bytes))))
     }
 
-    func flush() { self.context?.flush() }
+    func flush() {
+        self.writeHead(endStream: false)
+        self.context?.flush()
+    }
 
     func end(_ trailers: HeaderFields?) {
         guard !self.hasEnded, let context = self.context else { return }
         self.hasEnded = true
         self.exchange = nil
         if let trailers {
+            self.writeHead(endStream: false)
             self.write(.headers(.init(headers: HTTP2Heads.encode(trailers), endStream: true)))
+        } else if self.unwrittenHead != nil {
+            self.writeHead(endStream: true)
         } else {
             self.write(.data(.init(data: .byteBuffer(ByteBuffer()), endStream: true)))
         }
@@ -215,6 +232,7 @@ final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
     func abort() {
         self.hasEnded = true
         self.exchange = nil
+        self.unwrittenHead = nil
         self.write(.rstStream(.internalError))
         self.flush()
     }

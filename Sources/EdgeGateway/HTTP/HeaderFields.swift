@@ -82,7 +82,14 @@ enum ASCII {
     static func lower(_ byte: UInt8) -> UInt8 { (0x41...0x5A).contains(byte) ? byte | 0x20 : byte }
 
     static func lowercased(_ bytes: some Collection<UInt8>) -> String {
-        String(decoding: bytes.map(Self.lower), as: UTF8.self)
+        String(unsafeUninitializedCapacity: bytes.count) { text in
+            var count = 0
+            for byte in bytes {
+                text[count] = Self.lower(byte)
+                count += 1
+            }
+            return count
+        }
     }
 
     static func trimmed<Bytes: BidirectionalCollection<UInt8>>(_ bytes: Bytes) -> Bytes.SubSequence {

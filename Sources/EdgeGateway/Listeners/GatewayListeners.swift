@@ -92,15 +92,16 @@ actor GatewayListeners {
         guard !self.isStopped else { return }
         await self.prepareCertificates()
         let wanted = self.wanted()
+        self.problems = self.problems.filter { wanted[$0.key] != nil }
+        for (address, want) in wanted.sorted(by: { $0.key < $1.key }) where self.inForce[address] != want {
+            await self.open(address, want)
+        }
+        // Last, so that a port that moves from all addresses to one is never without a listener.
         for address in self.inForce.keys.sorted() where wanted[address] == nil {
             self.inForce[address] = nil
             let known = self.bound.removeValue(forKey: address) ?? address
             for handle in self.handles { try? await handle.stopListening(known).get() }
             self.logger.info("the gateway listens no more", metadata: ["address": "\(known)"])
-        }
-        self.problems = self.problems.filter { wanted[$0.key] != nil }
-        for (address, want) in wanted.sorted(by: { $0.key < $1.key }) where self.inForce[address] != want {
-            await self.open(address, want)
         }
     }
 

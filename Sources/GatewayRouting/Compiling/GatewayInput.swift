@@ -99,6 +99,14 @@ public struct GatewayFinding: Sendable, Hashable, CustomStringConvertible {
     /// What is wrong and how to mend it.
     public var message: String
 
+    public init(severity: Severity, kind: ObjectKind, name: ObjectName, field: String, message: String) {
+        self.severity = severity
+        self.kind = kind
+        self.name = name
+        self.field = field
+        self.message = message
+    }
+
     public var description: String {
         let place = self.field.isEmpty ? "" : "\(self.field): "
         return "\(self.severity.rawValue): \(self.kind.rawValue) \(self.name): \(place)\(self.message)"
