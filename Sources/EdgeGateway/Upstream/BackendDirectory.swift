@@ -25,7 +25,12 @@ final class BackendDirectory: Sendable {
 
     /// Nil if the service is not known or has no such port.
     func balancer(for backend: Backend, transport: TransportProtocol = .tcp) -> SharedBalancer? {
-        let key = SharedBalancer.Key(service: backend.service, transport: transport, port: backend.port)
+        let key = SharedBalancer.Key(
+            service: backend.service,
+            transport: transport,
+            port: backend.port,
+            subset: backend.subset
+        )
         return self.state.withLock { state in
             if let known = state.balancers[key] { return known }
             guard let (service, port) = Self.port(key, state.snapshot) else { return nil }
@@ -33,7 +38,7 @@ final class BackendDirectory: Sendable {
                 key,
                 policy: service.policy(for: port) ?? self.defaultPolicy,
                 affinitySeconds: service.object.clientIPAffinitySeconds,
-                endpoints: Self.endpoints(service, port),
+                endpoints: Self.endpoints(service, port, key.subset),
                 seed: state.generator.next()
             )
             state.balancers[key] = balancer
@@ -47,12 +52,14 @@ final class BackendDirectory: Sendable {
             for (key, balancer) in state.balancers where update.changedServices.contains(key.service) {
                 guard let (service, port) = Self.port(key, state.snapshot) else {
                     state.balancers[key] = nil
+                    // Sessions that still have it see that their endpoint is gone.
+                    balancer.update(policy: self.defaultPolicy, affinitySeconds: nil, endpoints: [])
                     continue
                 }
                 balancer.update(
                     policy: service.policy(for: port) ?? self.defaultPolicy,
                     affinitySeconds: service.object.clientIPAffinitySeconds,
-                    endpoints: Self.endpoints(service, port)
+                    endpoints: Self.endpoints(service, port, key.subset)
                 )
             }
         }
@@ -68,7 +75,12 @@ final class BackendDirectory: Sendable {
         return (service, port)
     }
 
-    private static func endpoints(_ service: Service, _ port: ServiceObject.Port) -> [ResolvedEndpoint] {
-        service.endpoints(for: port).serving(publishNotReady: service.object.publishNotReadyAddresses)
+    private static func endpoints(
+        _ service: Service,
+        _ port: ServiceObject.Port,
+        _ subset: String?
+    ) -> [ResolvedEndpoint] {
+        service.endpoints(for: port, subset: subset)
+            .serving(publishNotReady: service.object.publishNotReadyAddresses)
     }
 }
