@@ -23,7 +23,7 @@ import Testing
             try node.run("", command)
             try await eventually("\(command) is told") { count.withLock { $0 } > before }
         }
-        try await change("ip link add watched type dummy")
+        try await change("ip link add watched type bridge")
         try await change("ip link set watched up")
         try await change("ip address add 192.0.2.77/24 dev watched")
         try await change("ip address del 192.0.2.77/24 dev watched")
