@@ -56,8 +56,8 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
-                "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel",
                 "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel", "GatewayRouting",
+                "EdgeGateway",
             ]
         ),
     ],
@@ -87,7 +87,7 @@ let package = Package(
         library("Multiformats", ["MeshCore", nioCore]),
         // 2: what touches the machine and the cluster
         library("ByteStreams", ["CLinux", "MeshCore", nioCore, nioPosix]),
-        library("LinuxNetwork", ["CLinux", "MeshCore", logging]),
+        library("LinuxNetwork", ["CLinux", "MeshCore", nioCore, nioPosix, logging]),
         library(
             "KubeClient",
             [
@@ -346,7 +346,8 @@ let package = Package(
             [
                 "MeshCore", "Documents", "KubeModel", "GatewayRouting", "ServiceCatalog", "MeshInterfaces",
                 "EdgeGateway",
-                "ByteStreams", "LinuxNetwork", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, nioHTTP2,
+                "ByteStreams", "LinuxNetwork", "LoadBalancing", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1,
+                nioHTTP2,
                 nioHPACK, nioSSL, hashTrees, logging,
             ]
         ),
@@ -359,7 +360,7 @@ let package = Package(
         tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
         tests("LabTests", ["edgemesh", "nat-grid", "NetLab", "MeshCore", "Documents"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
-        tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
+        tests("ByteStreamsTests", ["ByteStreams", "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging]),
         tests(
             "EdgeProxyTests",
             [
@@ -377,7 +378,7 @@ let package = Package(
                 "MeshInterfaces", nioCore, nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
-        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", "MeshTesting", logging]),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", "MeshTesting", nioCore, nioPosix, logging]),
         tests(
             "EdgeTunnelTests",
             [

@@ -34,8 +34,8 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
         }
     }
 
-    /// How often addresses, certificates and ports that somebody else had are looked at again.
-    static let lookInterval = Duration.seconds(2)
+    /// How often what could not be served is tried again: a port that somebody else has, a certificate that is missing.
+    static let retryInterval = Duration.seconds(2)
 
     private let configuration: Configuration
     private let catalog: any CatalogReading
@@ -79,7 +79,6 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
             dialer: dialer,
             certificates: CertificateStore(certificates),
             backends: BackendDirectory(defaultPolicy: configuration.defaultPolicy, seed: .random(in: 0 ... .max)),
-            ledger: ClientLedger(),
             accessLogInterval: configuration.accessLogInterval,
             showsReasons: configuration.showsReasons,
             logger: logger
@@ -98,6 +97,11 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
             logger: self.logger,
             machine: { (try RouteNetlink.links(), try RouteNetlink.addresses()) }
         )
+        // The kernel tells of addresses that come and go.
+        let (changes, changed) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
+        let monitor = self.loops.first.map { NetworkMonitor(on: $0, logger: self.logger) { changed.yield() } }
+        monitor?.start()
+        defer { monitor?.stop() }
         let made = handles
         self.shared.parts.withLock { $0 = (made, listeners) }
         let wanted = self.shared.wanted.withLock { $0 }
@@ -109,9 +113,12 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
                 for await plan in self.plans { await listeners.replace(plan) }
             }
             group.addTask {
+                for await _ in changes { await listeners.reconcile() }
+            }
+            group.addTask {
                 while !Task.isCancelled {
-                    try? await Task.sleep(for: Self.lookInterval)
-                    await listeners.reconcile()
+                    try? await Task.sleep(for: Self.retryInterval)
+                    if await listeners.hasProblems { await listeners.reconcile() }
                 }
             }
             let isGraceful = (try? await gracefulShutdown()) != nil

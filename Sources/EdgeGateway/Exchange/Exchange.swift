@@ -45,6 +45,8 @@ final class Exchange: UpstreamObserver {
     private(set) var hasAnswered = false
     private(set) var isFinished = false
     private var isReadingRequest = false
+    /// The client waits to be told to send its content, and the backend is asked for that (RFC 9110 section 10.1.1).
+    private var awaitsContinue = false
     private var hasMirrored = false
 
     private var idle: LazyDeadline?
@@ -127,7 +129,9 @@ final class Exchange: UpstreamObserver {
     }
 
     private func readRequest() {
-        guard !self.requestEnded, !self.isReadingRequest, let upstream = self.upstream, upstream.isWritable else {
+        guard !self.requestEnded, !self.isReadingRequest, !self.awaitsContinue, let upstream = self.upstream,
+            upstream.isWritable
+        else {
             return
         }
         self.isReadingRequest = true
@@ -168,7 +172,8 @@ final class Exchange: UpstreamObserver {
         }
         guard let pick = self.pick ?? self.choose(balancer, outgoing) else {
             self.worker.counters.requestsWithoutBackend += 1
-            return self.refuse(503, "no endpoint of service \(backend.service) port \(backend.port) is ready")
+            let subset = backend.subset.map { " in subset \($0)" } ?? ""
+            return self.refuse(503, "no endpoint of service \(backend.service) port \(backend.port)\(subset) is ready")
         }
         self.balancer = balancer
         self.pick = pick
@@ -213,6 +218,15 @@ final class Exchange: UpstreamObserver {
         let stream = opened.stream
         self.upstream = stream
         stream.observer = self
+        var outgoing = outgoing
+        if self.head.expectsContinue, !self.requestEnded, self.requestBytes == 0, !self.isReadingRequest {
+            outgoing.fields.set("expect", "100-continue")
+            self.awaitsContinue = true
+            let attempt = self.attempt
+            self.after(self.worker.limits.continueTimeout) { exchange in
+                if exchange.attempt == attempt { exchange.sendContent() }
+            }
+        }
         stream.send(outgoing)
         // It may have failed at once.
         guard self.upstream === stream else { return }
@@ -221,6 +235,13 @@ final class Exchange: UpstreamObserver {
         if outgoing.body == .none { stream.end(nil) }
         stream.flush()
         stream.read()
+        self.readRequest()
+    }
+
+    /// The backend wants the content, or does not know the question.
+    private func sendContent() {
+        guard self.awaitsContinue, !self.hasAnswered else { return }
+        self.awaitsContinue = false
         self.readRequest()
     }
 
@@ -299,6 +320,7 @@ final class Exchange: UpstreamObserver {
     // MARK: From the backend
 
     func upstreamInformed(_ head: ResponseHead) {
+        if head.status == 100 { self.sendContent() }
         guard !self.hasAnswered, self.head.version != .http10, head.status != 100 else { return }
         self.downstream?.inform(head)
     }

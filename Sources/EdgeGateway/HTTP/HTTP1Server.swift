@@ -273,6 +273,8 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     func answer(_ head: ResponseHead) {
         guard let context = self.context, let request = self.request else { return }
         self.hasAnswered = true
+        // Whether the client sends what nobody asked it for is not known.
+        if self.owesContinue { self.closesAfter = true }
         self.owesContinue = false
         // What nobody will read any more cannot be skipped in bounded time.
         if self.content != nil, case .exchanging(let exchange) = self.state, exchange.isFinished {

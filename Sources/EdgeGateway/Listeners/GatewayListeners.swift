@@ -31,6 +31,7 @@ actor GatewayListeners {
     private var bound: [ListenAddress: ListenAddress] = [:]
     private var problems: [ListenAddress: String] = [:]
     private var certificateProblems: [String] = []
+    private var cannotReadAddresses = false
     private var isReconciling = false
     private var needsReconciling = false
     private var isStopped = false
@@ -72,6 +73,9 @@ actor GatewayListeners {
     }
 
     var brokenCertificates: [String] { self.certificateProblems }
+
+    /// Whether anything that is wanted is not served.
+    var hasProblems: Bool { !self.problems.isEmpty || !self.certificateProblems.isEmpty || self.cannotReadAddresses }
 
     /// Looks again at everything: what changed, what could not be listened on before. One at a time; what comes meanwhile is
     /// done after it.
@@ -132,16 +136,23 @@ actor GatewayListeners {
 
     private func wanted() -> [ListenAddress: Wanted] {
         let own: [IPAddress]
+        // A socket on a wildcard could not answer from the address that was asked.
+        let ownForDatagrams: [IPAddress]
         do {
             let (links, addresses) = try self.machine()
             own = self.settings.addresses(links: links, addresses: addresses)
+            ownForDatagrams = self.settings.singleAddresses(links: links, addresses: addresses)
+            self.cannotReadAddresses = false
         } catch {
             self.logger.warning("the machine's addresses cannot be read", metadata: ["error": "\(error)"])
             own = self.settings.isUnconfined ? [.v4(.any)] : []
+            ownForDatagrams = []
+            self.cannotReadAddresses = true
         }
         var wanted: [ListenAddress: Wanted] = [:]
-        for listener in self.plan.listeners where listener.key.transport == .tcp {
-            for address in listener.key.address.map({ [$0] }) ?? own {
+        for listener in self.plan.listeners {
+            let all = listener.key.transport == .udp ? ownForDatagrams : own
+            for address in listener.key.address.map({ [$0] }) ?? all {
                 let key = ListenAddress(
                     transport: listener.key.transport,
                     address: TransportAddress(address, listener.key.port)

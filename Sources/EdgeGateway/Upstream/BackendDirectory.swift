@@ -26,7 +26,12 @@ final class BackendDirectory: Sendable {
 
     /// Nil if the service is not known or has no such port.
     func balancer(for backend: Backend, transport: TransportProtocol = .tcp) -> SharedBalancer? {
-        let key = SharedBalancer.Key(service: backend.service, transport: transport, port: backend.port)
+        let key = SharedBalancer.Key(
+            service: backend.service,
+            transport: transport,
+            port: backend.port,
+            subset: backend.subset
+        )
         return self.state.withLock { state in
             if let known = state.balancers[key] { return known }
             guard let (service, port) = Self.port(key, state.snapshot) else { return nil }
@@ -34,7 +39,7 @@ final class BackendDirectory: Sendable {
                 key,
                 policy: service.policy(for: port) ?? self.defaultPolicy,
                 affinitySeconds: service.object.clientIPAffinitySeconds,
-                endpoints: Self.endpoints(service, port, without: state.isUnreachable),
+                endpoints: Self.endpoints(service, port, key.subset, without: state.isUnreachable),
                 seed: state.generator.next()
             )
             state.balancers[key] = balancer
@@ -61,13 +66,15 @@ final class BackendDirectory: Sendable {
 
     private func refresh(_ key: SharedBalancer.Key, _ state: inout State) {
         guard let (service, port) = Self.port(key, state.snapshot) else {
-            state.balancers[key] = nil
+            // Sessions that still have it see that their endpoint is gone.
+            state.balancers.removeValue(forKey: key)?
+                .update(policy: self.defaultPolicy, affinitySeconds: nil, endpoints: [])
             return
         }
         state.balancers[key]?.update(
             policy: service.policy(for: port) ?? self.defaultPolicy,
             affinitySeconds: service.object.clientIPAffinitySeconds,
-            endpoints: Self.endpoints(service, port, without: state.isUnreachable)
+            endpoints: Self.endpoints(service, port, key.subset, without: state.isUnreachable)
         )
     }
 
@@ -85,9 +92,10 @@ final class BackendDirectory: Sendable {
     private static func endpoints(
         _ service: Service,
         _ port: ServiceObject.Port,
+        _ subset: String?,
         without isUnreachable: (Endpoint) -> Bool
     ) -> [ResolvedEndpoint] {
-        let serving = service.endpoints(for: port).serving(
+        let serving = service.endpoints(for: port, subset: subset).serving(
             publishNotReady: service.object.publishNotReadyAddresses
         )
         let reachable = serving.filter { !isUnreachable($0.endpoint) }
