@@ -345,7 +345,7 @@ let package = Package(
             "EdgeGatewayTests",
             [
                 "MeshCore", "Documents", "KubeModel", "GatewayRouting", "ServiceCatalog", "MeshInterfaces",
-                "EdgeGateway",
+                "EdgeGateway", "EndpointBalancing",
                 "ByteStreams", "LinuxNetwork", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, nioHTTP2,
                 nioHPACK, nioSSL, hashTrees, logging,
             ]
