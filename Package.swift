@@ -348,6 +348,8 @@ let package = Package(
                 "EdgeGateway",
                 "ByteStreams", "LinuxNetwork", "LoadBalancing", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1,
                 nioHTTP2,
+                "EdgeGateway", "EndpointBalancing",
+                "ByteStreams", "LinuxNetwork", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, nioHTTP2,
                 nioHPACK, nioSSL, hashTrees, logging,
             ]
         ),

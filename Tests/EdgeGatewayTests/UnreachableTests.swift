@@ -1,3 +1,4 @@
+import EndpointBalancing
 import GatewayRouting
 import KubeModel
 import LoadBalancing

@@ -1,5 +1,6 @@
 import Documents
 import KubeModel
+import MeshCore
 import Testing
 
 /// Secrets and ConfigMaps: what they hold for TLS, and that nothing tells it.

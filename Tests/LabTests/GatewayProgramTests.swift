@@ -39,7 +39,7 @@ import Testing
         END
         busybox httpd -f -p 127.89.0.2:8080 -h www & backend=$!
         ./edgemesh-gateway --config-file gateway.yaml --manifests manifests -v 2 2> log & gateway=$!
-        trap 'kill $backend $gateway 2>/dev/null' EXIT
+        trap 'kill $backend $gateway 2>/dev/null || true' EXIT
         call="curl -sS -m 60 --retry 60 --retry-delay 1 --retry-connrefused"
         $call http://127.89.0.1:8080/
         $call --cacert cert.pem --resolve shop.example:8443:127.89.0.1 https://shop.example:8443/

@@ -1,5 +1,7 @@
 import Configuration
 import Documents
+import EdgeGateway
+import EdgeProxy
 import EdgeTunnel
 import FakeKube
 import GatewayRouting
@@ -7,6 +9,7 @@ import Glibc
 import KubeModel
 import MeshCore
 import MeshTesting
+import ServiceCatalog
 import Testing
 
 @testable import MeshApp
