@@ -58,6 +58,7 @@ let package = Package(
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
                 "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel",
                 "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel", "GatewayRouting",
+                "PacketWire",
             ]
         ),
     ],
@@ -85,6 +86,7 @@ let package = Package(
         library("DNSWire", ["MeshCore", nioCore]),
         library("KubeModel", ["MeshCore", "Documents"]),
         library("Multiformats", ["MeshCore", nioCore]),
+        library("PacketWire", ["MeshCore"]),
         // 2: what touches the machine and the cluster
         library("ByteStreams", ["CLinux", "MeshCore", nioCore, nioPosix]),
         library("LinuxNetwork", ["CLinux", "MeshCore", logging]),
@@ -163,6 +165,13 @@ let package = Package(
                 "LibP2PDiscovery", nioCore, nioPosix, hashTrees, deques, logging, lifecycle,
             ]
         ),
+        library(
+            "EdgeCNI",
+            [
+                "MeshCore", "PacketWire", "KubeModel", "LinuxNetwork", "ServiceCatalog", nioCore, hashTrees, deques,
+            ]
+        ),
+        library("CNIPlugin", ["MeshCore", "Documents", "LinuxNetwork"]),
         library(
             "Admin",
             [
@@ -372,6 +381,13 @@ let package = Package(
             [
                 "EdgeDNS", "DNSWire", "MeshCore", "Documents", "KubeModel", "ByteStreams", "ServiceCatalog",
                 "MeshInterfaces", nioCore, nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
+            ]
+        ),
+        tests(
+            "EdgeCNITests",
+            [
+                "EdgeCNI", "CNIPlugin", "PacketWire", "MeshCore", "MeshTesting", "Documents", "KubeModel",
+                "LinuxNetwork", "LoadBalancing", "ServiceCatalog", nioCore, hashTrees,
             ]
         ),
         tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", "MeshTesting", logging]),
