@@ -102,7 +102,7 @@ public struct TransportConformance: Sendable {
     private func addressesMatch() async throws {
         let (listener, accepted) = try await self.listen { _ in }
         let raw = try await self.dial(listener.address)
-        let peer = try await self.waiter.wait(for: accepted.first)
+        let peer = try await self.accepted(raw, of: accepted)
         try self.expect(raw.remoteAddress == listener.address, "\(raw.remoteAddress) is not \(listener.address)")
         try self.expect(peer.localAddress == listener.address, "\(peer.localAddress) is not \(listener.address)")
         try self.expect(peer.remoteAddress == raw.localAddress, "\(peer.remoteAddress) is not \(raw.localAddress)")
@@ -140,7 +140,7 @@ public struct TransportConformance: Sendable {
     private func theEndIsSeen() async throws {
         let (listener, accepted) = try await self.listen { _ in }
         let raw = try await self.dial(listener.address)
-        let peer = try await self.waiter.wait(for: accepted.first)
+        let peer = try await self.accepted(raw, of: accepted)
         raw.channel.close(promise: nil)
         try await self.waiter.wait(for: peer.channel.closeFuture)
         try await self.waiter.wait(for: listener.close())
@@ -163,7 +163,7 @@ public struct TransportConformance: Sendable {
         let (listener, accepted) = try await self.listen { try $0.pipeline.syncOperations.addHandler(Echo()) }
         let open = try await self.dial(listener.address, collecting: 5)
         // What only the kernel has accepted would end with the listener.
-        _ = try await self.waiter.wait(for: accepted.first)
+        _ = try await self.accepted(open.raw, of: accepted)
         open.raw.channel.writeAndFlush(ByteBuffer(string: "h"), promise: nil)
         try await self.waiter.wait(for: listener.close())
         do {
@@ -215,34 +215,70 @@ public struct TransportConformance: Sendable {
         }
     }
 
-    private struct Accepted: Sendable {
-        let first: EventLoopFuture<RawConnection>
+    /// What a listener has accepted. Strangers may be among it: ports that other tests of the process have let go are dialled
+    /// to be refused.
+    private final class Accepted: Sendable {
+        private struct State {
+            var connections: [Multiaddr: RawConnection] = [:]
+            var waiting: [Multiaddr: EventLoopPromise<RawConnection>] = [:]
+            var isClosed = false
+        }
+
+        private let state = Mutex(State())
+
+        func add(_ connection: RawConnection) {
+            self.state.withLock { state in
+                state.connections[connection.remoteAddress] = connection
+                return state.waiting.removeValue(forKey: connection.remoteAddress)
+            }?.succeed(connection)
+        }
+
+        /// The connection that was dialled from an address, once it is accepted.
+        func connection(from address: Multiaddr, on loop: any EventLoop) -> EventLoopFuture<RawConnection> {
+            let promise = loop.makePromise(of: RawConnection.self)
+            let result = self.state.withLock { state -> Result<RawConnection, any Error>? in
+                if let connection = state.connections[address] { return .success(connection) }
+                if state.isClosed { return .failure(Failure(description: "the listener was closed")) }
+                state.waiting[address] = promise
+                return nil
+            }
+            if let result { promise.completeWith(result) }
+            loop.scheduleTask(in: .seconds(30)) {
+                self.state.withLock { $0.waiting.removeValue(forKey: address) }?
+                    .fail(Failure(description: "nobody was accepted from \(address)"))
+            }
+            return promise.futureResult
+        }
+
+        /// Nobody waits any more for a connection that never came.
+        func close() {
+            let waiting = self.state.withLock { state in
+                defer { state.waiting = [:] }
+                state.isClosed = true
+                return state.waiting.values.map { $0 }
+            }
+            for promise in waiting { promise.fail(Failure(description: "the listener was closed")) }
+        }
     }
 
     private func listen(
         _ handle: @escaping @Sendable (any Channel) throws -> Void
     ) async throws -> (any TransportListener, Accepted) {
-        let promise = self.group.next().makePromise(of: RawConnection.self)
-        let isFirst = Mutex(true)
+        let accepted = Accepted()
         let listening = self.listener.listen(on: self.listenAddress, group: self.group) { raw in
             do {
                 try handle(raw.channel)
                 try raw.channel.syncOptions?.setOption(.autoRead, value: true)
-                let first = isFirst.withLock { first in
-                    defer { first = false }
-                    return first
-                }
-                if first { promise.succeed(raw) }
+                accepted.add(raw)
             } catch {
                 raw.channel.close(promise: nil)
             }
         }
-        listening.whenFailure { promise.fail($0) }
-        let listener = Listener(try await self.waiter.wait(for: listening)) {
-            // Nobody waits any more for a first connection that never came.
-            if isFirst.withLock({ $0 }) { promise.fail(Failure(description: "the listener was closed")) }
-        }
-        return (listener, Accepted(first: promise.futureResult))
+        return (Listener(try await self.waiter.wait(for: listening), onClose: accepted.close), accepted)
+    }
+
+    private func accepted(_ dialled: RawConnection, of accepted: Accepted) async throws -> RawConnection {
+        try await self.waiter.wait(for: accepted.connection(from: dialled.localAddress, on: dialled.channel.eventLoop))
     }
 
     private func dialFuture(_ address: Multiaddr, collecting count: Int) -> EventLoopFuture<Dialled> {

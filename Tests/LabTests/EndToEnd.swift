@@ -141,7 +141,7 @@ extension NodeLab {
     ) async throws -> [String] {
         let output = try await self.lab.run(
             on: host ?? self.layout.client.name,
-            ["curl", "-sS", "--max-time", "3", "-H", "Connection: close"] + options + ["\(url)?call=[1-\(count)]"],
+            ["curl", "-sS", "--max-time", "10", "-H", "Connection: close"] + options + ["\(url)?call=[1-\(count)]"],
             deadline: .seconds(60)
         )
         #expect(

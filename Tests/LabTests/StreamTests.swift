@@ -76,13 +76,14 @@ extension EndToEnd {
             kill(process, SIGSTOP)
             defer { kill(process, SIGCONT) }
             let report = try await self.node.runClient(
-                ["http", "--target", "10.96.1.2:80", "--connections", "30", "--requests", "300", "--timeout", "1000"],
+                ["http", "--target", "10.96.1.2:80", "--connections", "60", "--requests", "60", "--timeout", "6000"],
                 on: "client"
             )
             // Round robin: every third call meets the one that hangs.
             #expect(report["failures"]?.members?.map(\.key) == ["timeout"], "\(report.jsonText())")
-            #expect((90...110).contains(report["failed"]?.integer ?? 0), "\(report.jsonText())")
-            #expect(report.worstLatency < .milliseconds(500), "\(report.jsonText())")
+            #expect((15...25).contains(report["failed"]?.integer ?? 0), "\(report.jsonText())")
+            // Who had to wait for one that hangs would have waited as long as its client does.
+            #expect(report.worstLatency < .milliseconds(5000), "\(report.jsonText())")
         }
 
         @Test func webSocketMessagesComeBack() throws {
@@ -121,7 +122,6 @@ extension EndToEnd {
         @Test func aHashOfAHeaderIsStickyAndAnIdleClientBlocksNobody() async throws {
             let idle = try (0..<8).map { _ in try self.socket() }
             for socket in idle { try socket.connect("10.96.1.5", 80) }
-            let started = MonotonicTime.now()
             var reached: Set<String> = []
             for user in 0..<12 {
                 let answers = try await self.node.curl(
@@ -133,21 +133,20 @@ extension EndToEnd {
                 reached.formUnion(answers)
             }
             #expect(reached.count > 1)
-            #expect(MonotonicTime.now() - started < .seconds(3))
-            // They are served once they speak.
+            // All were answered before one of the idle has spoken; these are served once they do.
             for socket in idle {
                 try socket.send("GET / HTTP/1.1\r\nHost: h\r\nx-user: user-0\r\nConnection: close\r\n\r\n".utf8)
                 #expect(String(decoding: try socket.receiveAll(), as: UTF8.self).contains("backend-"))
             }
         }
 
-        @Test func aServiceWithoutEndpointsIsRefusedAtOnce() throws {
+        @Test func aServiceWithoutEndpointsIsRefusedAtOnce() async throws {
             let socket = try self.socket()
-            let started = MonotonicTime.now()
+            let repeated = try await self.node.repeatedSYNs(on: "client")
             #expect { try socket.connect("10.96.1.6", 80) } throws: { error in
                 (error as? LabSocket.Failure)?.number == ECONNREFUSED
             }
-            #expect(MonotonicTime.now() - started < .milliseconds(500))
+            #expect(try await self.node.repeatedSYNs(on: "client") == repeated, "the first packet has its answer")
         }
 
         @Test func theNextEndpointIsTriedWhenOneRefuses() async throws {

@@ -5,6 +5,7 @@ import MeshTesting
 import Multiformats
 import NIOCore
 import NIOPosix
+import Synchronization
 import Testing
 
 @testable import LibP2PDiscovery
@@ -235,6 +236,40 @@ import Testing
             await dhts[0].stop()
             #expect(!hosts[0].protocols.contains(configuration.protocolID))
             await dhts[1].stop()
+        }
+    }
+
+    /// A server that ceases to be one between a question and its answer does not come back to the table with the answer.
+    @Test func anAnswerIsOlderThanWhatItsPeerHasToldSince() async throws {
+        let hosts = try await self.hosts(2)
+        try await withHosts(hosts) {
+            let configuration = KademliaConfiguration.lan(mode: .client)
+            let protocolID = configuration.protocolID
+            let mayAnswer = hosts[0].group.next().makePromise(of: Void.self)
+            let asked = Mutex(0)
+            hosts[0].handle(protocolID) { stream in
+                stream.channel.eventLoop.makeCompletedFuture {
+                    let responder = KademliaResponder(maximumLength: 1000, timeout: .seconds(60)) { request in
+                        asked.withLock { $0 += 1 }
+                        return mayAnswer.futureResult.hop(to: stream.channel.eventLoop)
+                            .map { KademliaMessage(.findNode, key: request.key) }
+                    }
+                    try stream.channel.pipeline.syncOperations.addHandler(responder)
+                    stream.channel.read()
+                }
+            }
+            let dht = KademliaDHT(host: hosts[1], configuration: configuration)
+            try await dht.start()
+            let _: Connection = try await hosts[1].connect(to: hosts[0].peerID, addresses: hosts[0].listenAddresses)
+            // The first peer of the table is asked at once.
+            try await eventually("it is asked", within: .seconds(60)) { asked.withLock { $0 } > 0 }
+            #expect(await dht.metrics().tablePeers == 1)
+            hosts[0].stopHandling(protocolID)
+            try await eventually("it is no server", within: .seconds(60)) { await dht.metrics().tablePeers == 0 }
+            mayAnswer.succeed()
+            try await eventually("the searches end", within: .seconds(60)) { await dht.metrics().runningLookups == 0 }
+            #expect(await dht.metrics().tablePeers == 0)
+            await dht.stop()
         }
     }
 

@@ -151,6 +151,37 @@ extension SocketTests {
             }
         }
 
+        /// What changes after the peer has asked and before it has answered is pushed once the answer is there.
+        @Test func aPeerThatAnswersLateHearsOfTheChange() async throws {
+            let server = try await makeHost()
+            let client = try await makeHost(listen: [])
+            try await withHosts(server, client) {
+                let mayAnswer = client.group.next().makePromise(of: Void.self)
+                var answer = IdentifyMessage()
+                answer.protocols = [ProtocolID.identify.rawValue, ProtocolID.identifyPush.rawValue]
+                let wire = answer.wire
+                client.handle(.identify) { stream in
+                    mayAnswer.futureResult.hop(to: stream.channel.eventLoop).flatMap {
+                        stream.channel.writeAndFlush(wire, promise: nil)
+                        return stream.channel.close()
+                    }
+                }
+                let connection = try await client.connect(to: server.peerID, addresses: server.listenAddresses)
+                try await eventually("the client has its answer") { connection.identification != nil }
+                #expect(connection.identification?.protocols.contains("/new") == false)
+                let before = server.state.withLock { $0.identityRevision }
+                server.handle("/new") { $0.channel.close() }
+                try await eventually("the others were told") {
+                    server.state.withLock { $0.identityRevision } > before
+                }
+                #expect(server.metrics.pushesSent == 0)
+                mayAnswer.succeed()
+                try await eventually("the news has come") {
+                    connection.identification?.protocols.contains("/new") == true
+                }
+            }
+        }
+
         @Test func aPeerThatDoesNotIdentifyStaysConnected() async throws {
             // It does not push either.
             let server = try await makeHost { $0.identifyPushDelay = .hours(1) }

@@ -31,6 +31,13 @@ extension SocketTests {
                 }
             }
 
+            /// An address of the loopback block for each check over IPv4, so that a port that one has let go is not another's.
+            func address(for check: TransportConformance.Check) throws -> Multiaddr {
+                let kinds = Self.allCases.firstIndex(of: self) ?? 0
+                let checks = TransportConformance.Check.allCases.firstIndex(of: check) ?? 0
+                return try Multiaddr(self.rawValue.replacing("127.0.0.1", with: "127.1.\(kinds).\(checks + 1)"))
+            }
+
             var foreign: String { self == .tcp4 || self == .tcp6 ? "/ip4/127.0.0.1/tcp/0/ws" : "/ip4/127.0.0.1/tcp/0" }
         }
 
@@ -59,7 +66,7 @@ extension SocketTests {
             try await TransportConformance(
                 dialer: try kind.make(),
                 listener: try kind.make(),
-                listenAddress: try Multiaddr(kind.rawValue),
+                listenAddress: try kind.address(for: check),
                 foreignAddress: try Multiaddr(kind.foreign),
                 group: MultiThreadedEventLoopGroup.singleton
             ).run(check)

@@ -20,6 +20,8 @@ public final class Connection: Sendable, Hashable, CustomStringConvertible {
         var streams = 0
         var roundTripTime: TimeAmount?
         var identification: Identification?
+        /// Which revision of what this host tells of itself the peer was told last.
+        var toldRevision: UInt64?
         /// What the peer may still ask or tell by identify.
         var identifies: TokenBucket
         /// Streams that may still end without a protocol.

@@ -64,6 +64,8 @@ struct HostState {
     var isPushScheduled = false
     var pushedAddresses: [Multiaddr]?
     var pushedProtocols: [ProtocolID]?
+    /// How often peers were told of a change.
+    var identityRevision: UInt64 = 0
 
     // Observation.
     var observers: [UInt64: @Sendable (HostEvent) -> Void] = [:]

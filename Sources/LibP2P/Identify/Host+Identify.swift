@@ -57,7 +57,10 @@ extension Host {
 
     private func sendIdentify(on stream: NegotiatedStream) -> EventLoopFuture<Void> {
         let channel = stream.channel
+        // Read before the message is made: what changes in between is told once more.
+        let revision = self.state.withLock { $0.identityRevision }
         let written = channel.writeAndFlush(self.identifyMessage(for: stream.connection).wire)
+        stream.connection.state.withLock { $0.toldRevision = revision }
         channel.close(promise: nil)
         return written
     }
@@ -111,21 +114,26 @@ extension Host {
             let isNews = state.pushedAddresses != state.advertisedAddresses || state.pushedProtocols != protocols
             state.pushedAddresses = state.advertisedAddresses
             state.pushedProtocols = protocols
+            if isNews { state.identityRevision += 1 }
             return isNews && state.phase == .running ? state.connections.all : []
         }
-        for connection in connections where connection.identification?.protocols.contains(.identifyPush) ?? false {
-            connection.openStream(
-                protocols: [.identifyPush],
-                options: OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.identifyTimeout)
-            ).flatMap { stream in
-                self.state.withLock { $0.metrics.pushesSent += 1 }
-                return self.sendIdentify(on: stream)
-            }.whenFailure { error in
-                self.logger.debug(
-                    "a push of addresses has failed",
-                    metadata: ["peer-id": "\(connection.remotePeer)", "error": "\(error)"]
-                )
-            }
+        // Of the others it is not known yet whether they take it; `apply` sees to them.
+        for connection in connections { self.push(to: connection) }
+    }
+
+    private func push(to connection: Connection) {
+        guard connection.identification?.protocols.contains(.identifyPush) ?? false else { return }
+        connection.openStream(
+            protocols: [.identifyPush],
+            options: OpenStreamOptions(allowLimitedConnection: true, timeout: self.configuration.identifyTimeout)
+        ).flatMap { stream in
+            self.state.withLock { $0.metrics.pushesSent += 1 }
+            return self.sendIdentify(on: stream)
+        }.whenFailure { error in
+            self.logger.debug(
+                "a push of addresses has failed",
+                metadata: ["peer-id": "\(connection.remotePeer)", "error": "\(error)"]
+            )
         }
     }
 
@@ -161,7 +169,14 @@ extension Host {
         if self.peers.record(identification, of: peer, recordSequence: record?.sequence) {
             self.peers.replace(identification.listenAddresses, of: peer, lifetime: .identified)
         }
-        connection.state.withLock { $0.identification = identification }
+        let revision = connection.state.withLock { state in
+            state.identification = identification
+            return state.toldRevision
+        }
+        // A change between the peer's question and its own answer reached nobody here.
+        if !isPush, let revision, revision < self.state.withLock({ $0.identityRevision }) {
+            self.push(to: connection)
+        }
         self.emit(.identified(connection, identification))
     }
 

@@ -17,6 +17,8 @@ final class KademliaCore {
     var provided: [[UInt8]: Scheduled<Void>?] = [:]
     var metrics = KademliaMetrics()
     var runs: [ObjectIdentifier: KademliaRun] = [:]
+    /// Peers with requests under way, and how often they have told since what they speak. Bounded as the requests are.
+    private var asked: [PeerID: (requests: Int, identifications: Int)] = [:]
     var reachability = Reachability.unknown
     /// Whether peers are answered.
     var isServing = false
@@ -84,6 +86,7 @@ final class KademliaCore {
     /// A peer that speaks the protocol, told over a connection that fits, is a server to remember.
     func identified(_ connection: Connection, _ identification: Identification) {
         let peer = connection.remotePeer
+        self.asked[peer]?.identifications += 1
         guard identification.protocols.contains(self.configuration.protocolID) else {
             // It was a server and is one no longer.
             self.forget(peer)
@@ -118,6 +121,9 @@ final class KademliaCore {
     func request(_ message: KademliaMessage, to peer: PeerID) -> EventLoopFuture<KademliaMessage> {
         self.metrics.requestsSent += 1
         let timeout = self.configuration.requestTimeout
+        let wasConnected = !self.host.connections(to: peer).isEmpty
+        let identifications = self.asked[peer]?.identifications ?? 0
+        self.asked[peer, default: (0, 0)].requests += 1
         let answered = self.open(to: peer).flatMap { stream -> EventLoopFuture<KademliaMessage> in
             let promise = stream.channel.eventLoop.makePromise(of: KademliaMessage.self)
             do {
@@ -134,15 +140,25 @@ final class KademliaCore {
             return promise.futureResult
         }.hop(to: self.loop)
         answered.assumeIsolated().whenComplete { result in
+            // What a connected peer has told in the meantime is newer than its answer.
+            let told = self.finishRequest(to: peer)
+            let isOutdated = wasConnected && told != identifications
             guard !self.isStopped else { return }
             switch result {
-            case .success: self.remember(peer)
+            case .success: if !isOutdated { self.remember(peer) }
             case .failure:
                 self.metrics.requestsFailed += 1
-                self.forget(peer)
+                if !isOutdated { self.forget(peer) }
             }
         }
         return answered
+    }
+
+    /// Returns how often the peer has told what it speaks since the first of its requests under way began.
+    private func finishRequest(to peer: PeerID) -> Int {
+        guard let (requests, identifications) = self.asked[peer] else { return 0 }
+        self.asked[peer] = requests > 1 ? (requests - 1, identifications) : nil
+        return identifications
     }
 
     /// Tells a peer something that has no answer.
