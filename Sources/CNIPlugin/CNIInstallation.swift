@@ -88,7 +88,9 @@ public struct CNIInstallation: Sendable {
             name < Self.configurationName && [".conf", ".conflist", ".json"].contains { name.hasSuffix($0) }
         }
         if let first = earlier.min() {
-            warnings.append("\(self.configurationDirectory)/\(first) comes first: runtimes take the first network by name")
+            warnings.append(
+                "\(self.configurationDirectory)/\(first) comes first: runtimes take the first network by name"
+            )
         }
         for type in Self.types(of: configuration)
         where access("\(self.programDirectory)/\(type)", X_OK) != 0 {

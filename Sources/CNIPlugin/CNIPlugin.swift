@@ -145,7 +145,11 @@ public struct CNIPlugin: Sendable {
         do {
             document = try Document.parseJSON(output, limits: NetworkConfiguration.limits)
         } catch {
-            throw CNIError(.undecodable, "the result of the plugin \"\(delegate.type)\" is no JSON", details: "\(error)")
+            throw CNIError(
+                .undecodable,
+                "the result of the plugin \"\(delegate.type)\" is no JSON",
+                details: "\(error)"
+            )
         }
         return try AttachmentResult.converted(document, to: configuration.version)
     }

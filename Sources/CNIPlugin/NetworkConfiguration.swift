@@ -86,7 +86,10 @@ struct NetworkConfiguration: Sendable {
             )
         }
         guard type != Self.ownType else {
-            throw CNIError(.invalidConfiguration, "\"delegate.type\" is \(type), which would hand on to itself for ever")
+            throw CNIError(
+                .invalidConfiguration,
+                "\"delegate.type\" is \(type), which would hand on to itself for ever"
+            )
         }
         if type == Self.defaultDelegate { members.fill("bridge", Self.defaultBridge) }
         members["ipam"] = try self.addressPlugin(members["ipam"])

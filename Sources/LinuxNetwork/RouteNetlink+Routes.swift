@@ -40,7 +40,12 @@ extension RouteNetlink {
 
     /// Makes sure that a route is there; one that is the same stays.
     public static func ensureRoute(_ route: DeviceRoute) throws(LinuxNetworkError) {
-        try self.change(route, type: self.newRoute, flags: [.create, .replace, .ack], "adding the route to \(route.block)")
+        try self.change(
+            route,
+            type: self.newRoute,
+            flags: [.create, .replace, .ack],
+            "adding the route to \(route.block)"
+        )
     }
 
     /// Removes a route; one that is not there is fine.
@@ -88,7 +93,8 @@ extension RouteNetlink {
         try socket.request(type: type, flags: flags, what: what) {
             // rtmsg: family, lengths of destination and source, TOS, table, origin, scope of a link, unicast; flags.
             $0.bytes([
-                route.block.address.family == .v4 ? 2 : 10, route.block.prefixLength, 0, 0, self.mainTable, route.origin,
+                route.block.address.family == .v4 ? 2 : 10, route.block.prefixLength, 0, 0, self.mainTable,
+                route.origin,
                 route.block.address.family == .v4 ? 253 : 0, 1,
             ])
             $0.native(UInt32(0))

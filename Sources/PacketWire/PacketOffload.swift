@@ -102,7 +102,9 @@ public struct PacketSegments: Sendable {
         precondition(index >= 0 && index < self.count && bytes.count == self.packet.length)
         guard let headersLength else {
             target.copy(bytes)
-            if self.isChecksumDue { self.finishChecksum(UnsafeMutableRawBufferPointer(rebasing: target[..<bytes.count])) }
+            if self.isChecksumDue {
+                self.finishChecksum(UnsafeMutableRawBufferPointer(rebasing: target[..<bytes.count]))
+            }
             return bytes.count
         }
         let start = headersLength + index * self.size

@@ -10,12 +10,15 @@ import Testing
 @Suite
 struct TunDeviceTests {
     private static let blocks: [[CIDR]] = [
-        ["10.71.0.0/16", "fd07:1::/32"].compactMap { CIDR($0) }, ["10.70.0.0/16", "fd07:0::/32"].compactMap { CIDR($0) },
+        ["10.71.0.0/16", "fd07:1::/32"].compactMap { CIDR($0) },
+        ["10.70.0.0/16", "fd07:0::/32"].compactMap { CIDR($0) },
     ]
 
     private func connected() throws -> TunLab {
         let lab = try TunLab()
-        for side in 0...1 { try lab.run(on: side) { try CaptureRoutes.set(Self.blocks[side], over: lab.devices[side]) } }
+        for side in 0...1 {
+            try lab.run(on: side) { try CaptureRoutes.set(Self.blocks[side], over: lab.devices[side]) }
+        }
         return lab
     }
 

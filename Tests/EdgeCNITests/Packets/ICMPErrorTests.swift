@@ -45,9 +45,12 @@ struct ICMPErrorTests {
         #expect(try Sample.isSound(answer))
     }
 
-    @Test(arguments: [
-        (ICMPError.hopLimitExceeded, [11, 0], [3, 0]), (.unreachable, [3, 1], [1, 3]), (.prohibited, [3, 13], [1, 1]),
-    ] as [(ICMPError, [UInt8], [UInt8])])
+    @Test(
+        arguments: [
+            (ICMPError.hopLimitExceeded, [11, 0], [3, 0]), (.unreachable, [3, 1], [1, 3]),
+            (.prohibited, [3, 13], [1, 1]),
+        ] as [(ICMPError, [UInt8], [UInt8])]
+    )
     func otherReasonsAreTold(error: ICMPError, codes4: [UInt8], codes6: [UInt8]) throws {
         let bytes4 = Sample.version4(payload: Sample.udp(payload: [1, 2, 3]))
         let answer4 = try #require(try self.answer(error, bytes4, from: Self.router4))

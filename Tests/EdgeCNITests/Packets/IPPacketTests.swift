@@ -91,7 +91,10 @@ struct IPPacketTests {
         (SamplePackets.version4(options: [1, 1, 1, 7], payload: []), .length),
         // A part that ends behind the longest packet.
         (SamplePackets.version4(flags: 0x1FFF, payload: [UInt8](repeating: 0, count: 9)), .length),
-        (SamplePackets.version6(next: 44, payload: [17, 0, 0xFF, 0xF8, 0, 0, 0, 1] + [1, 2, 3, 4, 5, 6, 7, 8]), .length),
+        (
+            SamplePackets.version6(next: 44, payload: [17, 0, 0xFF, 0xF8, 0, 0, 0, 1] + [1, 2, 3, 4, 5, 6, 7, 8]),
+            .length
+        ),
         ([UInt8](SamplePackets.version6(payload: [1, 2]).prefix(39)), .truncated),
         (SamplePackets.version6(payload: [1, 2]) + [3], .length),
         (SamplePackets.version6(next: 0, payload: [17, 0, 0, 0]), .truncated),
@@ -116,7 +119,9 @@ struct IPPacketTests {
                 #expect(length == (count < enough ? nil : packet.count))
             }
         }
-        #expect(throws: PacketError(.version)) { try [0x10, 0, 0].withUnsafeBytes { try IPPacket.length(announcedBy: $0) } }
+        #expect(throws: PacketError(.version)) {
+            try [0x10, 0, 0].withUnsafeBytes { try IPPacket.length(announcedBy: $0) }
+        }
         let short: [UInt8] = [0x45, 0, 0, 19]
         #expect(throws: PacketError(.length)) { try short.withUnsafeBytes { try IPPacket.length(announcedBy: $0) } }
     }

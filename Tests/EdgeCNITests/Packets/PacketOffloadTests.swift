@@ -159,12 +159,14 @@ struct PacketOffloadTests {
         }
     }
 
-    @Test(arguments: [
-        // Cut as something else, without a size, of an unknown kind (UDP's fragments), summed elsewhere.
-        [1, 4, 0, 0, 0xB0, 4, 20, 0, 16, 0], [1, 1, 0, 0, 0, 0, 20, 0, 16, 0], [1, 3, 0, 0, 0xB0, 4, 20, 0, 16, 0],
-        [1, 5, 0, 0, 0xB0, 4, 20, 0, 16, 0], [1, 0, 0, 0, 0, 0, 21, 0, 16, 0], [1, 0, 0, 0, 0, 0, 20, 0, 6, 0],
-        [0, 1, 0, 0, 0xB0, 4, 20, 0, 16, 0],
-    ] as [[UInt8]])
+    @Test(
+        arguments: [
+            // Cut as something else, without a size, of an unknown kind (UDP's fragments), summed elsewhere.
+            [1, 4, 0, 0, 0xB0, 4, 20, 0, 16, 0], [1, 1, 0, 0, 0, 0, 20, 0, 16, 0], [1, 3, 0, 0, 0xB0, 4, 20, 0, 16, 0],
+            [1, 5, 0, 0, 0xB0, 4, 20, 0, 16, 0], [1, 0, 0, 0, 0, 0, 21, 0, 16, 0], [1, 0, 0, 0, 0, 0, 20, 0, 6, 0],
+            [0, 1, 0, 0, 0xB0, 4, 20, 0, 16, 0],
+        ] as [[UInt8]]
+    )
     func headersThatDoNotFitAreRefused(header: [UInt8]) throws {
         // Little-endian, as the bytes above are.
         let numbers = stride(from: 2, to: 10, by: 2).map { UInt16(header[$0]) | UInt16(header[$0 + 1]) << 8 }

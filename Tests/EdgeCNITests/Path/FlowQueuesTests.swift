@@ -86,7 +86,11 @@ struct FlowQueuesTests {
         var (given, taken) = (0, 0)
         for _ in 0..<20_000 {
             if Bool.random(using: &generator) {
-                queues.append(given, bytes: .random(in: 1...600, using: &generator), flow: .random(in: 0...99, using: &generator))
+                queues.append(
+                    given,
+                    bytes: .random(in: 1...600, using: &generator),
+                    flow: .random(in: 0...99, using: &generator)
+                )
                 given += 1
             } else if queues.next() != nil {
                 taken += 1

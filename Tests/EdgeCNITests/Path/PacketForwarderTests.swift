@@ -26,7 +26,8 @@ struct PacketForwarderTests {
         return PacketForwarder(routes: routes, mtu: mtu, offloads: offloads, routers: [Self.router], now: Self.now)
     }
 
-    private func outgoing(_ forwarder: inout PacketForwarder, _ packet: [UInt8]) -> (PacketForwarder.Outgoing, [UInt8]) {
+    private func outgoing(_ forwarder: inout PacketForwarder, _ packet: [UInt8]) -> (PacketForwarder.Outgoing, [UInt8])
+    {
         var bytes = [UInt8](repeating: 0, count: VirtioNetHeader.length) + packet
         let outgoing = bytes.withUnsafeMutableBytes { forwarder.outgoing($0, now: Self.now) }
         return (outgoing, Array(bytes.dropFirst(VirtioNetHeader.length)))
@@ -64,7 +65,10 @@ struct PacketForwarderTests {
         (SamplePackets.version4(source: .v4(IPv4Address(192, 168, 1, 1)), payload: []), .foreignSource),
         (SamplePackets.version4(source: .v4(IPv4Address(10, 244, 2, 1)), payload: []), .foreignSource),
         // Nobody tells IPv6 here, as there is no router of that family.
-        (SamplePackets.version6(target: .v6(IPv6Address(high: 0xFD00_0244_0003_0000, low: 1)), payload: []), .unknownNode),
+        (
+            SamplePackets.version6(target: .v6(IPv6Address(high: 0xFD00_0244_0003_0000, low: 1)), payload: []),
+            .unknownNode
+        ),
         ([0x45, 0, 0], .malformed),
     ])
     func otherPacketsOfTheDeviceGoNowhere(packet: [UInt8], reason: PacketForwarder.Drop) throws {

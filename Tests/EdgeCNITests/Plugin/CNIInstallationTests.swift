@@ -37,10 +37,15 @@ struct CNIInstallationTests {
     func programAndConfigurationAppear() throws {
         let folder = try Folder()
         let warnings = try folder.install(CNIInstallation.configurationList(mtu: 1400))
-        #expect(warnings.map { $0.prefix(19) } == ["the plugin \"bridge\"", "the plugin \"spiderp", "the plugin \"portmap"])
+        #expect(
+            warnings.map { $0.prefix(19) } == ["the plugin \"bridge\"", "the plugin \"spiderp", "the plugin \"portmap"]
+        )
         #expect(try shell("cat '\(folder.path)/opt/bin/edgemesh-cni'") == "program\n")
         #expect(try shell("stat -c %a '\(folder.path)/opt/bin/edgemesh-cni' '\(folder.configuration)'") == "755\n644\n")
-        #expect(try shell("ls -A '\(folder.path)/opt/bin' '\(folder.path)/etc/net.d' | grep -c new", allowFailure: true) == "0\n")
+        #expect(
+            try shell("ls -A '\(folder.path)/opt/bin' '\(folder.path)/etc/net.d' | grep -c new", allowFailure: true)
+                == "0\n"
+        )
         let text = try shell("cat '\(folder.configuration)'")
         let document = try Document.parseJSON(Array(text.utf8)).withoutPositions
         #expect(document["cniVersion"] == "1.0.0")

@@ -77,7 +77,8 @@ struct CNIPluginTests {
     }
 
     @Test(arguments: [
-        ("0.4.0", #""1.0.0""#, ["4", "6"] as [String?]), ("1.1.0", #""1.0.0""#, [nil, nil]), ("1.0.0", #""1.0.0""#, [nil, nil]),
+        ("0.4.0", #""1.0.0""#, ["4", "6"] as [String?]), ("1.1.0", #""1.0.0""#, [nil, nil]),
+        ("1.0.0", #""1.0.0""#, [nil, nil]),
     ])
     func resultsTakeTheFormOfTheNetwork(version: String, delegate: String, families: [String?]) throws {
         let (outcome, document) = try FakeDelegates().call(
@@ -163,7 +164,11 @@ struct CNIPluginTests {
 
     @Test
     func versionsAreTold() throws {
-        let (outcome, document) = try FakeDelegates().call("VERSION", #"{"cniVersion":"0.4.0"}"#, changing: ["CNI_PATH": nil])
+        let (outcome, document) = try FakeDelegates().call(
+            "VERSION",
+            #"{"cniVersion":"0.4.0"}"#,
+            changing: ["CNI_PATH": nil]
+        )
         #expect(outcome.status == 0)
         #expect(
             document == [
@@ -175,24 +180,28 @@ struct CNIPluginTests {
 
     private static let mesh = #"{"cniVersion":"1.0.0","name":"mesh"}"#
 
-    @Test(arguments: [
-        ("ADD", mesh, ["CNI_NETNS": ""], 4), ("DEL", mesh, ["CNI_CONTAINERID": ""], 4), ("ADD", mesh, ["CNI_PATH": ""], 4),
-        ("ADD", mesh, ["CNI_CONTAINERID": "../x"], 4), ("ADD", mesh, ["CNI_IFNAME": "a/b"], 4),
-        ("ADD", mesh, ["CNI_IFNAME": "sixteen-letters-"], 4), ("ADD", mesh, ["CNI_IFNAME": ".."], 4),
-        ("add", mesh, [:], 4), ("", mesh, [:], 4), ("ADD", "", [:], 6), ("ADD", "{", [:], 6), ("ADD", "[]", [:], 6),
-        ("VERSION", "nothing", [:], 6), ("ADD", #"{"cniVersion":"2.0.0","name":"mesh"}"#, [:], 1),
-        ("ADD", #"{"cniVersion":1,"name":"mesh"}"#, [:], 1), ("ADD", #"{"cniVersion":"1.0.0"}"#, [:], 7),
-        ("ADD", #"{"cniVersion":"1.0.0","name":"a/b"}"#, [:], 7),
-        ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":7}"#, [:], 7),
-        ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":{"type":"../bin/sh"}}"#, [:], 7),
-        ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":{"type":"edgemesh-cni"}}"#, [:], 7),
-        ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":{"ipam":[]}}"#, [:], 7),
-        ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":{"type":"missing"}}"#, [:], 100),
-        ("ADD", #"{"cniVersion":"0.2.0","name":"mesh"}"#, [:], 1),
-        ("CHECK", mesh, [:], 7), ("CHECK", #"{"cniVersion":"0.3.1","name":"mesh"}"#, [:], 1), ("GC", mesh, [:], 1),
-        ("STATUS", mesh, [:], 1), ("STATUS", #"{"cniVersion":"1.1.0","name":"mesh"}"#, ["CNI_PATH": ""], 4),
-    ] as [(String, String, [String: String], Int64)])
-    func mistakesAreToldByNumber(command: String, configuration: String, changes: [String: String], code: Int64) throws {
+    @Test(
+        arguments: [
+            ("ADD", mesh, ["CNI_NETNS": ""], 4), ("DEL", mesh, ["CNI_CONTAINERID": ""], 4),
+            ("ADD", mesh, ["CNI_PATH": ""], 4),
+            ("ADD", mesh, ["CNI_CONTAINERID": "../x"], 4), ("ADD", mesh, ["CNI_IFNAME": "a/b"], 4),
+            ("ADD", mesh, ["CNI_IFNAME": "sixteen-letters-"], 4), ("ADD", mesh, ["CNI_IFNAME": ".."], 4),
+            ("add", mesh, [:], 4), ("", mesh, [:], 4), ("ADD", "", [:], 6), ("ADD", "{", [:], 6), ("ADD", "[]", [:], 6),
+            ("VERSION", "nothing", [:], 6), ("ADD", #"{"cniVersion":"2.0.0","name":"mesh"}"#, [:], 1),
+            ("ADD", #"{"cniVersion":1,"name":"mesh"}"#, [:], 1), ("ADD", #"{"cniVersion":"1.0.0"}"#, [:], 7),
+            ("ADD", #"{"cniVersion":"1.0.0","name":"a/b"}"#, [:], 7),
+            ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":7}"#, [:], 7),
+            ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":{"type":"../bin/sh"}}"#, [:], 7),
+            ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":{"type":"edgemesh-cni"}}"#, [:], 7),
+            ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":{"ipam":[]}}"#, [:], 7),
+            ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":{"type":"missing"}}"#, [:], 100),
+            ("ADD", #"{"cniVersion":"0.2.0","name":"mesh"}"#, [:], 1),
+            ("CHECK", mesh, [:], 7), ("CHECK", #"{"cniVersion":"0.3.1","name":"mesh"}"#, [:], 1), ("GC", mesh, [:], 1),
+            ("STATUS", mesh, [:], 1), ("STATUS", #"{"cniVersion":"1.1.0","name":"mesh"}"#, ["CNI_PATH": ""], 4),
+        ] as [(String, String, [String: String], Int64)]
+    )
+    func mistakesAreToldByNumber(command: String, configuration: String, changes: [String: String], code: Int64) throws
+    {
         let (outcome, document) = try FakeDelegates().call(command, configuration, changing: changes)
         #expect(outcome.status == 1)
         #expect(document?["code"]?.integer == code, "\(document?.jsonText() ?? "")")

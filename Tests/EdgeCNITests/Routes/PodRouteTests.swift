@@ -40,7 +40,8 @@ struct PodRouteTests {
 
     private var nodes: [NodeObject] {
         [
-            self.node("here", "10.244.1.0/24", "fd00:244:1::/64"), self.node("cloud", "10.244.2.0/24", "fd00:244:2::/64"),
+            self.node("here", "10.244.1.0/24", "fd00:244:1::/64"),
+            self.node("cloud", "10.244.2.0/24", "fd00:244:2::/64"),
             self.node("edge", "10.244.3.0/24"), self.node("spider"),
         ]
     }
@@ -52,7 +53,8 @@ struct PodRouteTests {
         for (address, place) in [
             ("10.244.1.9", .local), ("10.244.2.9", .node("cloud")), ("10.244.3.255", .node("edge")),
             ("10.244.4.1", .unknown), ("10.9.1.1", .unknown), ("192.168.1.1", .outside), ("8.8.8.8", .outside),
-            ("fd00:244:1::5", .local), ("fd00:244:2::5", .node("cloud")), ("fd00:244:3::5", .unknown), ("fd01::1", .outside),
+            ("fd00:244:1::5", .local), ("fd00:244:2::5", .node("cloud")), ("fd00:244:3::5", .unknown),
+            ("fd01::1", .outside),
         ] as [(String, PodRoutes.Place)] {
             #expect(try self.place(routes, address) == place, "\(address)")
         }
@@ -80,7 +82,10 @@ struct PodRouteTests {
         ]
         var builder = PodRouteBuilder(
             localNode: "here",
-            networks: PodNetworks(mesh: Self.networks.mesh, local: ["10.0.0.0/8", "10.244.8.0/24"].compactMap { CIDR($0) })
+            networks: PodNetworks(
+                mesh: Self.networks.mesh,
+                local: ["10.0.0.0/8", "10.244.8.0/24"].compactMap { CIDR($0) }
+            )
         )
         let routes = try #require(builder.apply(CatalogSnapshot(services: [], nodes: nodes), changed: []))
         #expect(try self.place(routes, "10.244.1.1") == .node("wide"))
@@ -98,7 +103,10 @@ struct PodRouteTests {
     func endpointsTellWhatNoBlockTells() throws {
         let shop = self.service(
             "shop",
-            [("10.9.0.1", "spider"), ("10.9.0.2", "here"), ("10.244.2.5", "edge"), ("8.8.8.8", "spider"), ("10.9.0.3", nil)]
+            [
+                ("10.9.0.1", "spider"), ("10.9.0.2", "here"), ("10.244.2.5", "edge"), ("8.8.8.8", "spider"),
+                ("10.9.0.3", nil),
+            ]
         )
         var builder = PodRouteBuilder(localNode: "here", networks: Self.networks)
         var snapshot = CatalogSnapshot(services: [shop], nodes: self.nodes)
@@ -141,7 +149,9 @@ struct PodRouteTests {
         builder.setLocalNetworks(["10.9.0.0/24"].compactMap { CIDR($0) })
         let moved = try #require(builder.apply(snapshot, changed: []))
         #expect(try self.place(moved, "10.9.0.1") == .local)
-        #expect(builder.apply(CatalogSnapshot(services: [shop, inside], nodes: [self.node("here")]), changed: []) != nil)
+        #expect(
+            builder.apply(CatalogSnapshot(services: [shop, inside], nodes: [self.node("here")]), changed: []) != nil
+        )
     }
 
     @Test
