@@ -168,7 +168,8 @@ let package = Package(
         library(
             "EdgeCNI",
             [
-                "MeshCore", "PacketWire", "KubeModel", "LinuxNetwork", "ServiceCatalog", nioCore, hashTrees, deques,
+                "MeshCore", "PacketWire", "KubeModel", "LinuxNetwork", "ServiceCatalog", nioCore, nioPosix, hashTrees,
+                deques,
             ]
         ),
         library("CNIPlugin", ["MeshCore", "Documents", "LinuxNetwork"]),
@@ -387,7 +388,7 @@ let package = Package(
             "EdgeCNITests",
             [
                 "EdgeCNI", "CNIPlugin", "PacketWire", "MeshCore", "MeshTesting", "Documents", "KubeModel",
-                "LinuxNetwork", "LoadBalancing", "ServiceCatalog", nioCore, hashTrees,
+                "LinuxNetwork", "LoadBalancing", "ServiceCatalog", nioCore, nioPosix, hashTrees,
             ]
         ),
         tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", "MeshTesting", logging]),

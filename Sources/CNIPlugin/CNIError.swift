@@ -1,4 +1,4 @@
-public import Documents
+import Documents
 
 /// What a runtime is told when an operation fails (CNI specification 1.1, section 5, "Error").
 public struct CNIError: Error, Hashable, Sendable, CustomStringConvertible {

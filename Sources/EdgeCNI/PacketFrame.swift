@@ -8,7 +8,7 @@ struct PacketFrame: Hashable, Sendable {
     /// The checksum is left to the receiver.
     static let partialChecksum: UInt8 = 1
     /// No header of IP is shorter.
-    private static let minimumLength = 20
+    static let minimumLength = 20
 
     var offload: PacketOffload
     var packet: ByteBuffer
@@ -22,47 +22,27 @@ struct PacketFrame: Hashable, Sendable {
         )
         buffer.writeBytes(packet)
     }
+}
 
-    /// Cuts a stream into frames, however its bytes come. It holds the beginning of one frame and one read at most.
-    struct Decoder {
-        private var input = ByteBuffer()
+/// Cuts a stream into frames. An error cannot be mended by more bytes: the stream is of no more use.
+struct PacketFrameDecoder: NIOSingleStepByteToMessageDecoder {
+    typealias InboundOut = PacketFrame
 
-        mutating func append(_ bytes: ByteBuffer) {
-            if self.input.readableBytes == 0 {
-                self.input = bytes
-            } else {
-                self.input.writeImmutableBuffer(bytes)
-            }
+    mutating func decode(buffer: inout ByteBuffer) throws -> PacketFrame? {
+        var head = buffer
+        guard let (length, size, flags) = head.readMultipleIntegers(as: (UInt16, UInt16, UInt8).self) else {
+            return nil
         }
-
-        /// The next frame that is whole.
-        /// - Throws: what cannot be mended by more bytes: the stream is of no more use.
-        mutating func next() throws(EdgeCNIError) -> PacketFrame? {
-            let start = self.input.readerIndex
-            guard self.input.readableBytes >= PacketFrame.headerLength,
-                let length = self.input.getInteger(at: start, as: UInt16.self),
-                let size = self.input.getInteger(at: start + 2, as: UInt16.self),
-                let flags = self.input.getInteger(at: start + 4, as: UInt8.self)
-            else { return nil }
-            guard length >= PacketFrame.minimumLength, flags & ~PacketFrame.partialChecksum == 0 else {
-                throw EdgeCNIError(
-                    code: .malformed,
-                    message: "a frame of \(length) bytes with flags \(flags): the peer speaks another protocol"
-                )
-            }
-            guard let packet = self.input.getSlice(at: start + PacketFrame.headerLength, length: Int(length)) else {
-                // What was taken is not kept with the beginning of the next.
-                if start > 0 { self.input.discardReadBytes() }
-                return nil
-            }
-            self.input.moveReaderIndex(forwardBy: PacketFrame.headerLength + Int(length))
-            return PacketFrame(
-                offload: PacketOffload(
-                    isChecksumPartial: flags & PacketFrame.partialChecksum != 0,
-                    segmentSize: size
-                ),
-                packet: packet
-            )
+        guard length >= PacketFrame.minimumLength, flags & ~PacketFrame.partialChecksum == 0 else {
+            throw PacketError(.frame)
         }
+        guard let packet = head.readSlice(length: Int(length)) else { return nil }
+        buffer.moveReaderIndex(to: head.readerIndex)
+        let isPartial = flags & PacketFrame.partialChecksum != 0
+        return PacketFrame(offload: PacketOffload(isChecksumPartial: isPartial, segmentSize: size), packet: packet)
+    }
+
+    mutating func decodeLast(buffer: inout ByteBuffer, seenEOF: Bool) throws -> PacketFrame? {
+        try self.decode(buffer: &buffer)
     }
 }

@@ -1,3 +1,5 @@
+import MeshCore
+
 extension IPPacket {
     /// Takes one from the hop limit, in the packet that this was read from.
     /// - Returns: false if the packet has no hop left; it is unchanged then.

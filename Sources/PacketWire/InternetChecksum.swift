@@ -1,4 +1,4 @@
-public import MeshCore
+import MeshCore
 
 /// The checksum of IP, TCP, UDP and ICMP (RFC 1071), summed piece by piece. Each piece begins at an even offset of the whole.
 public struct InternetChecksum: Hashable, Sendable {

@@ -16,6 +16,8 @@ public struct PacketError: Error, Hashable, Sendable, CustomStringConvertible {
         case extensionHeaders
         /// What a device says of the packet's segments or its checksum does not fit the packet.
         case offload
+        /// What a peer sends are no packets in frames.
+        case frame
     }
 
     public let code: Code
@@ -33,6 +35,7 @@ public struct PacketError: Error, Hashable, Sendable, CustomStringConvertible {
         case .sourceRoute: "the packet carries a route that its sender chose"
         case .extensionHeaders: "more than \(IPPacket.maximumExtensionHeaders) extension headers"
         case .offload: "the packet is not cut, or not summed, as its device says"
+        case .frame: "no packets in frames: the peer speaks another protocol"
         }
     }
 

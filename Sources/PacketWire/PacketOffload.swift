@@ -1,3 +1,5 @@
+import MeshCore
+
 /// What was left to be done on a packet by who handed it over, as a device with offloads would do it.
 public struct PacketOffload: Hashable, Sendable {
     /// The checksum of TCP or UDP covers the pseudo header alone.

@@ -1,3 +1,5 @@
+import MeshCore
+
 /// `struct virtio_net_hdr` of linux/virtio_net.h, which precedes each packet of a TUN device that was opened with `IFF_VNET_HDR`.
 /// Numbers are in the order of the machine.
 public struct VirtioNetHeader: Hashable, Sendable {

@@ -31,7 +31,7 @@ final class TunLab: Sendable {
     var counts: Counts { self.state.withLock { $0 } }
 
     init(queues: Int = 2, mtu: Int = 1400) throws {
-        guard geteuid() == 0 else { throw ShellError(message: "kernel tests need root: run them with sudo") }
+        guard geteuid() == 0 else { throw KernelTestError(message: "kernel tests need root: run them with sudo") }
         var devices: [TunDevice] = []
         for side in 0...1 {
             let namespace = "\(self.name)\(side)"
@@ -117,3 +117,5 @@ final class TunLab: Sendable {
         try TunDevice.write(head, packet, to: descriptor)
     }
 }
+
+struct KernelTestError: Error { var message: String }

@@ -41,9 +41,11 @@ struct IPPacketTests {
         #expect(!packet.isFragmentable)
     }
 
-    @Test(arguments: [
-        (0x2000 as UInt16, 0, false), (0x2000 | 185, 1480, false), (370, 2960, true),
-    ])
+    @Test(
+        arguments: [
+            (0x2000, 0, false), (0x2000 | 185, 1480, false), (370, 2960, true),
+        ] as [(UInt16, Int, Bool)]
+    )
     func partsOfVersion4AreRecognised(flags: UInt16, offset: Int, isLast: Bool) throws {
         let packet = try Sample.parse(Sample.version4(flags: flags, payload: [UInt8](repeating: 1, count: 80)))
         let fragment = try #require(packet.fragment)

@@ -22,7 +22,8 @@ struct PacketForwarderTests {
             localNode: "here",
             networks: PodNetworks(mesh: ["10.244.0.0/16", "fd00:244::/32"].compactMap { CIDR($0) })
         )
-        let routes = try #require(builder.apply(CatalogSnapshot(services: [], nodes: nodes), changed: []))
+        let routesMade = builder.apply(CatalogSnapshot(services: [], nodes: nodes), changed: [])
+        let routes = try #require(routesMade)
         return PacketForwarder(routes: routes, mtu: mtu, offloads: offloads, routers: [Self.router], now: Self.now)
     }
 

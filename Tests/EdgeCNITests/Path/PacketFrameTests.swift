@@ -27,23 +27,23 @@ struct PacketFrameTests {
     @Test(arguments: [1, 2, 4, 5, 6, 1000, 1_000_000])
     func framesComeHoweverTheStreamIsCut(step: Int) throws {
         var rest = self.stream
-        var decoder = PacketFrame.Decoder()
+        let decoder = NIOSingleStepByteToMessageProcessor(PacketFrameDecoder())
         var frames: [PacketFrame] = []
         while rest.readableBytes > 0 {
             guard let piece = rest.readSlice(length: min(step, rest.readableBytes)) else { break }
-            decoder.append(piece)
-            while let frame = try decoder.next() { frames.append(frame) }
+            try decoder.process(buffer: piece) { frames.append($0) }
         }
         #expect(frames.map { Array($0.packet.readableBytesView) } == Self.packets.map(\.0))
         #expect(frames.map(\.offload) == Self.packets.map(\.1))
-        #expect(try decoder.next() == nil)
+        #expect(decoder.unprocessedBytes == 0)
     }
 
     @Test(arguments: [[0, 19, 0, 0, 0], [0, 20, 0, 0, 2], [0, 0, 0, 0, 0]] as [[UInt8]])
     func otherProtocolsAreTold(bytes: [UInt8]) {
-        var decoder = PacketFrame.Decoder()
-        decoder.append(ByteBuffer(bytes: bytes))
-        #expect(throws: EdgeCNIError.self) { _ = try decoder.next() }
+        let decoder = NIOSingleStepByteToMessageProcessor(PacketFrameDecoder())
+        #expect(throws: PacketError(.frame)) {
+            try decoder.process(buffer: ByteBuffer(bytes: bytes)) { _ in Issue.record("a frame") }
+        }
     }
 
     @Test

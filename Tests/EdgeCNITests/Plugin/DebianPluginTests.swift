@@ -18,7 +18,7 @@ struct DebianPluginTests {
         private let namespace: NetworkNamespace
 
         init() throws {
-            guard geteuid() == 0 else { throw ShellError(message: "kernel tests need root: run them with sudo") }
+            guard geteuid() == 0 else { throw KernelTestError(message: "kernel tests need root: run them with sudo") }
             self.folder = try shell("mktemp -d").split(separator: "\n").map(String.init)[0]
             try shell("ip netns add \(self.name)n && ip netns add \(self.name)p && ip -n \(self.name)n link set lo up")
             self.namespace = try NetworkNamespace(named: "\(self.name)n")
