@@ -65,14 +65,20 @@ public struct CNIInstallation: Sendable {
             throw CNIError(.inputOutput, "cannot read the program \(source)")
         }
         try Self.replace(self.program, with: bytes, mode: 0o755)
-        let present = Descriptor.readFile(self.configuration, limit: NetworkConfiguration.limits.bytes)
-            .flatMap { try? Document.parseJSON($0) }
-        let kept = isReplacing ? nil : present.flatMap { Self.types(of: $0).contains(Self.programName) ? $0 : nil }
-        if kept == nil {
-            let text = configuration.jsonText(pretty: true) + "\n"
-            try Self.replace(self.configuration, with: Array(text.utf8), mode: 0o644)
+        if !isReplacing, let present = self.presentConfiguration {
+            return self.warnings(about: present)
         }
-        return self.warnings(about: kept ?? configuration)
+        let text = configuration.jsonText(pretty: true) + "\n"
+        try Self.replace(self.configuration, with: Array(text.utf8), mode: 0o644)
+        return self.warnings(about: configuration)
+    }
+
+    /// Nil if there is none, or none that calls this plugin.
+    private var presentConfiguration: Document? {
+        guard let bytes = Descriptor.readFile(self.configuration, limit: NetworkConfiguration.limits.bytes),
+            let document = try? Document.parseJSON(bytes), Self.types(of: document).contains(Self.programName)
+        else { return .none }
+        return document
     }
 
     /// Takes away first what makes runtimes call the program, then the program. What is not there is fine.

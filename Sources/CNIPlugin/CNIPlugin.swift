@@ -90,7 +90,7 @@ public struct CNIPlugin: Sendable {
                 "\(command.rawValue) is not in version \(configuration.version.rawValue), which the network has"
             )
         }
-        if command == .check, configuration.previousResult == nil {
+        if command == .check, !configuration.hasPreviousResult {
             throw CNIError(.invalidConfiguration, "CHECK without \"prevResult\": there is nothing to compare with")
         }
         let delegate = try configuration.delegate()

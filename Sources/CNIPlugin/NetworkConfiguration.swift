@@ -25,7 +25,8 @@ struct NetworkConfiguration: Sendable {
     let name: String
     private let document: Document
 
-    var previousResult: Document? { self.document["prevResult"].flatMap { $0.isNull ? nil : $0 } }
+    /// Whether the runtime tells what an attachment gave.
+    var hasPreviousResult: Bool { self.document["prevResult"]?.isNull == false }
 
     init(_ input: [UInt8]) throws(CNIError) {
         let document = try Self.read(input)

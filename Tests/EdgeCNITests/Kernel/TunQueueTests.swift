@@ -69,12 +69,14 @@ struct TunQueueTests {
         }
         let side = "ip netns exec \(lab.name)0"
         try shell("ip -n \(lab.name)0 route add 10.71.0.0/16 dev edge_tun0")
-        // As large as the device allows, without parts; as fast as they come back.
-        let output = try shell("\(side) ping -M do -f -c 500 -W 30 -s \(mtu - 28) 10.71.9.9")
-        #expect(output.contains(" 500 received"), "\(output)")
+        // As large as the device allows, without parts; the next as soon as one comes back.
+        let output = try await besides {
+            try shell("\(side) timeout -s KILL 60 busybox ping -A -q -c 300 -s \(mtu - 28) 10.71.9.9")
+        }
+        #expect(output.contains(" 300 packets received"), "\(output)")
         for channel in channels { try await channel.close() }
         let seen = responders.map(\.seen)
-        #expect(seen.map(\.packets).reduce(0, +) >= 500)
+        #expect(seen.map(\.packets).reduce(0, +) >= 300)
         #expect(seen.map(\.longest).max() == mtu)
         #expect(seen.flatMap(\.errors) == [])
         #expect(seen.map(\.completions).reduce(0, +) > 0)

@@ -67,7 +67,7 @@ enum SamplePackets {
         isPartial: Bool = false
     ) -> [UInt8] {
         var segment = Self.word(UInt16(40_000)) + Self.word(UInt16(80)) + Self.word(sequence) + Self.word(UInt32(7))
-        segment += [UInt8((20 + options.count) / 4 << 4), flags, 0xFF, 0xFF, 0, 0, 0, 0] + options + payload
+        segment += [UInt8((20 + options.count) / 4) << 4, flags, 0xFF, 0xFF, 0, 0, 0, 0] + options + payload
         let pseudo = Self.pseudoHeader(source, target, 6, segment.count)
         segment.replaceSubrange(16..<18, with: Self.word(isPartial ? Self.sum(pseudo) : ~Self.sum(pseudo + segment)))
         return segment

@@ -196,7 +196,8 @@ struct CNIPluginTests {
             ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":{"ipam":[]}}"#, [:], 7),
             ("ADD", #"{"cniVersion":"1.0.0","name":"mesh","delegate":{"type":"missing"}}"#, [:], 100),
             ("ADD", #"{"cniVersion":"0.2.0","name":"mesh"}"#, [:], 1),
-            ("CHECK", mesh, [:], 7), ("CHECK", #"{"cniVersion":"0.3.1","name":"mesh"}"#, [:], 1), ("GC", mesh, [:], 1),
+            ("CHECK", mesh, [:], 7), ("CHECK", #"{"cniVersion":"1.0.0","name":"mesh","prevResult":null}"#, [:], 7),
+            ("CHECK", #"{"cniVersion":"0.3.1","name":"mesh"}"#, [:], 1), ("GC", mesh, [:], 1),
             ("STATUS", mesh, [:], 1), ("STATUS", #"{"cniVersion":"1.1.0","name":"mesh"}"#, ["CNI_PATH": ""], 4),
         ] as [(String, String, [String: String], Int64)]
     )

@@ -58,7 +58,7 @@ struct DebianPluginTests {
         let addresses = try shell("ip -n \(node.name)p -o addr show dev eth0")
         #expect(addresses.contains("10.244.1.2/24"))
         #expect(try shell("ip -n \(node.name)p route show default").contains("10.244.1.1"))
-        try shell("ip netns exec \(node.name)p ping -c 1 -W 10 10.244.1.1")
+        try shell("ip netns exec \(node.name)p timeout -s KILL 60 busybox ping -c 1 10.244.1.1")
 
         if version != "0.3.1" {
             let checked = try node.call("CHECK", node.configuration(version: version, #","prevResult":\#(text)"#))
@@ -80,7 +80,7 @@ struct DebianPluginTests {
     @Test(.enabled(if: isInstalled))
     func aSecondAttachmentOfTheSameNameFailsAndGivesItsAddressBack() throws {
         let node = try Node()
-        try shell("ip -n \(node.name)p link add eth0 type dummy")
+        try shell("ip -n \(node.name)p link add eth0 type veth peer name other0")
         let outcome = try node.call("ADD", node.configuration(version: "1.0.0"))
         #expect(outcome.status == 1)
         #expect(try Document.parseJSON(outcome.standardOutput)["msg"]?.string?.isEmpty == false)
