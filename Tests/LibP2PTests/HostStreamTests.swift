@@ -169,15 +169,31 @@ extension SocketTests {
                 let connection = try await client.connect(to: server.peerID, addresses: server.listenAddresses)
                 try await eventually("the client has its answer") { connection.identification != nil }
                 #expect(connection.identification?.protocols.contains("/new") == false)
-                let before = server.state.withLock { $0.identityRevision }
                 server.handle("/new") { $0.channel.close() }
-                try await eventually("the others were told") {
-                    server.state.withLock { $0.identityRevision } > before
-                }
+                try await eventually("the others were told") { server.state.withLock { !$0.isPushScheduled } }
                 #expect(server.metrics.pushesSent == 0)
                 mayAnswer.succeed()
                 try await eventually("the news has come") {
                     connection.identification?.protocols.contains("/new") == true
+                }
+            }
+        }
+
+        /// A protocol that comes and goes while nobody is pushed to, but is told to one who asks just then.
+        @Test func whoWasToldWhatIsNoLongerTrueIsToldAnew() async throws {
+            let server = try await makeHost { $0.identifyPushDelay = .seconds(1) }
+            let client = try await makeHost(listen: [])
+            try await withHosts(server, client) {
+                // The first push is of what the host began with.
+                try await eventually("nothing is to be told") { server.state.withLock { !$0.isPushScheduled } }
+                server.handle("/passing") { $0.channel.close() }
+                let connection = try await client.connect(to: server.peerID, addresses: server.listenAddresses)
+                try await eventually("it is told") {
+                    connection.identification?.protocols.contains("/passing") == true
+                }
+                server.stopHandling("/passing")
+                try await eventually("it is told to be gone") {
+                    connection.identification?.protocols.contains("/passing") == false
                 }
             }
         }

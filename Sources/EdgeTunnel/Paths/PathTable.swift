@@ -377,9 +377,11 @@ final class PathTable: Sendable {
         let now = self.loop.now
         for connection in connections where connection.isOpen {
             self.state.withLock { state in
-                var probe = LivenessProbe(state.liveness, now: now)
+                let peer = connection.remotePeer
+                // Who is suspect already stays so.
+                var probe = state.entries[peer]?.probes[connection.id] ?? LivenessProbe(state.liveness, now: now)
                 probe.suspect(now: now)
-                state.entries[connection.remotePeer]?.probes[connection.id] = probe
+                state.entries[peer]?.probes[connection.id] = probe
             }
         }
     }

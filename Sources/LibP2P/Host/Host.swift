@@ -166,9 +166,7 @@ public final class Host: Sendable {
 
     /// The protocols that identify tells.
     public var protocols: [ProtocolID] {
-        self.state.withLock { state in
-            state.handlers.filter { $0.value.options.isAdvertised }.keys.sorted()
-        }
+        self.state.withLock { $0.advertisedProtocols }
     }
 
     /// Asks for addresses of peers of which none is known, or none that is known can be reached.

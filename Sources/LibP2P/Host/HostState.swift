@@ -58,14 +58,10 @@ struct HostState {
     var listenAddresses: [Multiaddr] = []
     var advertisedAddresses: [Multiaddr] = []
     var advertisedBySource: [String: [Multiaddr]] = [:]
-    var recordSequence: UInt64 = 0
     /// What peers are told of them, signed: once for all peers.
     var sealedRecord: (record: PeerRecord, bytes: [UInt8])?
     var isPushScheduled = false
-    var pushedAddresses: [Multiaddr]?
-    var pushedProtocols: [ProtocolID]?
-    /// How often peers were told of a change.
-    var identityRevision: UInt64 = 0
+    private(set) var told = ToldIdentity()
 
     // Observation.
     var observers: [UInt64: @Sendable (HostEvent) -> Void] = [:]
@@ -75,6 +71,27 @@ struct HostState {
     var refusalLog: TokenBucket
     var refusalsUnlogged = 0
     var maintenance: RepeatedTask?
+
+    /// The protocols that identify tells.
+    var advertisedProtocols: [ProtocolID] {
+        self.handlers.filter { $0.value.options.isAdvertised }.keys.sorted()
+    }
+
+    /// What peers are to be told from here on, with a revision of its own if it is not what they were told before.
+    /// - Parameter time: in seconds since 1970.
+    mutating func updateTold(at time: UInt64) -> ToldIdentity {
+        let protocols = self.advertisedProtocols
+        let isMoved = self.told.addresses != self.advertisedAddresses || self.told.revision == 0
+        guard isMoved || self.told.protocols != protocols else { return self.told }
+        if isMoved {
+            self.told.addresses = self.advertisedAddresses
+            // Greater than any that this host has told before it was started anew.
+            self.told.recordSequence = max(self.told.recordSequence + 1, time)
+        }
+        self.told.protocols = protocols
+        self.told.revision += 1
+        return self.told
+    }
 
     init(configuration: HostConfiguration, now: NIODeadline) {
         self.inboundHandshakes = Admission(
@@ -93,4 +110,13 @@ extension MonotonicTime {
     init(_ deadline: NIODeadline) {
         self.init(nanoseconds: deadline.uptimeNanoseconds)
     }
+}
+
+/// What a host tells its peers of itself. Who was told one revision need not be told that again.
+struct ToldIdentity {
+    var addresses: [Multiaddr] = []
+    var protocols: [ProtocolID] = []
+    var revision: UInt64 = 0
+    /// Of the signed record of the addresses.
+    var recordSequence: UInt64 = 0
 }

@@ -56,29 +56,34 @@ extension Host {
     }
 
     private func sendIdentify(on stream: NegotiatedStream) -> EventLoopFuture<Void> {
-        let channel = stream.channel
-        // Read before the message is made: what changes in between is told once more.
-        let revision = self.state.withLock { $0.identityRevision }
-        let written = channel.writeAndFlush(self.identifyMessage(for: stream.connection).wire)
-        stream.connection.state.withLock { $0.toldRevision = revision }
+        let (channel, connection) = (stream.channel, stream.connection)
+        let told = self.told()
+        connection.state.withLock { $0.toldRevision = told.revision }
+        let written = channel.writeAndFlush(self.identifyMessage(told, for: connection).wire)
         channel.close(promise: nil)
         return written
     }
 
     // MARK: What this host tells
 
-    private func identifyMessage(for connection: Connection) -> IdentifyMessage {
-        let (addresses, sequence) = self.state.withLock { state in
-            (state.advertisedAddresses, max(1, state.recordSequence))
-        }
+    private func told() -> ToldIdentity {
+        let time = self.configuration.unixTime()
+        return self.state.withLock { $0.updateTold(at: time) }
+    }
+
+    private func identifyMessage(_ told: ToldIdentity, for connection: Connection) -> IdentifyMessage {
         var message = IdentifyMessage()
         message.publicKey = self.identity.publicKey.protobuf
-        message.listenAddresses = Array(addresses.prefix(PeerRecord.maximumAddresses))
-        message.protocols = self.protocols.map(\.rawValue)
+        message.listenAddresses = Array(told.addresses.prefix(PeerRecord.maximumAddresses))
+        message.protocols = told.protocols.map(\.rawValue)
         message.observedAddress = connection.remoteAddress
         message.protocolVersion = self.configuration.protocolVersion
         message.agentVersion = self.configuration.agentVersion
-        let record = PeerRecord(peerID: self.peerID, sequence: sequence, addresses: message.listenAddresses)
+        let record = PeerRecord(
+            peerID: self.peerID,
+            sequence: told.recordSequence,
+            addresses: message.listenAddresses
+        )
         message.signedPeerRecord = self.sealed(record)
         return message
     }
@@ -103,22 +108,15 @@ extension Host {
     }
 
     private func push() {
-        let time = self.configuration.unixTime()
-        let protocols = self.protocols
-        let connections = self.state.withLock { state -> [Connection] in
+        let connections = self.state.withLock { state in
             state.isPushScheduled = false
-            if state.pushedAddresses != state.advertisedAddresses {
-                // Greater than any that this host has told before it was started anew.
-                state.recordSequence = max(state.recordSequence + 1, time)
-            }
-            let isNews = state.pushedAddresses != state.advertisedAddresses || state.pushedProtocols != protocols
-            state.pushedAddresses = state.advertisedAddresses
-            state.pushedProtocols = protocols
-            if isNews { state.identityRevision += 1 }
-            return isNews && state.phase == .running ? state.connections.all : []
+            return state.phase == .running ? state.connections.all : []
         }
+        let revision = self.told().revision
         // Of the others it is not known yet whether they take it; `apply` sees to them.
-        for connection in connections { self.push(to: connection) }
+        for connection in connections where connection.state.withLock({ $0.toldRevision }) != revision {
+            self.push(to: connection)
+        }
     }
 
     private func push(to connection: Connection) {
@@ -174,7 +172,7 @@ extension Host {
             return state.toldRevision
         }
         // A change between the peer's question and its own answer reached nobody here.
-        if !isPush, let revision, revision < self.state.withLock({ $0.identityRevision }) {
+        if !isPush, let revision, revision != self.state.withLock({ $0.told.revision }) {
             self.push(to: connection)
         }
         self.emit(.identified(connection, identification))

@@ -171,4 +171,16 @@ struct LivenessProbeTests {
         #expect(probe.look(silence, now: self.at(1)) == .ping(next: self.at(2)))
         #expect(probe.look(silence, now: self.at(4)) == .dead)
     }
+
+    @Test("one that is suspect and is asked once more at once stays suspect until it is heard")
+    func suspectedAnew() {
+        var probe = self.probe
+        let silence = self.signs(heard: 1, sent: 1.2)
+        _ = probe.look(silence, now: self.at(2))
+        _ = probe.look(silence, now: self.at(2.5))
+        probe.suspect(now: self.at(2.7))
+        #expect(probe.look(silence, now: self.at(2.7)) == .ping(next: self.at(3.7)) && probe.isSuspect)
+        _ = probe.look(self.signs(heard: 2.8, sent: 2.7), now: self.at(2.8))
+        #expect(!probe.isSuspect)
+    }
 }
