@@ -129,7 +129,7 @@ extension CatalogState {
         for service: ObjectName,
         _ groups: [EndpointGroup]
     ) -> [String: Set<String>] {
-        guard let subsets = rule?.object.subsets, !subsets.isEmpty else {
+        guard self.settings.keepsPodNames, let subsets = rule?.object.subsets, !subsets.isEmpty else {
             self.servicesWithSubsets.remove(service)
             return [:]
         }

@@ -61,11 +61,10 @@ public final class Service: Sendable {
         self.portPolicies[port.port] ?? self.policy
     }
 
-    /// The endpoints of one service port that are in a subset; all of them for nil, none for a subset that nobody has defined.
+    /// The endpoints of one service port that are in a subset; all of them for nil, and where nothing is known of the subset.
     public func endpoints(for port: ServiceObject.Port, subset: String?) -> [ResolvedEndpoint] {
         let all = self.endpoints(for: port)
-        guard let subset else { return all }
-        let pods = self.subsets[subset] ?? []
+        guard let subset, let pods = self.subsets[subset] else { return all }
         return all.filter { resolved in resolved.endpoint.podName.map { pods.contains($0) } ?? false }
     }
 

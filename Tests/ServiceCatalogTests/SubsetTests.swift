@@ -54,7 +54,7 @@ struct SubsetTests {
         )
         #expect(self.pods("v1") == ["a"] && self.pods("v2") == ["b"])
         #expect(self.pods("all") == ["a", "b", "c", "d"] && self.pods(nil) == ["a", "b", "c", "d"])
-        #expect(self.pods("v3").isEmpty)
+        #expect(self.pods("v3") == ["a", "b", "c", "d"], "nobody has defined it: the compiler of routes refuses it")
     }
 
     @Test("labels that change and pods that go are told as changes of the service")
@@ -79,7 +79,21 @@ struct SubsetTests {
         self.catalog.apply([.deleted(.pod, name("d/b"))], from: .api)
         #expect(self.pods("v1").isEmpty && self.pods(nil) == ["a", "b"] && changed() == [name("d/web")])
         self.catalog.apply([.deleted(.destinationRule, name("d/web"))], from: .api)
-        #expect(self.pods("v2").isEmpty)
+        #expect(self.pods("v2") == ["a", "b"])
+    }
+
+    @Test("where the names of pods are not kept, a subset is all endpoints")
+    func withoutNames() {
+        let catalog = ClusterCatalog()
+        catalog.apply(
+            [
+                service("d/web").upsert, self.slice("a", "b"), self.subsets(Self.versions),
+                self.pod("d/a", ["version": "v1"]),
+            ],
+            from: .api
+        )
+        let service = catalog.snapshot.service("d/web")
+        #expect(service?.endpoints(for: ServiceObject.Port(port: 80), subset: "v1").count == 2)
     }
 
     @Test("pods of manifests come back with their labels when the API lets them go")

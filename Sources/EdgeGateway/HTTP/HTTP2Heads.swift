@@ -30,7 +30,7 @@ enum HTTP2Heads {
             case ":protocol": tunnel = value
             case "host": hosts.append(value)
             case "content-length": lengths.add(name, value)
-            case "cookie": cookies.append(value)
+            case "cookie": cookies.append(String(value.trimmingBlanks))
             case "te": if ASCII.lowercased(value.utf8) == "trailers" { fields.add("te", "trailers") }
             case "expect": expectsContinue = ASCII.lowercased(value.utf8) == "100-continue"
             default:
