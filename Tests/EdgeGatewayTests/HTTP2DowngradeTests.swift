@@ -21,7 +21,8 @@ import Testing
         try await HTTPProxyTests.withWeb { port, server, _ in
             let client = try await ClientHTTP2(port)
             let fields: [(String, String)] = [
-                ("cookie", " a=b\t"), ("te", "trailers"), ("cookie", "c=d"), ("x-blank", " v "), ("content-length", "3"),
+                ("cookie", " a=b\t"), ("te", "trailers"), ("cookie", "c=d"), ("x-blank", " v "),
+                ("content-length", "3"),
             ]
             let stream = try await client.open(http2Head("POST", "/a?b", fields), ends: false)
             try await stream.send("abc", ends: true)
