@@ -92,8 +92,8 @@ struct SubsetTests {
             ],
             from: .api
         )
-        let service = catalog.snapshot.service("d/web")
-        #expect(service?.endpoints(for: ServiceObject.Port(port: 80), subset: "v1").count == 2)
+        let known = catalog.snapshot.service("d/web")
+        #expect(known?.endpoints(for: ServiceObject.Port(port: 80), subset: "v1").count == 2)
     }
 
     @Test("pods of manifests come back with their labels when the API lets them go")
