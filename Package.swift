@@ -58,6 +58,7 @@ let package = Package(
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
                 "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel", "GatewayRouting",
                 "EdgeGateway",
+                "PacketWire",
             ]
         ),
     ],
@@ -85,6 +86,7 @@ let package = Package(
         library("DNSWire", ["MeshCore", nioCore]),
         library("KubeModel", ["MeshCore", "Documents"]),
         library("Multiformats", ["MeshCore", nioCore]),
+        library("PacketWire", ["MeshCore"]),
         // 2: what touches the machine and the cluster
         library("ByteStreams", ["CLinux", "MeshCore", nioCore, nioPosix]),
         library("LinuxNetwork", ["CLinux", "MeshCore", nioCore, nioPosix, logging]),
@@ -163,6 +165,14 @@ let package = Package(
                 "LibP2PDiscovery", nioCore, nioPosix, hashTrees, deques, logging, lifecycle,
             ]
         ),
+        library(
+            "EdgeCNI",
+            [
+                "MeshCore", "PacketWire", "KubeModel", "LinuxNetwork", "ServiceCatalog", nioCore, nioPosix, hashTrees,
+                deques,
+            ]
+        ),
+        library("CNIPlugin", ["MeshCore", "Documents", "LinuxNetwork"]),
         library(
             "Admin",
             [
@@ -381,6 +391,13 @@ let package = Package(
             ]
         ),
         tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", "MeshTesting", nioCore, nioPosix, logging]),
+        tests(
+            "EdgeCNITests",
+            [
+                "EdgeCNI", "CNIPlugin", "PacketWire", "MeshCore", "MeshTesting", "Documents", "KubeModel",
+                "LinuxNetwork", "LoadBalancing", "ServiceCatalog", nioCore, nioPosix, hashTrees,
+            ]
+        ),
         tests(
             "EdgeTunnelTests",
             [
