@@ -355,12 +355,8 @@ let package = Package(
             "EdgeGatewayTests",
             [
                 "MeshCore", "Documents", "KubeModel", "GatewayRouting", "ServiceCatalog", "MeshInterfaces",
-                "EdgeGateway",
-                "ByteStreams", "LinuxNetwork", "LoadBalancing", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1,
-                nioHTTP2,
-                "EdgeGateway", "EndpointBalancing",
-                "ByteStreams", "LinuxNetwork", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, nioHTTP2,
-                nioHPACK, nioSSL, hashTrees, logging,
+                "EdgeGateway", "EndpointBalancing", "ByteStreams", "LinuxNetwork", "LoadBalancing", "MeshTesting",
+                nioCore, nioPosix, nioEmbedded, nioHTTP1, nioHTTP2, nioHPACK, nioSSL, hashTrees, logging,
             ]
         ),
         tests(
