@@ -24,10 +24,18 @@ struct TunnelLab {
 
     /// Builds the networks, starts all agents, and waits until a call by the tunnel is answered.
     ///
-    /// - Parameter original: The agent of v1.17; nil for ours.
-    static func start(_ path: Path, program: String, original: String? = nil) async throws -> TunnelLab {
+    /// - Parameters:
+    ///   - original: The agent of v1.17; nil for ours.
+    ///   - congestionControl: of all nodes and pods; nil for this machine's.
+    static func start(
+        _ path: Path,
+        program: String,
+        original: String? = nil,
+        congestionControl: String? = nil
+    ) async throws -> TunnelLab {
         var options = World.Options()
         options.program = program
+        if let congestionControl { options.sysctls["ipv4/tcp_congestion_control"] = congestionControl }
         let world = try await World.create(Self.scenario(path), options)
         do {
             for (application, port) in [("bulk", Self.bulkPort), ("hostname", Self.nodeHTTPPort)] {

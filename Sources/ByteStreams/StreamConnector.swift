@@ -21,6 +21,7 @@ public enum StreamConnector {
             .channelInitializer { channel in
                 do {
                     try StreamOptions.apply(to: channel)
+                    CongestionControl.ofHost.begin(channel)
                     if let mark {
                         try channel.syncOptions?.setOption(
                             SocketOption.mark,
@@ -33,6 +34,10 @@ public enum StreamConnector {
                 }
             }
             .connect(to: SocketAddress(address))
+            .map { channel in
+                CongestionControl.ofHost.settle(channel)
+                return channel
+            }
             .flatMapErrorThrowing { error in
                 if case .connectTimeout? = error as? ChannelError { throw self.late(address) }
                 throw error

@@ -12,6 +12,11 @@ public struct LabPlan: Sendable, Hashable {
         self.name = name
     }
 
+    /// Adds settings of the kernel, by their paths under `/proc/sys/net`, to all hosts that do not have their own.
+    mutating func setOnAllHosts(_ sysctls: [String: String]) {
+        for index in self.hosts.indices { self.hosts[index].sysctls.merge(sysctls) { own, _ in own } }
+    }
+
     public struct Host: Sendable, Hashable {
         public var name: String
         public var interfaces: [Interface] = []

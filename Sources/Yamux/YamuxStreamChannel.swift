@@ -16,9 +16,10 @@ import Synchronization
 /// Unchecked, as NIO wants channels to be `Sendable` and the compiler cannot see their loop: what other threads read is atomic or under a
 /// lock, all else is touched on the session's loop alone.
 final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // Safe because loop-confined.
-    static let readBurstBytes = 64 * 1024
+    /// As much as one read of the connection brings: who passes it on does so in one write.
+    static let readBurstBytes = 128 * 1024
     /// Beyond this many waiting reads small ones are joined, so that bookkeeping stays small against the window.
-    static let separateReads = 1024
+    static let (separateReads, joinedReadBytes) = (1024, 64 * 1024)
     /// What one waiting read costs beside its bytes: peers may send them one by one.
     static let readOverhead = 128
 
@@ -368,7 +369,7 @@ final class YamuxStreamChannel: Channel, ChannelCore, @unchecked Sendable {  // 
         var payload = payload
         if self.reads.count >= Self.separateReads, !self.flags.contains(.keepsMessages),
             let last = self.reads.indices.last,
-            self.reads[last].bytes.readableBytes + payload.readableBytes <= Self.readBurstBytes
+            self.reads[last].bytes.readableBytes + payload.readableBytes <= Self.joinedReadBytes
         {
             self.reads[last].bytes.writeBuffer(&payload)
             self.settle(last)

@@ -183,7 +183,8 @@ import Testing
         let stream = try #require(peer.side.inbound.value.first)
         #expect(stream.reads == [])
         #expect(peer.side.handler.unreadBytes <= 2 * 256 * 1024 + 4 * YamuxStreamChannel.readOverhead)
-        // One read is one burst, and half of the window read opens it.
+        // Half of the window read opens it.
+        YamuxStream.limitReads(of: try #require(stream.channel), to: 65536)
         stream.channel?.read()
         #expect(stream.reads == [65536])
         #expect(try peer.send() == [])
@@ -193,6 +194,25 @@ import Testing
         #expect(peer.side.closed.value.isEmpty)
         try peer.send(.data(1, Array(repeating: 5, count: 65536)), .data(1, Array(repeating: 5, count: 65537)))
         #expect(peer.failure == .protocolViolation)
+    }
+
+    /// Whoever passes the bytes on does so once for each read of the connection, whatever frames they came in.
+    @Test(arguments: [true, false]) func whatOneReadOfTheConnectionBringsIsOneReadOfTheStream(_ isAwaited: Bool) throws
+    {
+        let peer = try RawPeer(setUp: withoutAutoRead)
+        try peer.send(.update(1, .syn))
+        let stream = try #require(peer.side.inbound.value.first)
+        if isAwaited { stream.channel?.read() }
+        var bytes = ByteBuffer()
+        for size in [100, 65536, 65436] {
+            bytes.writeImmutableBuffer(Frame.data(1, Array(repeating: 5, count: size)).bytes)
+        }
+        try peer.send(bytes)
+        if !isAwaited { stream.channel?.read() }
+        #expect(stream.reads == [100, 65536, 65436])
+        #expect(stream.readCompletes == 1)
+        try peer.send(.data(1, [6]))
+        #expect(stream.readCompletes == 1)
     }
 
     @Test func aReadThatWaitsIsAnsweredByWhatComes() throws {

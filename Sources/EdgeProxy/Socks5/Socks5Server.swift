@@ -86,6 +86,19 @@ public final class Socks5Server: ServiceLifecycle.Service, StatusReporting {
             listener = try await ServerBootstrap(group: self.group)
                 .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
                 .serverChannelOption(SocketOption.keepAlive, value: 1)
+                .serverChannelInitializer { [logger] channel in
+                    channel.eventLoop.makeCompletedFuture {
+                        CongestionControl.ofHost.begin(channel)
+                        let pause = AcceptPause { error, isFirst in
+                            guard isFirst else { return }
+                            logger.error(
+                                "the SOCKS5 proxy accepts nothing for a while: descriptors or memory are short; raise LimitNOFILE",
+                                metadata: ["error": "\(error)"]
+                            )
+                        }
+                        try channel.pipeline.syncOperations.addHandler(pause)
+                    }
+                }
                 .childChannelInitializer { channel in self.admit(channel) }
                 .bind(to: SocketAddress(self.settings.address)).get()
         } catch {
@@ -112,6 +125,7 @@ public final class Socks5Server: ServiceLifecycle.Service, StatusReporting {
             return channel.eventLoop.makeSucceededVoidFuture()
         }
         return channel.eventLoop.makeCompletedFuture {
+            CongestionControl.ofHost.settle(channel)
             try StreamOptions.apply(to: channel)
             try channel.pipeline.syncOperations.addHandler(Socks5Connection(server: self))
         }

@@ -55,6 +55,7 @@ final class TCPSockets: Sendable {
                 .channelOption(.maxMessagesPerRead, value: Self.readsAtOnce)
                 .channelOption(.writeBufferWaterMark, value: Self.waterMark)
                 .channelInitializer { channel in
+                    CongestionControl.ofHost.begin(channel)
                     options.channelMade?(channel)
                     return initializer(channel)
                 }
@@ -66,7 +67,10 @@ final class TCPSockets: Sendable {
                     .channelOption(SocketOption.reusePort, value: 1)
                     .bind(to: SocketAddress(TransportAddress(any, port)))
             }
-            return bootstrap.connect(to: SocketAddress(address, scope: scope))
+            return bootstrap.connect(to: SocketAddress(address, scope: scope)).map { channel in
+                CongestionControl.ofHost.settle(channel)
+                return channel
+            }
         }
         return dial(reused).flatMapError { error in
             // A connection from that port to that address exists or lingers. Any other port will do, unless one was asked for.
@@ -97,8 +101,9 @@ final class TCPSockets: Sendable {
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .serverChannelOption(SocketOption.reusePort, value: 1)
             .serverChannelInitializer { channel in
+                CongestionControl.ofHost.begin(channel)
                 // Running out of descriptors pauses accepting instead of spinning.
-                channel.eventLoop.makeCompletedFuture {
+                return channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(AcceptBackoffHandler())
                 }
             }
@@ -107,7 +112,10 @@ final class TCPSockets: Sendable {
             .childChannelOption(.recvAllocator, value: GlueReceiveAllocator(limit: Self.readLimit))
             .childChannelOption(.maxMessagesPerRead, value: Self.readsAtOnce)
             .childChannelOption(.writeBufferWaterMark, value: Self.waterMark)
-            .childChannelInitializer(initializer)
+            .childChannelInitializer { channel in
+                CongestionControl.ofHost.settle(channel)
+                return initializer(channel)
+            }
         if address.address.family == .v6 {
             // A listener of `::` leaves the port of IPv4 to another listener.
             bootstrap = bootstrap.serverChannelOption(Self.onlyV6, value: 1)

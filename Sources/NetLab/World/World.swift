@@ -15,6 +15,8 @@ public final class World: Sendable {
         /// The agents' command, to which their flags are appended.
         public var agentCommand: [String]?
         public var agentVerbosity = 2
+        /// Settings of the kernel in all namespaces, by their paths under `/proc/sys/net`.
+        public var sysctls: [String: String] = [:]
         /// More lines below `modules.edgeTunnel` of the agents' configuration.
         public var tunnelSettings: [String] = []
 
@@ -32,6 +34,7 @@ public final class World: Sendable {
     struct State: Sendable {
         var nodes: [String: WorldNode] = [:]
         var agents: [String: LabProcess] = [:]
+        var gateways: [String: LabProcess] = [:]
         /// Those that stand still.
         var paused: Set<String> = []
         /// The next free index of a LAN's addresses.
@@ -54,8 +57,10 @@ public final class World: Sendable {
     /// Builds the networks and starts the pods' applications; the agents wait for `startAgents`.
     public static func create(_ scenario: Scenario, _ options: Options = Options()) async throws -> World {
         let plan = try WorldPlan(scenario, name: options.name ?? scenario.name)
+        var networks = plan.lab
+        networks.setOnAllHosts(options.sysctls)
         let program = try options.program ?? LabPrivileges.executable()
-        let lab = try await Lab.create(plan.lab)
+        let lab = try await Lab.create(networks)
         let world = World(plan, lab: lab, options: options, program: program)
         do {
             try world.writeFiles(plan)
