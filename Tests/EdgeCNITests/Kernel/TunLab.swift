@@ -33,7 +33,9 @@ final class TunLab: Sendable {
     init(queues: Int = 2, mtu: Int = 1400) throws {
         guard geteuid() == 0 else { throw KernelTestError(message: "kernel tests need root: run them with sudo") }
         // A container may lack the file of a device that its kernel has.
-        try shell("[ -e /dev/net/tun ] || { mkdir -p /dev/net; mknod -m 600 /dev/net/tun c 10 200; }; [ -e /dev/net/tun ]")
+        try shell(
+            "[ -e /dev/net/tun ] || { mkdir -p /dev/net; mknod -m 600 /dev/net/tun c 10 200; }; [ -e /dev/net/tun ]"
+        )
         var devices: [TunDevice] = []
         for side in 0...1 {
             let namespace = "\(self.name)\(side)"
