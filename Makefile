@@ -24,7 +24,7 @@ bootstrap: ## install the Debian packages that are missing (says what it does)
 build: ## debug build of everything
 	$(SWIFT) build
 
-demo: release ## one node, then three LANs behind NATs: resolve, call, balance, punch, kill, cut, recover
+demo: release ## one node, then three LANs behind NATs: resolve, call, balance, punch, kill, cut, recover, HTTPS
 	@scripts/demo $(RELEASE_DIR)/edgemesh
 
 nat-grid: build ## which NATs can be crossed: real ones of the kernel, every kind with every other (needs root)
@@ -55,7 +55,7 @@ release: ## the static, stripped binary and its symbolic links in build/
 	@mkdir -p $(RELEASE_DIR)
 	@strip --strip-all -o $(RELEASE_DIR)/edgemesh.new $(RELEASE_BINARY)
 	@mv -f $(RELEASE_DIR)/edgemesh.new $(RELEASE_DIR)/edgemesh
-	@ln -sf edgemesh $(RELEASE_DIR)/edgemesh-agent
+	@for name in agent gateway; do ln -sf edgemesh $(RELEASE_DIR)/edgemesh-$$name; done
 	@ls -l $(RELEASE_DIR)
 
 clean: ## remove what was built

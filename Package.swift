@@ -56,8 +56,9 @@ let package = Package(
             name: "FuzzedLibraries",
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
-                "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel",
                 "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel", "GatewayRouting",
+                "EdgeGateway",
+                "PacketWire",
             ]
         ),
     ],
@@ -85,9 +86,10 @@ let package = Package(
         library("DNSWire", ["MeshCore", nioCore]),
         library("KubeModel", ["MeshCore", "Documents"]),
         library("Multiformats", ["MeshCore", nioCore]),
+        library("PacketWire", ["MeshCore"]),
         // 2: what touches the machine and the cluster
         library("ByteStreams", ["CLinux", "MeshCore", nioCore, nioPosix]),
-        library("LinuxNetwork", ["CLinux", "MeshCore", logging]),
+        library("LinuxNetwork", ["CLinux", "MeshCore", nioCore, nioPosix, logging]),
         library(
             "KubeClient",
             [
@@ -164,6 +166,14 @@ let package = Package(
             ]
         ),
         library(
+            "EdgeCNI",
+            [
+                "MeshCore", "PacketWire", "KubeModel", "LinuxNetwork", "ServiceCatalog", nioCore, nioPosix, hashTrees,
+                deques,
+            ]
+        ),
+        library("CNIPlugin", ["MeshCore", "Documents", "LinuxNetwork"]),
+        library(
             "Admin",
             [
                 "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
@@ -176,8 +186,9 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "LoadBalancing", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy", "EdgeTunnel", "Admin",
-                "Configuration", "PeerIdentity", "Multiformats", "LibP2PSecurity",
+                "LoadBalancing", "GatewayRouting", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy",
+                "EdgeTunnel",
+                "EdgeGateway", "Admin", "Configuration", "PeerIdentity", "Multiformats", "LibP2PSecurity",
                 hashTrees, nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
         ),
@@ -328,13 +339,15 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "EdgeTunnel", "FakeKube", "LibP2P", "MeshTesting", "Multiformats", "MeshApp", "Admin", "EdgeDNS",
-                "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
-                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioPosix, logging, lifecycle,
+                "EdgeTunnel", "FakeKube", "GatewayRouting", "LibP2P", "MeshTesting", "Multiformats", "MeshApp", "Admin",
+                "EdgeDNS",
+                "EdgeGateway", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
+                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioHTTP1, nioPosix, hashTrees, logging,
+                lifecycle,
             ]
         ),
         tests("DeploymentTests", ["Configuration", "Documents", "MeshCore", "MeshTesting"]),
-        tests("EdgemeshTests", ["edgemesh", "Documents", argumentParser]),
+        tests("EdgemeshTests", ["edgemesh", "Configuration", "Documents", argumentParser]),
         tests("LayeringTests"),
         tests("LoadBalancingTests", ["MeshCore", "LoadBalancing"]),
         tests("GatewayRoutingTests", ["MeshCore", "Documents", "KubeModel", "GatewayRouting"]),
@@ -343,6 +356,9 @@ let package = Package(
             [
                 "MeshCore", "Documents", "KubeModel", "GatewayRouting", "ServiceCatalog", "MeshInterfaces",
                 "EdgeGateway",
+                "ByteStreams", "LinuxNetwork", "LoadBalancing", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1,
+                nioHTTP2,
+                "EdgeGateway", "EndpointBalancing",
                 "ByteStreams", "LinuxNetwork", "MeshTesting", nioCore, nioPosix, nioEmbedded, nioHTTP1, nioHTTP2,
                 nioHPACK, nioSSL, hashTrees, logging,
             ]
@@ -356,7 +372,7 @@ let package = Package(
         tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
         tests("LabTests", ["edgemesh", "nat-grid", "NetLab", "MeshCore", "Documents"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
-        tests("ByteStreamsTests", ["ByteStreams", "MeshCore", nioCore, nioPosix, nioEmbedded]),
+        tests("ByteStreamsTests", ["ByteStreams", "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging]),
         tests(
             "EdgeProxyTests",
             [
@@ -374,7 +390,14 @@ let package = Package(
                 "MeshInterfaces", nioCore, nioPosix, nioEmbedded, hashTrees, logging, lifecycle,
             ]
         ),
-        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", "MeshTesting", logging]),
+        tests("LinuxNetworkTests", ["LinuxNetwork", "MeshCore", "MeshTesting", nioCore, nioPosix, logging]),
+        tests(
+            "EdgeCNITests",
+            [
+                "EdgeCNI", "CNIPlugin", "PacketWire", "MeshCore", "MeshTesting", "Documents", "KubeModel",
+                "LinuxNetwork", "LoadBalancing", "ServiceCatalog", nioCore, nioPosix, hashTrees,
+            ]
+        ),
         tests(
             "EdgeTunnelTests",
             [

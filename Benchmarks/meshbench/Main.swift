@@ -4,9 +4,9 @@ import Glibc
 /// Measures the agent beside its peers and prints the figures with their budgets.
 @main
 enum Main {
-    private static let suites = ["dns", "traffic", "direct", "relayed", "scale", "libp2p"]
+    private static let suites = ["dns", "traffic", "direct", "relayed", "scale", "libp2p", "gateway"]
     private static let usage = """
-        meshbench PROGRAM [--quick] [-o json] [dns|traffic|direct|relayed|scale|libp2p …]
+        meshbench PROGRAM [--quick] [-o json] [dns|traffic|direct|relayed|scale|libp2p|gateway …]
         meshbench security [--quick] [-o json]
         meshbench libp2p [--quick] [-o json]    with p2p-peer beside it, of the same build
           PROGRAM   the edgemesh executable to measure (a release build)
@@ -98,6 +98,15 @@ enum Main {
                     original: self.variable("EDGEMESH_ORIGINAL_AGENT")
                 ).run(program: program, into: &$0)
             }
+        }
+        await measure("gateway") {
+            try await GatewayBenchmark(
+                seconds: quick ? 2 : 5,
+                requests: quick ? 20_000 : 100_000,
+                gigabytes: quick ? 1 : 3,
+                idleConnections: quick ? 2000 : 10_000,
+                rounds: quick ? 1 : 3
+            ).run(program: program, into: &$0)
         }
         await measure("libp2p") { try await self.measureLibP2P(quick: quick, into: &$0) }
         for services in [8, 500, 10_000] where !(quick && services > 500) {

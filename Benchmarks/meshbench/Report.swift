@@ -15,6 +15,7 @@ struct Figure {
         case atLeast(Double)
         /// Ours divided by the peer's.
         case ratioAtLeast(Double)
+        case ratioAtMost(Double)
     }
 
     /// Ours divided by the peer's.
@@ -26,6 +27,7 @@ struct Figure {
         case .atMost(let bound): self.ours <= bound
         case .atLeast(let bound): self.ours >= bound
         case .ratioAtLeast(let bound): self.ratio.map { $0 >= bound }
+        case .ratioAtMost(let bound): self.ratio.map { $0 <= bound }
         }
     }
 }
@@ -59,6 +61,7 @@ struct Report {
                 case .atMost(let bound): "<= \(Self.number(bound))"
                 case .atLeast(let bound): ">= \(Self.number(bound))"
                 case .ratioAtLeast(let bound): "ratio >= \(Self.number(bound))"
+                case .ratioAtMost(let bound): "ratio <= \(Self.number(bound))"
                 }
             rows.append([
                 figure.name, figure.unit, Self.number(figure.ours), figure.peer?.name ?? "",

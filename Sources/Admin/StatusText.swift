@@ -7,11 +7,12 @@ public enum StatusText {
     public static func overview(_ status: Document) -> String {
         var text = ""
         if let agent = status["agent"] { text += self.agent(agent) }
+        if let gateway = status["edgeGateway"] { text += "\n" + GatewayText.overview(gateway) }
         text += "\n" + self.services(status)
         text += self.rejected(status)
         let warnings = (status["warnings"]?.array ?? []).compactMap(\.string) + self.complaints(status)
         if !warnings.isEmpty { text += "\n" + warnings.map { "Warning: \($0)\n" }.joined() }
-        for name in ["edgeDNS", "edgeProxy", "catalog"] {
+        for name in ["edgeDNS", "edgeProxy", "edgeGateway", "catalog"] {
             var table = TextTable(header: [name.uppercased(), "COUNT"])
             for section in ["gauges", "counters"] { self.add(status[name]?[section], "", to: &table) }
             for section in ["queries", "cache", "forwarding"] { self.add(status[name]?[section], section, to: &table) }
@@ -59,7 +60,7 @@ public enum StatusText {
                 "edgeProxy: two services claim \(text("frontend")): \(text("served")) is served, \(text("ignored")) is not"
             )
         }
-        return lines
+        return lines + GatewayText.complaints(status["edgeGateway"])
     }
 
     private static func agent(_ agent: Document) -> String {
@@ -67,7 +68,10 @@ public enum StatusText {
         let uptime = agent["uptimeSeconds"]?.integer.map { ", up \(self.duration($0))" } ?? ""
         let process = agent["pid"]?.integer.map { ", pid \($0)" } ?? ""
         table.append(
-            ("Agent", "\(agent["version"]?.string ?? "?") on \(agent["node"]?.string ?? "?")\(uptime)\(process)")
+            (
+                agent["role"]?.string == "gateway" ? "Gateway" : "Agent",
+                "\(agent["version"]?.string ?? "?") on \(agent["node"]?.string ?? "?")\(uptime)\(process)"
+            )
         )
         if let config = agent["config"] {
             var line = config["file"]?.string ?? "defaults"

@@ -29,17 +29,21 @@ public struct LoadedConfiguration: Sendable {
 
 extension AgentConfiguration {
     /// The defaults, which depend on where the agent runs: DNS is on at the edge.
-    public static func defaults(_ environment: ConfigurationEnvironment) -> AgentConfiguration {
-        var configuration = AgentConfiguration()
+    public static func defaults(_ environment: ConfigurationEnvironment, role: Role = .agent) -> AgentConfiguration {
+        var configuration = AgentConfiguration(role: role)
         configuration.kubeAPIConfig.mode = environment.isInCluster ? .cloud : .edge
         if !environment.isInCluster { configuration.kubeAPIConfig.contentType = "application/json" }
-        configuration.modules.edgeDNS.enable = !environment.isInCluster
+        configuration.modules.edgeDNS.enable = role == .agent && !environment.isInCluster
         return configuration
     }
 
     /// Reads a configuration file (YAML or JSON) over the defaults and checks it. All problems are collected.
-    public static func load(_ bytes: [UInt8], environment: ConfigurationEnvironment) -> LoadedConfiguration {
-        var configuration = Self.defaults(environment)
+    public static func load(
+        _ bytes: [UInt8],
+        environment: ConfigurationEnvironment,
+        role: Role = .agent
+    ) -> LoadedConfiguration {
+        var configuration = Self.defaults(environment, role: role)
         var report = ConfigurationReport()
         do throws(DocumentError) {
             // The original's Helm chart writes serviceFilterMode twice.
@@ -49,7 +53,7 @@ extension AgentConfiguration {
                 report.add(.error, "", at: second.position, "the file has several documents; a configuration is one")
             }
             if let document = documents.first {
-                ConfigurationReader(keys: Self.schema).read(document, into: &configuration, report: &report)
+                ConfigurationReader(keys: Self.schema(of: role)).read(document, into: &configuration, report: &report)
             } else {
                 report.add(.warning, "", "the file is empty; the defaults hold")
             }
@@ -90,11 +94,11 @@ extension AgentConfiguration {
         // The original looks at these two only where they matter.
         if !self.modules.edgeTunnel.enable { report.forgive("modules.edgeTunnel.transport") }
         if !self.modules.edgeProxy.enable { report.forgive("modules.edgeProxy.serviceFilterMode") }
-        if self.apiVersion != Self.apiVersion || self.kind != Self.kind {
+        if self.apiVersion != self.role.apiVersion || self.kind != self.role.kind {
             report.add(
                 .warning,
-                self.kind == Self.kind ? "apiVersion" : "kind",
-                "this is \(self.apiVersion) \(self.kind), read as \(Self.apiVersion) \(Self.kind)"
+                self.kind == self.role.kind ? "apiVersion" : "kind",
+                "this is \(self.apiVersion) \(self.kind), read as \(self.role.apiVersion) \(self.role.kind)"
             )
         }
         let file = self.kubeAPIConfig.kubeConfig
@@ -158,7 +162,21 @@ extension AgentConfiguration {
                 "modules.edgeCNI is enabled without meshCIDRConfig.cloudCIDR and meshCIDRConfig.edgeCIDR; list both"
             )
         }
-        if !dns.enable, !proxy.enable, !tunnel.enable, !cni.enable {
+        let gateway = self.modules.edgeGateway
+        if tunnel.enable, self.role == .gateway, tunnel.listenPort == .max {
+            report.add(
+                .error,
+                "modules.edgeTunnel.listenPort",
+                "modules.edgeTunnel.listenPort is \(tunnel.listenPort), and a gateway listens on the next one; set a lower one"
+            )
+        }
+        if self.role == .gateway, !gateway.enable {
+            report.add(
+                .warning,
+                "modules.edgeGateway.enable",
+                "the gateway is off, and nothing is served; set modules.edgeGateway.enable: true"
+            )
+        } else if !dns.enable, !proxy.enable, !tunnel.enable, !cni.enable, !gateway.enable {
             report.add(
                 .warning,
                 "modules",
@@ -170,17 +188,20 @@ extension AgentConfiguration {
     // MARK: Printing
 
     /// What `--defaultconfig` prints: every key with its default.
-    public static func defaultDocument(_ environment: ConfigurationEnvironment) -> Document {
-        ConfigurationReader(keys: Self.schema).document(of: .defaults(environment))
+    public static func defaultDocument(
+        _ environment: ConfigurationEnvironment,
+        role: Role = .agent
+    ) -> Document {
+        ConfigurationReader(keys: Self.schema(of: role)).document(of: .defaults(environment, role: role))
     }
 
     /// What `--minconfig` prints: the least that is worth running.
-    public static var minimalDocument: Document {
+    public static func minimalDocument(role: Role = .agent) -> Document {
         [
-            "apiVersion": .string(Self.apiVersion),
-            "kind": .string(Self.kind),
+            "apiVersion": .string(role.apiVersion),
+            "kind": .string(role.kind),
             "modules": [
-                "edgeProxy": ["enable": true],
+                role == .agent ? "edgeProxy" : "edgeGateway": ["enable": true],
                 "edgeTunnel": [
                     "enable": true, "relayNodes": [["nodeName": "k8s-master", "advertiseAddress": ["192.0.2.1"]]],
                 ],
@@ -189,14 +210,14 @@ extension AgentConfiguration {
     }
 
     /// This configuration as a file would have it.
-    public var document: Document { ConfigurationReader(keys: Self.schema).document(of: self) }
+    public var document: Document { ConfigurationReader(keys: Self.schema(of: self.role)).document(of: self) }
 }
 
 extension AgentConfiguration {
     /// This configuration with the values of `new` for the keys that can change live.
     public func takingLiveValues(of new: AgentConfiguration) -> AgentConfiguration {
         var result = self
-        for key in Self.schema where key.effect == .live { key.copy(new, &result) }
+        for key in Self.schema(of: self.role) where key.effect == .live { key.copy(new, &result) }
         return result
     }
 }
@@ -209,7 +230,7 @@ public struct ConfigurationDiff: Sendable, Hashable {
     public var restart: [String] = []
 
     public init(from old: AgentConfiguration, to new: AgentConfiguration) {
-        for key in AgentConfiguration.schema where !key.isSame(old, new) {
+        for key in AgentConfiguration.schema(of: old.role) where !key.isSame(old, new) {
             switch key.effect {
             case .live: self.live.append(key.path)
             case .restart: self.restart.append(key.path)

@@ -2,14 +2,21 @@ import MeshCore
 
 extension AgentConfiguration {
     /// Every key of the file: what it may hold, and when a change takes effect.
-    static var schema: [ConfigurationKey<AgentConfiguration>] {
-        [
+    static func schema(of role: Role) -> [ConfigurationKey<AgentConfiguration>] {
+        let head = [
             Key("apiVersion", \.apiVersion, .text, .none),
             Key("kind", \.kind, .text, .none),
-        ] + self.kubeAPIKeys + self.commonKeys + self.dnsKeys + self.proxyKeys + self.tunnelKeys + self.cniKeys
+        ]
+        switch role {
+        case .agent:
+            return head + self.kubeAPIKeys + self.commonKeys(of: role) + self.dnsKeys + self.proxyKeys + self.tunnelKeys
+                + self.cniKeys + self.gatewayKeys
+        case .gateway:
+            return head + self.kubeAPIKeys + self.commonKeys(of: role) + self.gatewayKeys + self.tunnelKeys
+        }
     }
 
-    private typealias Key = ConfigurationKey<AgentConfiguration>
+    typealias Key = ConfigurationKey<AgentConfiguration>
 
     private static var kubeAPIKeys: [ConfigurationKey<AgentConfiguration>] {
         let url = ValueForm<String>.text("a URL that starts with http:// or https://") {
@@ -57,38 +64,45 @@ extension AgentConfiguration {
         ]
     }
 
-    private static var commonKeys: [ConfigurationKey<AgentConfiguration>] {
-        [
-            Key("commonConfig.nodeName", \.commonConfig.nodeName, .text, .restart),
+    private static func commonKeys(of role: Role) -> [ConfigurationKey<AgentConfiguration>] {
+        let bridge = [
             Key("commonConfig.bridgeDeviceName", \.commonConfig.bridgeDeviceName, .interfaceName, .restart),
             Key("commonConfig.bridgeDeviceIP", \.commonConfig.bridgeDeviceIP, .ipv4, .restart),
             Key("commonConfig.bridgeDeviceIPv6", \.commonConfig.bridgeDeviceIPv6, .optionalIPv6, .restart),
-            Key("commonConfig.stateDir", \.commonConfig.stateDir, .absolutePath, .restart),
-            Key(
-                "commonConfig.adminSocket",
-                \.commonConfig.adminSocket,
-                // The size of sun_path, with its closing NUL.
-                .text("an absolute path of at most 107 bytes") { $0.hasPrefix("/") && $0.utf8.count <= 107 },
-                .restart
-            ),
-            Key("commonConfig.manifestsDir", \.commonConfig.manifestsDir, .optionalPath, .restart),
-            Key("commonConfig.pprofConfig.enableProfiling", \.commonConfig.pprof.enableProfiling, .flag, .none),
-            Key("commonConfig.pprofConfig.profilingAddress", \.commonConfig.pprof.profilingAddress, .text, .none),
-            Key(
-                "commonConfig.pprofConfig.profilingPort",
-                \.commonConfig.pprof.profilingPort,
-                .integer(0...65535),
-                .none
-            ),
         ]
+        // The original has it elsewhere in the file of its gateway.
+        let profiling = role == .agent ? "commonConfig.pprofConfig" : "pprofConfig"
+        return [Key("commonConfig.nodeName", \.commonConfig.nodeName, .text, .restart)]
+            + (role == .agent ? bridge : []) + [
+                Key("commonConfig.stateDir", \.commonConfig.stateDir, .absolutePath, .restart),
+                Key(
+                    "commonConfig.adminSocket",
+                    \.commonConfig.adminSocket,
+                    // The size of sun_path, with its closing NUL.
+                    .text("an absolute path of at most 107 bytes") { $0.hasPrefix("/") && $0.utf8.count <= 107 },
+                    .restart
+                ),
+                Key("commonConfig.manifestsDir", \.commonConfig.manifestsDir, .optionalPath, .restart),
+                Key("\(profiling).enableProfiling", \.commonConfig.pprof.enableProfiling, .flag, .none),
+                Key("\(profiling).profilingAddress", \.commonConfig.pprof.profilingAddress, .text, .none),
+                Key(
+                    "\(profiling).profilingPort",
+                    \.commonConfig.pprof.profilingPort,
+                    .integer(0...65535),
+                    .none
+                ),
+            ]
     }
 
-    private static var dnsKeys: [ConfigurationKey<AgentConfiguration>] {
-        let domain = ValueForm<String>.text("a domain name such as cluster.local, or \"\"") { name in
+    static var domain: ValueForm<String> {
+        .text("a domain name such as cluster.local, or \"\"") { name in
             name.utf8.count <= 253 && name.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F } && !name.hasPrefix(".")
                 && !name.contains("..") && name.split(separator: ".").allSatisfy { $0.utf8.count <= 63 }
         }
-        return [
+    }
+
+    private static var dnsKeys: [ConfigurationKey<AgentConfiguration>] {
+        [
             Key("modules.edgeDNS.enable", \.modules.edgeDNS.enable, .flag, .restart),
             Key(ignored: "modules.edgeDNS.kubeAPIConfig"),
             Key(ignored: "modules.edgeDNS.listenInterface"),
@@ -102,7 +116,7 @@ extension AgentConfiguration {
                 .live
             ),
             Key("modules.edgeDNS.cacheDNS.cacheTTL", \.modules.edgeDNS.cacheDNS.cacheTTL, .integer(0...86400), .live),
-            Key("modules.edgeDNS.clusterDomain", \.modules.edgeDNS.clusterDomain, domain, .live),
+            Key("modules.edgeDNS.clusterDomain", \.modules.edgeDNS.clusterDomain, self.domain, .live),
             Key("modules.edgeDNS.upstreamServers", \.modules.edgeDNS.upstreamServers, .list(of: .dnsServer), .live),
             Key(
                 "modules.edgeDNS.queriesPerSecondPerSource",
@@ -134,26 +148,7 @@ extension AgentConfiguration {
                 .optionalPath,
                 .restart
             ),
-            Key(ignored: "modules.edgeProxy.loadBalancer.caller"),
-            Key(ignored: "modules.edgeProxy.loadBalancer.nodeName"),
-            Key(
-                "modules.edgeProxy.loadBalancer.consistentHash.partitionCount",
-                \.modules.edgeProxy.loadBalancer.partitionCount,
-                .integer(1...1_000_000),
-                .live
-            ),
-            Key(
-                "modules.edgeProxy.loadBalancer.consistentHash.replicationFactor",
-                \.modules.edgeProxy.loadBalancer.replicationFactor,
-                .integer(1...10_000),
-                .live
-            ),
-            Key(
-                "modules.edgeProxy.loadBalancer.consistentHash.load",
-                \.modules.edgeProxy.loadBalancer.load,
-                .decimal(1...100),
-                .live
-            ),
+        ] + self.ringKeys("modules.edgeProxy", \.modules.edgeProxy.loadBalancer) + [
             Key("modules.edgeProxy.serviceFilterMode", \.modules.edgeProxy.serviceFilterMode, .choice, .live),
             Key("modules.edgeProxy.routableCIDRs", \.modules.edgeProxy.routableCIDRs, .list(of: .block), .live),
             Key("modules.edgeProxy.kernelBackend", \.modules.edgeProxy.kernelBackend, .choice, .restart),
@@ -178,6 +173,28 @@ extension AgentConfiguration {
                 .integer(1...10_000_000),
                 .live
             ),
+        ]
+    }
+
+    /// The keys of the hash ring of a module.
+    static func ringKeys(_ module: String, _ ring: WritableKeyPath<AgentConfiguration, LoadBalancer>) -> [Key] {
+        let root = "\(module).loadBalancer"
+        return [
+            Key(ignored: "\(root).caller"),
+            Key(ignored: "\(root).nodeName"),
+            Key(
+                "\(root).consistentHash.partitionCount",
+                ring.appending(path: \.partitionCount),
+                .integer(1...1_000_000),
+                .live
+            ),
+            Key(
+                "\(root).consistentHash.replicationFactor",
+                ring.appending(path: \.replicationFactor),
+                .integer(1...10_000),
+                .live
+            ),
+            Key("\(root).consistentHash.load", ring.appending(path: \.load), .decimal(1...100), .live),
         ]
     }
 

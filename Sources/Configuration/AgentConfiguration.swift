@@ -1,19 +1,37 @@
 public import MeshCore
 
-/// The configuration of the agent: the whole schema `agent.edgemesh.config.kubeedge.io/v1alpha1`, with our additions.
+/// The configuration of the agent or of the gateway: the whole schemas `agent.edgemesh.config.kubeedge.io/v1alpha1` and
+/// `gateway.edgemesh.config.kubeedge.io/v1alpha1`, with our additions.
 ///
 /// The properties are named as the keys; docs/configuration.md says what each means.
 public struct AgentConfiguration: Sendable, Hashable {
-    public static let apiVersion = "agent.edgemesh.config.kubeedge.io/v1alpha1"
-    public static let kind = "EdgeMeshAgent"
+    /// What the process is, and so which keys its file has.
+    public enum Role: String, Sendable, Hashable, CaseIterable {
+        case agent
+        case gateway
 
-    var apiVersion = Self.apiVersion
-    var kind = Self.kind
+        public var apiVersion: String { "\(self.rawValue).edgemesh.config.kubeedge.io/v1alpha1" }
+        public var kind: String { self == .agent ? "EdgeMeshAgent" : "EdgeMeshGateway" }
+        /// What the program is called, and its file after it.
+        public var program: String { "edgemesh-\(self.rawValue)" }
+    }
+
+    public let role: Role
+    var apiVersion: String
+    var kind: String
     public var kubeAPIConfig = KubeAPI()
     public var commonConfig = Common()
     public var modules = Modules()
 
-    public init() {}
+    public init(role: Role = .agent) {
+        self.role = role
+        self.apiVersion = role.apiVersion
+        self.kind = role.kind
+        guard role == .gateway else { return }
+        // Beside the agent of its node.
+        self.commonConfig.stateDir = "/var/lib/edgemesh-gateway"
+        self.commonConfig.adminSocket = "/run/edgemesh/gateway.sock"
+    }
 
     /// Where the Kubernetes API is found.
     public enum RunningMode: String, Sendable, Hashable, CaseIterable {
@@ -71,6 +89,7 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var edgeProxy = EdgeProxy()
         public var edgeTunnel = EdgeTunnel()
         public var edgeCNI = EdgeCNI()
+        public var edgeGateway = EdgeGateway()
     }
 
     public struct EdgeDNS: Sendable, Hashable {
@@ -228,6 +247,36 @@ public struct AgentConfiguration: Sendable, Hashable {
     public struct Metrics: Sendable, Hashable {
         public var enable = false
         public var port: UInt16 = 9999
+    }
+
+    public struct EdgeGateway: Sendable, Hashable {
+        public static let defaultControllerName = "kubeedge.io/edgemesh-gateway"
+
+        public var enable = false
+        /// Names of interfaces with commas between them; `*` or empty: all.
+        public var nic = "*"
+        /// Addresses and blocks with commas between them; `*` or empty: all.
+        public var includeIP = "*"
+        /// The same; `*` or empty: none.
+        public var excludeIP = "*"
+        public var loadBalancer = LoadBalancer()
+        public var controllerName = Self.defaultControllerName
+        /// `KEY=VALUE`; empty: Gateways are served whatever their selector.
+        public var selectorLabels: [String] = []
+        public var updateStatus = true
+        /// Empty: that of `edgeDNS`, else `cluster.local`.
+        public var clusterDomain = ""
+        public var routableCIDRs: [CIDR] = []
+        /// Every how many requests one is logged; 0: none.
+        public var accessLogInterval = 0
+        public var showReasons = false
+        public var maxConnections = 20_000
+        public var maxConnectionsPerClient = 2_000
+        /// 0: no bound.
+        public var maxBodyBytes = 0
+        public var idleTimeout = Duration.seconds(300)
+        public var dialTimeout = Duration.seconds(5)
+        public var drainTimeout = Duration.seconds(10)
     }
 
     public struct EdgeCNI: Sendable, Hashable {

@@ -76,6 +76,11 @@ extension LoopReport {
             "TCP connections refused: too many were open.",
             self.queries.refusedConnections
         )
+        count(
+            "accepts_paused_total",
+            "Times that no connection was accepted for a while: descriptors or memory were short.",
+            self.queries.acceptsPaused
+        )
         add("connections", .gauge, "TCP connections that are open.", [("", UInt64(self.openConnections))])
         add("upstream_outstanding", .gauge, "Questions that wait for upstreams.", [("", UInt64(self.outstanding))])
         add(

@@ -311,7 +311,8 @@ public final class EdgeDNSService: ServiceLifecycle.Service, StatusReporting {
                         responder: worker.responder,
                         connections: worker.connections,
                         on: worker.loop,
-                        isShared: workers.count > 1
+                        isShared: workers.count > 1,
+                        logger: self.logger
                     )
                 }
             do {

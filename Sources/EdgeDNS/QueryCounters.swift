@@ -14,6 +14,8 @@ struct QueryCounters: Hashable, Sendable {
     var rateLimited: UInt64 = 0
     var connections: UInt64 = 0
     var refusedConnections: UInt64 = 0
+    /// Times that no connection was accepted for a while: descriptors or memory were short.
+    var acceptsPaused: UInt64 = 0
     /// By question type, in the order of `countedTypes`; the last is for all others.
     private(set) var types = [UInt64](repeating: 0, count: countedTypes.count + 1)
     /// By response code; the last is for all over 15.
@@ -51,7 +53,7 @@ struct QueryCounters: Hashable, Sendable {
             ("clusterAnswers", \.clusterAnswers),
             ("cacheHits", \.cacheHits), ("cacheMisses", \.cacheMisses), ("staleAnswers", \.staleAnswers),
             ("prefetches", \.prefetches), ("rateLimited", \.rateLimited), ("connections", \.connections),
-            ("refusedConnections", \.refusedConnections),
+            ("refusedConnections", \.refusedConnections), ("acceptsPaused", \.acceptsPaused),
         ]
     }
 

@@ -1,5 +1,6 @@
 import ByteStreams
 import Glibc
+import Logging
 import MeshCore
 import NIOCore
 import NIOPosix
@@ -60,11 +61,25 @@ enum ServerSockets {
         responder: NIOLoopBound<QueryResponder>,
         connections: NIOLoopBound<ConnectionCount>,
         on loop: any EventLoop,
-        isShared: Bool
+        isShared: Bool,
+        logger: Logger
     ) -> EventLoopFuture<any Channel> {
         var bootstrap = ServerBootstrap(group: loop, childGroup: loop)
             .serverChannelOption(.backlog, value: 128)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .serverChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    let pause = AcceptPause { error, isFirst in
+                        responder.value.counters.acceptsPaused &+= 1
+                        guard isFirst else { return }
+                        logger.error(
+                            "DNS over TCP accepts nothing for a while: descriptors or memory are short; raise LimitNOFILE",
+                            metadata: ["address": "\(address)", "error": "\(error)"]
+                        )
+                    }
+                    try channel.pipeline.syncOperations.addHandler(pause)
+                }
+            }
             .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
             .childChannelOption(.maxMessagesPerRead, value: 1)
             .childChannelInitializer { channel in

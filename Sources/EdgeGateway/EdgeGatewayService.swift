@@ -1,7 +1,9 @@
 public import GatewayRouting
+public import KubeModel
 import LinuxNetwork
 public import LoadBalancing
 public import Logging
+public import MeshCore
 public import MeshInterfaces
 public import NIOCore
 import ServiceCatalog
@@ -32,8 +34,8 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
         }
     }
 
-    /// How often addresses, certificates and ports that somebody else had are looked at again.
-    static let lookInterval = Duration.seconds(2)
+    /// How often what could not be served is tried again: a port that somebody else has, a certificate that is missing.
+    static let retryInterval = Duration.seconds(2)
 
     private let configuration: Configuration
     private let catalog: any CatalogReading
@@ -41,10 +43,16 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
     private let environment: GatewayWorker.Environment
     private let loops: [any EventLoop]
     private let logger: Logger
-    private let shared = Shared()
+    private let shared: Shared
 
     private final class Shared: Sendable {
         let parts = Mutex<(handles: [WorkerHandle], listeners: GatewayListeners?)>(([], nil))
+        /// What was told last, also before there is anything to tell.
+        let wanted: Mutex<(settings: GatewaySettings, limits: GatewayLimits)>
+
+        init(_ configuration: Configuration) {
+            self.wanted = Mutex((configuration.settings, configuration.limits))
+        }
     }
 
     /// - Parameters:
@@ -61,6 +69,7 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
         logger: Logger
     ) {
         self.configuration = configuration
+        self.shared = Shared(configuration)
         self.plans = plans
         self.catalog = catalog
         self.loops = loops
@@ -70,7 +79,6 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
             dialer: dialer,
             certificates: CertificateStore(certificates),
             backends: BackendDirectory(defaultPolicy: configuration.defaultPolicy, seed: .random(in: 0 ... .max)),
-            ledger: ClientLedger(),
             accessLogInterval: configuration.accessLogInterval,
             showsReasons: configuration.showsReasons,
             logger: logger
@@ -89,8 +97,15 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
             logger: self.logger,
             machine: { (try RouteNetlink.links(), try RouteNetlink.addresses()) }
         )
+        // The kernel tells of addresses that come and go.
+        let (changes, changed) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
+        let monitor = self.loops.first.map { NetworkMonitor(on: $0, logger: self.logger) { changed.yield() } }
+        monitor?.start()
+        defer { monitor?.stop() }
         let made = handles
         self.shared.parts.withLock { $0 = (made, listeners) }
+        let wanted = self.shared.wanted.withLock { $0 }
+        await self.reconfigure(wanted.settings, wanted.limits)
         let subscription = self.catalog.subscribe { [backends = self.environment.backends] in backends.update($0) }
         defer { subscription.cancel() }
         let isGraceful = await withTaskGroup(of: Void.self) { group in
@@ -98,9 +113,12 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
                 for await plan in self.plans { await listeners.replace(plan) }
             }
             group.addTask {
+                for await _ in changes { await listeners.reconcile() }
+            }
+            group.addTask {
                 while !Task.isCancelled {
-                    try? await Task.sleep(for: Self.lookInterval)
-                    await listeners.reconcile()
+                    try? await Task.sleep(for: Self.retryInterval)
+                    if await listeners.hasProblems { await listeners.reconcile() }
                 }
             }
             let isGraceful = (try? await gracefulShutdown()) != nil
@@ -126,8 +144,14 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
         await self.shared.parts.withLock { $0.listeners }?.reconcile()
     }
 
+    /// Leaves endpoints out that cannot be reached, as long as their service has others. Any thread; must not block.
+    public func avoid(_ isUnreachable: @escaping @Sendable (Endpoint) -> Bool) {
+        self.environment.backends.avoid(isUnreachable)
+    }
+
     /// Takes over settings while open connections go on.
     public func reconfigure(_ settings: GatewaySettings, _ limits: GatewayLimits) async {
+        self.shared.wanted.withLock { $0 = (settings, limits) }
         let (handles, listeners) = self.shared.parts.withLock { $0 }
         for handle in handles { handle.post(limits) }
         await listeners?.replace(settings)
@@ -135,6 +159,11 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
 
     var listenEntries: [GatewayListeners.Entry] {
         get async { await self.shared.parts.withLock { $0.listeners }?.entries ?? [] }
+    }
+
+    /// Where it listens now.
+    public var openAddresses: [TransportAddress] {
+        get async { await self.listenEntries.filter { $0.problem == nil }.map(\.address.address) }
     }
 
     var brokenCertificates: [String] {

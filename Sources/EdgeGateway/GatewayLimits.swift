@@ -1,3 +1,4 @@
+import ByteStreams
 public import NIOCore
 
 /// Bounds and times of the gateway. `docs/gateway.md` lists them.
@@ -46,6 +47,15 @@ public struct GatewayLimits: Sendable, Hashable {
     public var idlePerEndpoint = 64
     public var idleBackends = 1_024
     public var idleBackendTimeout: TimeAmount = .seconds(30)
+    /// Sessions of UDP clients, of the whole process; the one that can be spared best goes when one more comes.
+    public var maximumSessions = 16_384
+    /// Of these, from one address.
+    public var maximumSessionsPerClient = 1_024
+    /// A session that was never answered, and one that was, unless its route says otherwise.
+    public var unrepliedTimeout: TimeAmount = .seconds(30)
+    public var sessionIdleTimeout: TimeAmount = .seconds(180)
+    /// How long a backend may think about `Expect: 100-continue` before the content is sent anyway.
+    public var continueTimeout: TimeAmount = .seconds(1)
     /// How long open connections may go on after the process was told to stop.
     public var drainTimeout: TimeAmount = .seconds(10)
 
@@ -77,6 +87,10 @@ struct GatewayCounters: Sendable {
     var mirrorsLeftOut: UInt64 = 0
     var upgrades: UInt64 = 0
     var streams: UInt64 = 0
+    /// The regular expressions of a host would have taken too long for them.
+    var requestsTooComplex: UInt64 = 0
+    var acceptsPaused: UInt64 = 0
+    var datagrams = DatagramFigures()
 
     typealias Figure = (key: String, help: String, value: @Sendable (GatewayCounters) -> UInt64)
 
@@ -97,10 +111,28 @@ struct GatewayCounters: Sendable {
         ("mirrorsLeftOut", "Copies not sent: the content was too long or too many were under way.", \.mirrorsLeftOut),
         ("upgrades", "Connections that switched to another protocol, such as WebSocket.", \.upgrades),
         ("streams", "TCP streams and TLS connections passed on.", \.streams),
+        (
+            "requestsTooComplex", "Requests refused: matching them with regular expressions took too many steps.",
+            \.requestsTooComplex
+        ),
+        (
+            "acceptsPaused", "Times that nothing was accepted for a while: descriptors or memory were short.",
+            \.acceptsPaused
+        ),
+        ("sessionsOpened", "UDP sessions begun.", \.datagrams.sessionsOpened),
+        ("sessionsEvicted", "UDP sessions ended for newer ones: a limit was reached.", \.datagrams.sessionsEvicted),
+        (
+            "sessionsRefused", "UDP sessions not begun: no endpoint, or a limit was reached.",
+            \.datagrams.sessionsRefused
+        ),
+        ("datagramsDropped", "Datagrams dropped: a buffer was full.", \.datagrams.dropped),
+        ("datagramsToBackend", "Datagrams carried from clients to backends.", \.datagrams.toServer),
+        ("datagramsToClient", "Datagrams carried from backends to clients.", \.datagrams.toClient),
     ]
 
     static let gauges: [Figure] = [
         ("connectionsOpen", "Connections that are open.", { UInt64(max(0, $0.connectionsOpen)) }),
         ("requestsOpen", "Requests under way.", { UInt64(max(0, $0.requestsOpen)) }),
+        ("sessionsOpen", "UDP sessions that are open.", { UInt64(max(0, $0.datagrams.sessionsOpen)) }),
     ]
 }

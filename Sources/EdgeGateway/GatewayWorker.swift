@@ -17,7 +17,10 @@ final class GatewayWorker {
         var dialer: any EndpointDialing
         var certificates: CertificateStore
         var backends: BackendDirectory
-        var ledger: ClientLedger
+        var ledger = ClientLedger()
+        /// Of UDP clients: anybody can send in another's name, and must not take up the places of connections so.
+        var sessionLedger = ClientLedger()
+        var sessionGauge = SessionGauge()
         /// Every how many requests one is logged; 0 for none.
         var accessLogInterval: Int
         /// Answers of the gateway's own tell their reason in a field as well.
@@ -30,6 +33,9 @@ final class GatewayWorker {
     let certificates: CertificateStore
     let backends: BackendDirectory
     let ledger: ClientLedger
+    let sessionLedger: ClientLedger
+    let sessionGauge: SessionGauge
+    let datagramCounters = DatagramCounters()
     let pool: UpstreamPool
     let connections: ConnectionTracker
     let glue = GlueCounters()
@@ -48,6 +54,8 @@ final class GatewayWorker {
     private struct Listening {
         var channel: any Channel
         var state: ListenerState
+        /// If it is a UDP socket.
+        var datagrams: GatewayDatagrams?
     }
 
     init(loop: any EventLoop, environment: Environment, seed: UInt64) {
@@ -57,6 +65,8 @@ final class GatewayWorker {
         self.certificates = environment.certificates
         self.backends = environment.backends
         self.ledger = environment.ledger
+        self.sessionLedger = environment.sessionLedger
+        self.sessionGauge = environment.sessionGauge
         self.showsReasons = environment.showsReasons
         self.accessLogInterval = environment.accessLogInterval
         self.logger = environment.logger
@@ -77,9 +87,14 @@ final class GatewayWorker {
     func listen(_ address: ListenAddress, _ service: ListenerPlan.Service) -> EventLoopFuture<ListenAddress> {
         if let listening = self.listeners[address] {
             listening.state.replace(service)
+            listening.datagrams?.replaceLimits(self.limits)
             return self.loop.makeSucceededFuture(address)
         }
         let state = ListenerState(port: address.address.port, service: service)
+        return address.transport == .udp ? self.listenUDP(address, state) : self.listenTCP(address, state)
+    }
+
+    private func listenTCP(_ address: ListenAddress, _ state: ListenerState) -> EventLoopFuture<ListenAddress> {
         let bound = NIOLoopBound((self, state), eventLoop: self.loop)
         return ServerBootstrap(group: self.loop)
             .serverChannelOption(.backlog, value: 1024)
@@ -90,8 +105,12 @@ final class GatewayWorker {
             .serverChannelOption(SocketOption.noDelay, value: 1)
             .serverChannelOption(.maxMessagesPerRead, value: 16)
             .serverChannelInitializer { channel in
-                guard address.isIPv6 else { return channel.eventLoop.makeSucceededVoidFuture() }
-                return channel.setOption(ListenAddress.onlyIPv6, value: 1)
+                channel.eventLoop.makeCompletedFuture {
+                    if address.isIPv6 { try channel.syncOptions?.setOption(ListenAddress.onlyIPv6, value: 1) }
+                    let worker = bound.value.0
+                    let pause = AcceptPause { error, isFirst in worker.acceptPaused(address, error, isFirst) }
+                    try channel.pipeline.syncOperations.addHandler(pause)
+                }
             }
             .childChannelInitializer { channel in
                 let (worker, state) = bound.value
@@ -102,6 +121,28 @@ final class GatewayWorker {
                 let (worker, state) = bound.value
                 return try worker.adopt(channel, state, address)
             }
+    }
+
+    /// A port that the kernel chooses must be nobody's before it is shared: see `ProxyWorker.listenUDP` in EdgeProxy.
+    private func listenUDP(_ address: ListenAddress, _ state: ListenerState) -> EventLoopFuture<ListenAddress> {
+        let bound = NIOLoopBound((self, state), eventLoop: self.loop)
+        return DatagramSockets.listen(address.address, on: self.loop) { channel in
+            let (worker, state) = bound.value
+            return GatewayDatagrams(worker: worker, listener: channel, state: state)
+        }
+        .flatMapThrowing { channel in
+            let (worker, state) = bound.value
+            return try worker.adopt(channel, state, address)
+        }
+    }
+
+    private func acceptPaused(_ address: ListenAddress, _ error: IOError, _ isFirst: Bool) {
+        self.counters.acceptsPaused += 1
+        guard isFirst else { return }
+        self.logger.error(
+            "nothing is accepted for a while: descriptors or memory are short; raise LimitNOFILE, or lower the limits of connections",
+            metadata: ["address": "\(address)", "error": "\(error)"]
+        )
     }
 
     private func adopt(
@@ -115,7 +156,12 @@ final class GatewayWorker {
         var bound = address
         bound.address.port = local.port
         state.port = local.port
-        self.listeners[bound] = Listening(channel: channel, state: state)
+        let handler = try? channel.pipeline.syncOperations.handler(type: DatagramListenerHandler.self)
+        self.listeners[bound] = Listening(
+            channel: channel,
+            state: state,
+            datagrams: handler?.listener as? GatewayDatagrams
+        )
         return bound
     }
 
@@ -130,7 +176,11 @@ final class GatewayWorker {
     private func admit(_ channel: any Channel, _ state: ListenerState) -> EventLoopFuture<Void> {
         self.counters.connectionsAccepted += 1
         guard let client = channel.remoteAddress.flatMap({ TransportAddress($0) }), !self.isStopping,
-            self.ledger.enter(client.address, self.limits)
+            self.ledger.enter(
+                client.address,
+                most: self.limits.maximumConnections,
+                ofClient: self.limits.maximumConnectionsPerClient
+            )
         else {
             self.counters.connectionsOverLimit += 1
             channel.closeWithReset()
@@ -211,11 +261,18 @@ final class GatewayWorker {
         self.logger.info("\(AccessLog.line(exchange, now: self.loop.now))")
     }
 
+    func report() -> GatewayCounters {
+        var counters = self.counters
+        counters.datagrams = self.datagramCounters.figures
+        return counters
+    }
+
     // MARK: From other threads, by way of the loop
 
     func replaceLimits(_ limits: GatewayLimits) {
         self.limits = limits
         self.pool.replaceLimits(limits)
+        for listening in self.listeners.values { listening.datagrams?.replaceLimits(limits) }
     }
 
     /// Waits for connections to end, closes the rest at the deadline. The value is how many were cut.
@@ -285,6 +342,6 @@ struct WorkerHandle: Sendable {
     }
 
     func report() -> EventLoopFuture<GatewayCounters> {
-        self.loop.submit { self.worker.value.counters }
+        self.loop.submit { self.worker.value.report() }
     }
 }

@@ -1,3 +1,4 @@
+import ByteStreams
 public import NIOCore
 
 /// Bounds and times of the user-space proxy.
@@ -31,6 +32,14 @@ public struct ProxyLimits: Sendable, Hashable {
     public var drainTimeout: TimeAmount = .seconds(10)
 
     public init() {}
+
+    var datagrams: DatagramRelay.Limits {
+        DatagramRelay.Limits(
+            maximumSessions: self.maximumSessions,
+            unrepliedTimeout: self.unrepliedTimeout,
+            assuredTimeout: self.assuredTimeout
+        )
+    }
 }
 
 /// What happened on one event loop since the start.
@@ -57,15 +66,10 @@ struct ProxyCounters: Sendable {
     var hashKeyTimeouts: UInt64 = 0
     var clientToServerBytes: UInt64 = 0
     var serverToClientBytes: UInt64 = 0
-    var sessionsOpened: UInt64 = 0
-    var sessionsOpen = 0
-    var sessionsEvicted: UInt64 = 0
-    var sessionsRefused: UInt64 = 0
+    var datagrams = DatagramFigures()
     var datagramsWithoutRoute: UInt64 = 0
-    var datagramsDropped: UInt64 = 0
-    var datagramsToServer: UInt64 = 0
-    var datagramsToClient: UInt64 = 0
     var listenersRestarted: UInt64 = 0
+    var acceptsPaused: UInt64 = 0
 
     typealias Figure = (key: String, help: String, value: @Sendable (ProxyCounters) -> UInt64)
 
@@ -99,19 +103,26 @@ struct ProxyCounters: Sendable {
         ("hashKeyTimeouts", "Hash keys that did not come in time.", \.hashKeyTimeouts),
         ("clientToServerBytes", "Bytes carried from clients to endpoints over TCP.", \.clientToServerBytes),
         ("serverToClientBytes", "Bytes carried from endpoints to clients over TCP.", \.serverToClientBytes),
-        ("sessionsOpened", "UDP sessions begun.", \.sessionsOpened),
-        ("sessionsEvicted", "UDP sessions ended for newer ones: maxUDPSessions were open.", \.sessionsEvicted),
-        ("sessionsRefused", "UDP sessions not begun: no endpoint or no room.", \.sessionsRefused),
+        ("sessionsOpened", "UDP sessions begun.", \.datagrams.sessionsOpened),
+        (
+            "sessionsEvicted", "UDP sessions ended for newer ones: maxUDPSessions were open.",
+            \.datagrams.sessionsEvicted
+        ),
+        ("sessionsRefused", "UDP sessions not begun: no endpoint or no room.", \.datagrams.sessionsRefused),
         ("datagramsWithoutRoute", "Datagrams dropped: to nothing that is served here.", \.datagramsWithoutRoute),
-        ("datagramsDropped", "Datagrams dropped: a buffer was full.", \.datagramsDropped),
-        ("datagramsToServer", "Datagrams carried from clients to endpoints.", \.datagramsToServer),
-        ("datagramsToClient", "Datagrams carried from endpoints to clients.", \.datagramsToClient),
+        ("datagramsDropped", "Datagrams dropped: a buffer was full.", \.datagrams.dropped),
+        ("datagramsToServer", "Datagrams carried from clients to endpoints.", \.datagrams.toServer),
+        ("datagramsToClient", "Datagrams carried from endpoints to clients.", \.datagrams.toClient),
         ("listenersRestarted", "Listening sockets opened again after an error.", \.listenersRestarted),
+        (
+            "acceptsPaused", "Times that nothing was accepted for a while: descriptors or memory were short.",
+            \.acceptsPaused
+        ),
     ]
 
     static let gauges: [Figure] = [
         ("connectionsOpen", "TCP connections that are open.", { UInt64(max(0, $0.connectionsOpen)) }),
         ("splicesOpen", "TCP connections that the kernel carries.", { UInt64(max(0, $0.splicesOpen)) }),
-        ("sessionsOpen", "UDP sessions that are open.", { UInt64(max(0, $0.sessionsOpen)) }),
+        ("sessionsOpen", "UDP sessions that are open.", { UInt64(max(0, $0.datagrams.sessionsOpen)) }),
     ]
 }

@@ -31,13 +31,14 @@ final class ProxyWorker {
         let connections = Atomic<Int>(0)
         /// That they have or will have: a client's socket and a server's, if that is no stream of the tunnel.
         let descriptors = Atomic<Int>(0)
-        let sessions = Atomic<Int>(0)
+        let sessions = SessionGauge()
         let splices = Atomic<Int>(0)
     }
 
     let loop: any EventLoop
     private(set) var environment: Environment
     let glueCounters = GlueCounters()
+    let datagramCounters = DatagramCounters()
     let connections: ConnectionTracker
     let splicer = SocketSplicer()
     var counters = ProxyCounters()
@@ -66,7 +67,11 @@ final class ProxyWorker {
             .serverChannelOption(SocketOption.keepAliveIdleSeconds, value: 60)
             .serverChannelOption(.maxMessagesPerRead, value: 16)
             .serverChannelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture { CongestionControl.ofHost.begin(channel) }
+                channel.eventLoop.makeCompletedFuture {
+                    CongestionControl.ofHost.begin(channel)
+                    let pause = AcceptPause { worker.value.acceptPaused($0, isFirst: $1) }
+                    try channel.pipeline.syncOperations.addHandler(pause)
+                }
             }
             .childChannelInitializer { channel in worker.value.admit(channel) }
             .bind(to: SocketAddress(address))
@@ -74,29 +79,14 @@ final class ProxyWorker {
     }
 
     /// Listens for redirected UDP datagrams.
-    ///
-    /// A port that the kernel chooses must be nobody's: for a UDP socket that shares its port it may choose one that other
-    /// sockets of this user share, who would get a part of the datagrams. So such a socket begins to share when it has its port.
     func listenUDP(_ address: TransportAddress) -> EventLoopFuture<TransportAddress> {
         let worker = NIOLoopBound(self, eventLoop: self.loop)
-        return DatagramBootstrap(group: self.loop)
-            .channelOption(SocketOption.reusePort, value: address.port == 0 ? 0 : 1)
-            .channelOption(SocketOption.receiveBufferBytes, value: 4 << 20)
-            .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 65_536))
-            .channelOption(
-                .writeBufferWaterMark,
-                value: ChannelOptions.Types.WriteBufferWaterMark(low: 256 << 10, high: 1 << 20)
-            )
-            .channelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    let proxy = DatagramProxy(worker: worker.value, listener: channel)
-                    worker.value.datagramProxies.append(proxy)
-                    try channel.pipeline.syncOperations.addHandler(DatagramListenerHandler(proxy))
-                }
-            }
-            .bind(to: SocketAddress(address))
-            .flatMap { channel in channel.setOption(SocketOption.reusePort, value: 1).map { channel } }
-            .flatMapThrowing { channel in try worker.value.adopt(channel, for: address, isDatagram: true) }
+        return DatagramSockets.listen(address, on: self.loop) { channel in
+            let proxy = DatagramProxy(worker: worker.value, listener: channel)
+            worker.value.datagramProxies.append(proxy)
+            return proxy
+        }
+        .flatMapThrowing { channel in try worker.value.adopt(channel, for: address, isDatagram: true) }
     }
 
     private func adopt(
@@ -128,6 +118,15 @@ final class ProxyWorker {
             let opened = isDatagram ? self.listenUDP(address) : self.listenTCP(address)
             opened.assumeIsolated().whenFailure { _ in self.relisten(address, isDatagram: isDatagram) }
         }
+    }
+
+    private func acceptPaused(_ error: IOError, isFirst: Bool) {
+        self.counters.acceptsPaused += 1
+        guard isFirst else { return }
+        self.environment.logger.error(
+            "the proxy accepts nothing for a while: descriptors or memory are short; raise LimitNOFILE, or lower maxConnections",
+            metadata: ["error": "\(error)"]
+        )
     }
 
     private func admit(_ channel: any Channel) -> EventLoopFuture<Void> {
@@ -255,6 +254,7 @@ final class ProxyWorker {
         counters.clientToServerBytes = self.glueCounters.clientToServerBytes + self.splicer.clientToServerBytes
         counters.serverToClientBytes = self.glueCounters.serverToClientBytes + self.splicer.serverToClientBytes
         counters.connectionsLingered = self.glueCounters.lingered
+        counters.datagrams = self.datagramCounters.figures
         return counters
     }
 }

@@ -182,7 +182,7 @@ final class MeshNode: Sendable {
         }
         // What other agents are told by the first identify must be there before the first connection.
         self.paths.start()
-        self.acceptor.start()
+        if self.settings.acceptsFlows { self.acceptor.start() }
         self.exchange.start()
         self.greeter.start()
         self.host.setPeerRouting(self.dht)

@@ -24,15 +24,16 @@ extension TunnelSettings {
     /// Circuits that a relay carries at once; each is a stream in and one out.
     static func circuits(nodes: Int) -> Int { 2 * nodes }
 
-    /// What stands above the host's part of an address.
-    var layers: [Multiaddr.Component] {
-        [.tcp(self.listenPort)] + (self.transport == .ws ? [.ws] : [])
-    }
+    /// What stands above the host's part of an address of this node.
+    var layers: [Multiaddr.Component] { self.layers(port: self.listenPort) }
 
-    func address(_ host: Multiaddr.Component) -> Multiaddr { Multiaddr([host] + self.layers) }
+    private func layers(port: UInt16) -> [Multiaddr.Component] { [.tcp(port)] + (self.transport == .ws ? [.ws] : []) }
 
     /// The addresses of a relay, without its peer.
-    func addresses(of relay: Relay) -> [Multiaddr] { relay.hosts.map { self.address($0) } }
+    func addresses(of relay: Relay) -> [Multiaddr] {
+        let layers = self.layers(port: self.relayPort ?? self.listenPort)
+        return relay.hosts.map { Multiaddr([$0] + layers) }
+    }
 
     var flowLimits: (opener: FlowLimits, acceptor: FlowLimits) {
         func limits(_ all: Int?, _ ofPeer: Int?) -> FlowLimits {

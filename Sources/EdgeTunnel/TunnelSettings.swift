@@ -56,6 +56,10 @@ public struct TunnelSettings: Sendable, Hashable {
     /// The file whose bytes make the key of the private network, as in v1.17; nil for none.
     public var preSharedKeyFile: String?
     public var listenPort: UInt16 = 20006
+    /// Where relays listen; nil: at `listenPort`, as all nodes do.
+    public var relayPort: UInt16?
+    /// Whether other nodes may open flows to targets behind this one; a gateway only opens them.
+    public var acceptsFlows = true
     public var transport = Transport.tcp
     public var rendezvous = "EDGEMESH_PLAYGOUND"
     public var relays: [Relay] = []

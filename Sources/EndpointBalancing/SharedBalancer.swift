@@ -16,14 +16,18 @@ public final class SharedBalancer: Sendable {
         public var family: IPFamily?
         /// Only endpoints of this node.
         public var isLocal: Bool
+        /// Only endpoints of this subset of the service's DestinationRule.
+        public var subset: String?
 
         public init(
             service: ObjectName,
             transport: TransportProtocol,
             port: UInt16,
             family: IPFamily? = nil,
-            isLocal: Bool = false
+            isLocal: Bool = false,
+            subset: String? = nil
         ) {
+            self.subset = subset
             self.service = service
             self.transport = transport
             self.port = port

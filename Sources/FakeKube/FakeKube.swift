@@ -150,9 +150,9 @@ public final class FakeKube: Sendable {
 
     /// Creates or replaces an object by its kind, namespace and name. Kinds that are not known are ignored.
     public func apply(_ document: Document) {
-        guard let collection = Self.collection(of: document) else { return }
+        guard let (collection, key) = Self.place(of: document) else { return }
         self.change { state in
-            _ = state.store.apply(document, to: collection.plural, key: collection.key)
+            _ = state.store.apply(document, to: collection.key, isBuiltIn: collection.isBuiltIn, key: key)
         }
     }
 
@@ -214,13 +214,6 @@ public final class FakeKube: Sendable {
 
     // MARK: Inside
 
-    /// Kinds whose list items come without their type.
-    static let builtInTypes: [String: (kind: String, version: String)] = [
-        "services": ("Service", "v1"), "endpoints": ("Endpoints", "v1"), "nodes": ("Node", "v1"),
-        "namespaces": ("Namespace", "v1"), "pods": ("Pod", "v1"),
-        "endpointslices": ("EndpointSlice", "discovery.k8s.io/v1"),
-    ]
-
     @discardableResult
     private func change<Result: Sendable>(_ body: (inout State) -> Result) -> Result {
         let (result, wakes) = self.state.withLock { state in
@@ -239,14 +232,10 @@ public final class FakeKube: Sendable {
         }
     }
 
-    private static func collection(of document: Document) -> (plural: String, key: String)? {
-        let plurals = [
-            "Service": "services", "Endpoints": "endpoints", "EndpointSlice": "endpointslices", "Node": "nodes",
-            "Namespace": "namespaces", "Pod": "pods", "DestinationRule": "destinationrules",
-        ]
-        guard let kind = document["kind"]?.string, let plural = plurals[kind],
-            let name = document["metadata"]?["name"]?.string
+    private static func place(of document: Document) -> (collection: FakeCollection, key: String)? {
+        guard let kind = document["kind"]?.string, let name = document["metadata"]?["name"]?.string,
+            let collection = FakeCollection.of(kind: kind, apiVersion: document["apiVersion"]?.string ?? "")
         else { return nil }
-        return (plural, "\(document["metadata"]?["namespace"]?.string ?? "")/\(name)")
+        return (collection, "\(document["metadata"]?["namespace"]?.string ?? "")/\(name)")
     }
 }

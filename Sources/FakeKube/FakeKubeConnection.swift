@@ -50,7 +50,7 @@ struct FakeKubeConnection {
         on channel: any Channel
     ) async throws {
         var request = Self.parse(head, connection: self.number)
-        let place = Self.place(of: request.path)
+        let place = FakePlace(request.path)
         request.plural = place?.plural ?? ""
         let logged = request
         let (effect, refusal): (FakeKubeFault.Effect?, (Int, String)?) = self.fake.state.withLock { state in
@@ -69,7 +69,8 @@ struct FakeKubeConnection {
                 return (effect, (404, "the server could not find the requested resource"))
             }
             if state.forbidden.contains(place.plural) {
-                let verb = logged.method == "PATCH" ? "patch" : logged.isWatch ? "watch" : "list"
+                let verb =
+                    logged.method == "PATCH" ? "patch" : logged.isWatch ? "watch" : place.name == nil ? "list" : "get"
                 return (effect, (403, "\(place.plural) is forbidden: User \"fake\" cannot \(verb) resource"))
             }
             return (effect, nil)
@@ -127,7 +128,7 @@ struct FakeKubeConnection {
     }
 
     @concurrent
-    private func get(_ place: Place, with answer: inout Answer) async throws {
+    private func get(_ place: FakePlace, with answer: inout Answer) async throws {
         let key = "\(place.namespace ?? "")/\(place.name ?? "")"
         guard let object = self.fake.state.withLock({ $0.store.object(place.plural, key: key) }) else {
             return try await answer.fail(404, "\(place.plural) \"\(place.name ?? "")\" not found")
@@ -135,9 +136,15 @@ struct FakeKubeConnection {
         try await answer.send(object)
     }
 
-    /// A merge patch (RFC 7386), the one kind that is known here.
+    /// A merge patch (RFC 7386), the one kind that is known here. One of the status changes nothing else, and one that names a
+    /// version is refused if the object has another.
     @concurrent
-    private func patch(_ place: Place, _ body: [UInt8], contentType: String?, with answer: inout Answer) async throws {
+    private func patch(
+        _ place: FakePlace,
+        _ body: [UInt8],
+        contentType: String?,
+        with answer: inout Answer
+    ) async throws {
         let key = "\(place.namespace ?? "")/\(place.name ?? "")"
         guard contentType == "application/merge-patch+json", let patch = try? Document.parseJSON(body) else {
             return try await answer.fail(415, "the body of the request was in an unknown format")
@@ -145,12 +152,15 @@ struct FakeKubeConnection {
         guard let stored = self.fake.state.withLock({ $0.store.object(place.plural, key: key) }),
             let object = try? Document.parseJSON(stored)
         else { return try await answer.fail(404, "\(place.plural) \"\(place.name ?? "")\" not found") }
-        self.fake.apply(object.merging(patch))
+        if let version = patch["metadata"]?["resourceVersion"]?.string, version != object.resourceVersion {
+            return try await answer.fail(409, "the object has been modified", reason: "Conflict")
+        }
+        self.fake.apply(place.isStatus ? object.merging(["status": patch["status"] ?? [:]]) : object.merging(patch))
         try await self.get(place, with: &answer)
     }
 
     @concurrent
-    private func list(_ request: FakeKubeRequest, _ place: Place, with answer: inout Answer) async throws {
+    private func list(_ request: FakeKubeRequest, _ place: FakePlace, with answer: inout Answer) async throws {
         let version = request.query["resourceVersion"]
         var limit = request.query["limit"].flatMap(Int.init).flatMap { $0 > 0 ? $0 : nil }
         // A list at any version comes whole out of the server's watch cache, before Kubernetes 1.33 or so.
@@ -170,7 +180,8 @@ struct FakeKubeConnection {
                 return .init(items: [], version: state.store.version, continueToken: nil, remaining: 0)
             }
             if let token { return state.store.list(continueToken: token, limit: limit) }
-            return state.store.list(place.plural, namespace: place.namespace.map { "\($0)/" }, limit: limit)
+            let selector = request.query["fieldSelector"]
+            return state.store.list(place.plural, limit: limit) { place.holds($0, selector) }
         }
         guard let page else {
             return try await answer.expired()
@@ -189,14 +200,14 @@ struct FakeKubeConnection {
         let describedBy = Array("\"metadata\":".utf8) + Document.object(metadata).jsonBytes()
         let comma = [UInt8(ascii: ",")]
         let body: [UInt8]
-        if let type = FakeKube.builtInTypes[place.plural] {
-            body =
-                Array(#"{"kind":"\#(type.kind)List","apiVersion":"\#(type.version)","#.utf8) + describedBy + comma
-                + items
+        let (kind, apiVersion) = place.type
+        if place.collection.isBuiltIn {
+            body = Array(#"{"kind":"\#(kind)List","apiVersion":"\#(apiVersion)","#.utf8) + describedBy + comma + items
         } else {
             // Lists of custom resources have their keys in alphabetical order, so what they say of themselves comes last.
-            let head = Array(#"{"apiVersion":"networking.istio.io/\#(place.version)","#.utf8)
-            body = head + items + Array(#","kind":"DestinationRuleList","#.utf8) + describedBy
+            body =
+                Array(#"{"apiVersion":"\#(apiVersion)","#.utf8) + items + Array(#","kind":"\#(kind)List","#.utf8)
+                + describedBy
         }
         try await answer.send(body + Array("}\n".utf8))
     }
@@ -204,7 +215,7 @@ struct FakeKubeConnection {
     @concurrent
     private func watch(
         _ request: FakeKubeRequest,
-        _ place: Place,
+        _ place: FakePlace,
         with answer: inout Answer,
         on channel: any Channel
     ) async throws {
@@ -239,8 +250,9 @@ struct FakeKubeConnection {
             self.fake.state.withLock { $0.watches[id] = nil }
         }
         if isTooOld { return try await answer.fail(410, "too old resource version", reason: "Expired") }
+        let selector = request.query["fieldSelector"]
         try await answer.begin()
-        try await answer.events(first)
+        try await answer.events(first.filter { place.holds($0.key, selector) })
         var iterator = wakes.makeAsyncIterator()
         repeat {
             let (events, order) = self.fake.state.withLock { state in
@@ -249,7 +261,7 @@ struct FakeKubeConnection {
             }
             switch events {
             case .events(let events) where order != .disconnect:
-                try await answer.events(events)
+                try await answer.events(events.filter { place.holds($0.key, selector) })
                 cursor = events.last?.version ?? cursor
             case .events: break
             case .tooOld:
@@ -264,7 +276,7 @@ struct FakeKubeConnection {
                 return try await answer.end()
             case .sendBookmark:
                 cursor = self.fake.state.withLock { max(cursor, $0.store.version(of: place.plural, seen: cursor)) }
-                try await answer.bookmark(version: cursor, of: FakeKube.builtInTypes[place.plural])
+                try await answer.bookmark(version: cursor, of: place.collection.isBuiltIn ? place.type : nil)
             case .goOn, nil:
                 break
             }
@@ -273,38 +285,7 @@ struct FakeKubeConnection {
     }
 }
 
-/// Where in the API a path leads.
-private struct Place {
-    var version: String
-    var namespace: String?
-    var plural: String
-    var name: String?
-}
-
 extension FakeKubeConnection {
-    private static func place(of path: String) -> Place? {
-        var words = path.split(separator: "/").map(String.init)
-        guard let root = words.first else { return nil }
-        let known: [String: Set<String>] = [
-            "v1": ["services", "endpoints", "nodes", "namespaces", "pods"],
-            "discovery.k8s.io": ["endpointslices"],
-            "networking.istio.io": ["destinationrules"],
-        ]
-        let group = words.count > 1 ? words[1] : ""
-        words.removeFirst(min(words.count, root == "api" ? 2 : 3))
-        let version = path.split(separator: "/").dropFirst(root == "api" ? 1 : 2).first
-        guard root == "api" || root == "apis", let plurals = known[group], let version else { return nil }
-        var place = Place(version: String(version), plural: "")
-        if words.count >= 3, words[0] == "namespaces" {
-            place.namespace = words[1]
-            words.removeFirst(2)
-        }
-        guard let plural = words.first, plurals.contains(plural), words.count <= 2 else { return nil }
-        place.plural = plural
-        place.name = words.count == 2 ? words[1] : nil
-        return place
-    }
-
     private static func parse(_ head: HTTPRequestHead, connection: Int) -> FakeKubeRequest {
         let halves = head.uri.split(separator: "?", maxSplits: 1)
         var query: [String: String] = [:]
@@ -342,6 +323,8 @@ extension FakeKubeConnection {
 }
 
 extension Document {
+    fileprivate var resourceVersion: String? { self["metadata"]?["resourceVersion"]?.string }
+
     /// RFC 7386 section 2.
     fileprivate func merging(_ patch: Document) -> Document {
         guard let changes = patch.members else { return patch }

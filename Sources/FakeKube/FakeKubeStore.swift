@@ -19,6 +19,8 @@ struct FakeKubeStore {
 
     struct Event {
         var version: UInt64
+        /// `namespace/name`.
+        var key: String
         var type: String
         var json: [UInt8]
     }
@@ -58,18 +60,18 @@ struct FakeKubeStore {
     }
 
     /// Creates or replaces; the new resource version is written into the object.
-    mutating func apply(_ document: Document, to plural: Plural, key: String) -> UInt64 {
+    mutating func apply(_ document: Document, to plural: Plural, isBuiltIn: Bool, key: String) -> UInt64 {
         self.version += 1
         var members = Self.withVersion(self.version, document).members ?? []
         let type = members.filter { ["apiVersion", "kind"].contains($0.key) }
         members.removeAll { ["apiVersion", "kind"].contains($0.key) }
         let json = Document.object(type + members).jsonBytes()
         // Without its braces, and with the comma that follows it.
-        let isBuiltIn = FakeKube.builtInTypes[plural] != nil && !type.isEmpty && !members.isEmpty
-        let typeLength = isBuiltIn ? Document.object(type).jsonBytes().count - 1 : 0
+        let hasType = isBuiltIn && !type.isEmpty && !members.isEmpty
+        let typeLength = hasType ? Document.object(type).jsonBytes().count - 1 : 0
         let known = self.objects[plural]?[key] != nil
         self.objects[plural, default: [:]][key] = Object(version: self.version, json: json, typeLength: typeLength)
-        self.record(Event(version: self.version, type: known ? "MODIFIED" : "ADDED", json: json), of: plural)
+        self.record(Event(version: self.version, key: key, type: known ? "MODIFIED" : "ADDED", json: json), of: plural)
         return self.version
     }
 
@@ -81,7 +83,7 @@ struct FakeKubeStore {
         if let document = try? Document.parseJSON(object.json) {
             json = Self.withVersion(self.version, document).jsonBytes()
         }
-        self.record(Event(version: self.version, type: "DELETED", json: json), of: plural)
+        self.record(Event(version: self.version, key: key, type: "DELETED", json: json), of: plural)
         return true
     }
 
@@ -89,7 +91,7 @@ struct FakeKubeStore {
     mutating func applyRaw(_ json: [UInt8], to plural: Plural, key: String) {
         self.version += 1
         self.objects[plural, default: [:]][key] = Object(version: self.version, json: json)
-        self.record(Event(version: self.version, type: "MODIFIED", json: json), of: plural)
+        self.record(Event(version: self.version, key: key, type: "MODIFIED", json: json), of: plural)
     }
 
     func object(_ plural: Plural, key: String) -> [UInt8]? { self.objects[plural]?[key]?.json }
@@ -97,9 +99,9 @@ struct FakeKubeStore {
     func keys(of plural: Plural) -> [String] { (self.objects[plural] ?? [:]).keys.sorted() }
 
     /// The first page of a list in the order of keys; the rest is kept as it is now until it is asked for.
-    mutating func list(_ plural: Plural, namespace: String?, limit: Int?) -> Page {
+    mutating func list(_ plural: Plural, limit: Int?, where isMeant: (_ key: String) -> Bool) -> Page {
         let all = (self.objects[plural] ?? [:]).sorted { $0.key < $1.key }
-            .filter { namespace.map($0.key.hasPrefix) ?? true }.map(\.value.listItem)
+            .filter { isMeant($0.key) }.map(\.value.listItem)
         return self.page(of: Listing(version: self.version, rest: all[...]), limit: limit)
     }
 
@@ -133,7 +135,7 @@ struct FakeKubeStore {
     /// What a watch from version 0 begins with.
     func asEvents(_ plural: Plural) -> [Event] {
         (self.objects[plural] ?? [:]).sorted { $0.key < $1.key }.map {
-            Event(version: $0.value.version, type: "ADDED", json: $0.value.json)
+            Event(version: $0.value.version, key: $0.key, type: "ADDED", json: $0.value.json)
         }
     }
 

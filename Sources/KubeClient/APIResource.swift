@@ -1,4 +1,5 @@
 public import KubeModel
+import MeshCore
 
 /// A collection of the API, such as `endpointslices.discovery.k8s.io` at version v1.
 public struct APIResource: Hashable, Sendable, CustomStringConvertible {
@@ -7,6 +8,8 @@ public struct APIResource: Hashable, Sendable, CustomStringConvertible {
     public var group: String
     public var version: String
     public var plural: String
+    /// The one object that is meant; nil for the whole collection.
+    var object: ObjectName?
 
     init(_ kind: ObjectKind, _ plural: String, group: String = "", version: String = "v1") {
         self.kind = kind
@@ -16,8 +19,21 @@ public struct APIResource: Hashable, Sendable, CustomStringConvertible {
     }
 
     var path: String {
-        self.group.isEmpty
-            ? "/api/\(self.version)/\(self.plural)" : "/apis/\(self.group)/\(self.version)/\(self.plural)"
+        let root = self.group.isEmpty ? "/api/\(self.version)" : "/apis/\(self.group)/\(self.version)"
+        let namespace = self.object?.namespace ?? ""
+        return root + (namespace.isEmpty ? "" : "/namespaces/\(namespace)") + "/\(self.plural)"
+    }
+
+    /// What of the collection is meant, for lists and watches.
+    var selector: [(String, String)] {
+        self.object.map { [("fieldSelector", "metadata.name=\($0.name)")] } ?? []
+    }
+
+    /// The path of one of its objects.
+    func path(of object: ObjectName) -> String {
+        var resource = self
+        resource.object = object
+        return "\(resource.path)/\(object.name)"
     }
 
     /// The name that RBAC rules and people use.
@@ -58,8 +74,15 @@ struct WatchedResource: Hashable, Sendable {
         return withGateway ? always + self.gateway : always
     }
 
+    /// One Secret or ConfigMap.
+    static func named(_ kind: ObjectKind, _ name: ObjectName) -> WatchedResource {
+        var resource = APIResource(kind, kind == .secret ? "secrets" : "configmaps")
+        resource.object = name
+        return WatchedResource(candidates: [resource])
+    }
+
     /// What the edge gateway reads; clusters have some of it, or none.
-    private static let gateway: [WatchedResource] = {
+    static let gateway: [WatchedResource] = {
         let istio = ["v1", "v1beta1", "v1alpha3"]
         let kinds: [(ObjectKind, String, String, [String])] = [
             (.istioGateway, "gateways", "networking.istio.io", istio),

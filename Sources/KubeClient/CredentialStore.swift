@@ -1,4 +1,5 @@
 import Glibc
+import KubeModel
 import NIOSSL
 
 /// Gives each request its credentials and each connection its TLS context. Reads files anew, so that rotation needs no

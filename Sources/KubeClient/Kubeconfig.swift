@@ -1,4 +1,5 @@
 import Documents
+import KubeModel
 
 extension KubeConfiguration {
     /// The server and user of a kubeconfig's context.

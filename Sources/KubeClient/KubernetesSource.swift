@@ -89,7 +89,7 @@ public struct KubernetesSource: ClusterObjectSource {
         }
     }
 
-    private func machine(for resource: WatchedResource) -> ReflectorStateMachine {
+    func machine(for resource: WatchedResource) -> ReflectorStateMachine {
         var configuration = ReflectorStateMachine.Configuration()
         configuration.pageSize = self.options.pageSize
         configuration.watchSeconds = self.options.watchSeconds

@@ -2,7 +2,7 @@ import MeshCore
 
 extension ReflectorStateMachine.ListRequest {
     var path: String {
-        var query: [(String, String)] = []
+        var query = self.resource.selector
         if let limit { query.append(("limit", "\(limit)")) }
         if let continueToken { query.append(("continue", continueToken)) }
         if !self.resourceVersion.isEmpty { query.append(("resourceVersion", self.resourceVersion)) }
@@ -13,10 +13,12 @@ extension ReflectorStateMachine.ListRequest {
 extension ReflectorStateMachine.WatchRequest {
     var path: String {
         self.resource.path
-            + ReflectorStateMachine.ListRequest.encode([
-                ("allowWatchBookmarks", "true"), ("resourceVersion", self.resourceVersion),
-                ("timeoutSeconds", "\(self.timeoutSeconds)"), ("watch", "true"),
-            ])
+            + ReflectorStateMachine.ListRequest.encode(
+                [("allowWatchBookmarks", "true")] + self.resource.selector + [
+                    ("resourceVersion", self.resourceVersion), ("timeoutSeconds", "\(self.timeoutSeconds)"),
+                    ("watch", "true"),
+                ]
+            )
     }
 }
 

@@ -72,6 +72,8 @@ extension ClusterObject {
                 return .namespace(namespace)
             case .pod: return .pod(try PodObject(reader, name: decoded))
             case .destinationRule: return .destinationRule(try DestinationRuleObject(reader, name: decoded))
+            case .secret, .configMap:
+                return .credentials(try CredentialObject(reader, kind: kind, name: decoded))
             case .manifest: return nil
             default: return try GatewayResource(reader, kind: kind, name: decoded).map { .gateway($0) }
             }
@@ -120,6 +122,8 @@ extension ClusterObject {
             case .pod(let object): (object.fields, object.labels)
             case .destinationRule(let object): (object.fields, [:])
             case .gateway(let resource): (resource.fields, [:])
+            // Without its contents: what is written is read by others.
+            case .credentials: (KubeFields(), [:])
             }
         var metadata = KubeFields()
         metadata.set("name", self.name.name)
@@ -146,7 +150,7 @@ extension ObjectKind {
     /// The API versions that are read; the first is the one written.
     var apiVersions: [String] {
         switch self {
-        case .service, .endpoints, .node, .namespace, .pod: ["v1"]
+        case .service, .endpoints, .node, .namespace, .pod, .secret, .configMap: ["v1"]
         case .endpointSlice: ["discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"]
         case .destinationRule, .istioGateway, .virtualService:
             ["networking.istio.io/v1alpha3", "networking.istio.io/v1beta1", "networking.istio.io/v1"]

@@ -21,6 +21,9 @@ public enum ObjectKind: String, Hashable, Sendable, CaseIterable {
     case udpRoute = "UDPRoute"
     case referenceGrant = "ReferenceGrant"
     case backendTLSPolicy = "BackendTLSPolicy"
+    // What a gateway proves itself by, see `CredentialObject`. Read by name alone, and never kept in the catalog.
+    case secret = "Secret"
+    case configMap = "ConfigMap"
     /// A file of manifests, or a document in it, that no object can be told from: only ever rejected or deleted.
     case manifest = "Manifest"
 }
@@ -35,6 +38,7 @@ public enum ClusterObject: Hashable, Sendable {
     case pod(PodObject)
     case destinationRule(DestinationRuleObject)
     case gateway(GatewayResource)
+    case credentials(CredentialObject)
 
     public var kind: ObjectKind {
         switch self {
@@ -46,6 +50,7 @@ public enum ClusterObject: Hashable, Sendable {
         case .pod: .pod
         case .destinationRule: .destinationRule
         case .gateway(let resource): resource.kind
+        case .credentials(let object): object.kind
         }
     }
 
@@ -59,6 +64,7 @@ public enum ClusterObject: Hashable, Sendable {
         case .pod(let object): object.name
         case .destinationRule(let object): object.name
         case .gateway(let resource): resource.name
+        case .credentials(let object): object.name
         }
     }
 }

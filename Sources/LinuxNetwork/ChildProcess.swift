@@ -3,15 +3,16 @@ import Glibc
 import MeshCore
 
 /// A tool of the system, run to its end with its output and its time bounded. No shell is involved.
-struct ChildProcess: Sendable {
+public struct ChildProcess: Sendable {
     /// What a tool may print in all; a table of 10,000 services takes about 10 MB.
     static let outputLimit = 64 << 20
 
-    struct Output: Sendable {
+    public struct Output: Sendable {
         /// The exit code, or 128 and the signal.
-        var status: Int32
-        var standardOutput: [UInt8]
-        var standardError: String
+        public var status: Int32
+        public var standardOutput: [UInt8]
+        /// The end of it, at most 4 KiB.
+        public var standardError: String
 
         var text: String { String(decoding: self.standardOutput, as: UTF8.self) }
     }
@@ -19,8 +20,24 @@ struct ChildProcess: Sendable {
     /// A path, or a name that is looked up in `PATH`.
     var program: String
     var arguments: [String]
-    var input: [UInt8] = []
-    var timeLimit: Duration = .seconds(30)
+    /// Its variables; nil for a search path and English messages, which the callers read.
+    var environment: [String: String]?
+    var input: [UInt8]
+    var timeLimit: Duration
+
+    public init(
+        program: String,
+        arguments: [String] = [],
+        environment: [String: String]? = nil,
+        input: [UInt8] = [],
+        timeLimit: Duration = .seconds(30)
+    ) {
+        self.program = program
+        self.arguments = arguments
+        self.environment = environment
+        self.input = input
+        self.timeLimit = timeLimit
+    }
 
     /// Runs it on a thread that may block, in a network namespace if one is given.
     func run(in namespace: NetworkNamespace? = nil) async throws -> Output {
@@ -35,7 +52,7 @@ struct ChildProcess: Sendable {
 
     /// Blocks the calling thread. Throws if the tool cannot be started, prints too much or takes too long; its exit code
     /// is the caller's to judge.
-    func runBlocking() throws(LinuxNetworkError) -> Output {
+    public func runBlocking() throws(LinuxNetworkError) -> Output {
         // The input goes through a socket: a write to a tool that is gone is then an error, not a signal.
         let input = try DescriptorPair.socket()
         let output = try DescriptorPair.pipe()
@@ -76,8 +93,7 @@ struct ChildProcess: Sendable {
         posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK))
 
         let words = [self.program] + self.arguments
-        // English messages: the callers read some of them.
-        let variables = ["PATH=\(Self.searchPath)", "LC_ALL=C"]
+        let variables = (self.environment ?? ["PATH": Self.searchPath, "LC_ALL": "C"]).map { "\($0.key)=\($0.value)" }
         let argv: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
         let envp: [UnsafeMutablePointer<CChar>?] = variables.map { strdup($0) } + [nil]
         defer { for pointer in argv + envp { free(pointer) } }

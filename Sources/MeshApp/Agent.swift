@@ -20,6 +20,8 @@ struct Agent: Sendable {
     static let bridgeModule = "bridge"
     static let sourceModule = "source"
     static let manifestsModule = "manifests"
+    static let credentialsModule = "gatewaySecrets"
+    static let gatewayStatusModule = "gatewayStatus"
     static let adminModule = "admin"
     static let metricsModule = "metrics"
 
@@ -52,7 +54,7 @@ struct Agent: Sendable {
             logger: self.logger
         )
         let reloader = ConfigReloader(source: self.source, started: self.reading, logger: self.logger) { new in
-            parts.apply(new)
+            await parts.apply(new)
         }
         let admin = self.admin(parts, reloader, on: group.next())
         // At once and before any source: a node that starts without its cloud, or without its manifests, serves what it knew.
@@ -72,11 +74,11 @@ struct Agent: Sendable {
         )
         configuration.maximumGracefulShutdownDuration = Self.shutdownDeadline
         self.logger.notice(
-            "The agent starts",
+            "The \(self.configuration.role.rawValue) starts",
             metadata: ["version": "\(Version.number)", "node": "\(self.configuration.commonConfig.nodeName)"]
         )
         try await ServiceGroup(configuration: configuration).run()
-        self.logger.notice("The agent stopped")
+        self.logger.notice("The \(self.configuration.role.rawValue) stopped")
     }
 
     /// The admin socket, and the collector's port where the original has it.

@@ -26,6 +26,7 @@ final class AgentParts: Sendable {
     /// Nil if it is off.
     let socks5: SOCKS5Module?
     let tunnel: EdgeTunnelService?
+    let gateway: GatewayModule?
 
     private let configuration: AgentConfiguration
     private let platform: NodePlatform
@@ -75,17 +76,27 @@ final class AgentParts: Sendable {
             group: group,
             logger: logger
         )
+        self.gateway =
+            modules.edgeGateway.enable
+            ? GatewayModule(
+                configuration: configuration,
+                catalog: catalog,
+                tunnel: tunnel,
+                group: group,
+                logger: logger
+            ) : nil
+        let others = configuration.role == .agent ? [Agent.dnsModule, Agent.proxyModule] : []
         for (name, isEnabled) in [
             (Agent.dnsModule, modules.edgeDNS.enable), (Agent.proxyModule, modules.edgeProxy.enable),
-            (TunnelModule.name, modules.edgeTunnel.enable),
-        ] where !isEnabled {
+            (TunnelModule.name, modules.edgeTunnel.enable), (GatewayModule.name, modules.edgeGateway.enable),
+        ] where !isEnabled && (others + [TunnelModule.name, GatewayModule.name]).contains(name) {
             self.board.set(name, .disabled)
         }
     }
 
     /// Those that report to status and metrics.
     var reporters: [any StatusReporting] {
-        let parts: [(any StatusReporting)?] = [self.dns, self.proxy, self.socks5, self.tunnel]
+        let parts: [(any StatusReporting)?] = [self.dns, self.proxy, self.socks5, self.tunnel, self.gateway]
         return parts.compactMap { $0 }
     }
 
@@ -100,12 +111,13 @@ final class AgentParts: Sendable {
     }
 
     /// Takes over what can change live; all else stays as the process was started.
-    func apply(_ read: AgentConfiguration) {
+    func apply(_ read: AgentConfiguration) async {
         let new = self.configuration.takingLiveValues(of: read)
         self.catalog.update(settings: new.catalogSettings)
         self.dns?.update(new.dnsSettings)
         self.proxy?.update(new)
         self.tunnel?.update(new.tunnelSettings)
+        await self.gateway?.update(new)
     }
 
     /// In the order of starting; they are stopped in reverse, so that new flows end before names, and names before state.
@@ -139,6 +151,11 @@ final class AgentParts: Sendable {
         if let socks5 = self.socks5 {
             services.append(self.supervised(SOCKS5Module.name) { isUp in try await socks5.run(isUp: isUp) })
         }
+        if let gateway = self.gateway {
+            if self.configuration.followsAPI { services.append(self.credentials(of: gateway)) }
+            if self.configuration.writesGatewayStatus { services.append(self.status(of: gateway)) }
+            services.append(self.supervised(GatewayModule.name) { isUp in try await gateway.run(isUp: isUp) })
+        }
         services.append(MemoryTrimService(catalog: self.catalog))
         return services
     }
@@ -152,21 +169,18 @@ final class AgentParts: Sendable {
 
     private func manifests() -> any ServiceLifecycle.Service {
         let folder = self.configuration.commonConfig.manifestsDir
-        return self.supervised(Agent.manifestsModule) { [catalog, logger] isUp in
+        return self.supervised(Agent.manifestsModule) { [catalog, vault = self.gateway?.vault, logger] isUp in
             isUp()
-            let source = ManifestSource(folder: folder, logger: logger)
+            let source = ManifestSource(folder: folder, logger: logger, readsCredentials: vault != nil)
             try await cancelWhenGracefulShutdown {
-                try await source.run { catalog.apply($0, from: .manifests) }
+                try await source.run { catalog.apply(vault?.take($0) ?? $0, from: .manifests) }
             }
         }
     }
 
     private func api() -> any ServiceLifecycle.Service {
         self.supervised(Agent.sourceModule) { [configuration, catalog, group, logger] isUp in
-            var options = KubernetesSource.Options()
-            options.requestsPerSecond = Double(configuration.kubeAPIConfig.qps)
-            options.burst = Double(configuration.kubeAPIConfig.burst)
-            options.version = Version.number
+            var options = configuration.sourceOptions
             options.knownObjects = Self.knownObjects(catalog.snapshot)
             let source = KubernetesSource(
                 try configuration.kubeConfiguration(variable: ProcessEnvironment.variable),
@@ -178,6 +192,34 @@ final class AgentParts: Sendable {
             try await cancelWhenGracefulShutdown {
                 try await source.run { catalog.apply($0, from: .api) }
             }
+        }
+    }
+
+    /// Secrets and ConfigMaps that the gateway's plan names, and nothing else of their kinds.
+    private func credentials(of gateway: GatewayModule) -> any ServiceLifecycle.Service {
+        self.supervised(Agent.credentialsModule) { [configuration, group, logger, vault = gateway.vault] isUp in
+            let source = NamedObjectSource(
+                try configuration.kubeConfiguration(variable: ProcessEnvironment.variable),
+                options: configuration.sourceOptions,
+                group: group,
+                logger: logger
+            )
+            isUp()
+            try await cancelWhenGracefulShutdown {
+                try await source.run(vault.requests()) { vault.take($1, of: $0) }
+            }
+        }
+    }
+
+    private func status(of gateway: GatewayModule) -> any ServiceLifecycle.Service {
+        self.supervised(Agent.gatewayStatusModule) { [configuration, group] isUp in
+            let patcher = StatusPatcher(
+                try configuration.kubeConfiguration(variable: ProcessEnvironment.variable),
+                options: configuration.sourceOptions,
+                group: group
+            )
+            isUp()
+            try await cancelWhenGracefulShutdown { try await gateway.writeStatus(patcher) }
         }
     }
 

@@ -1,10 +1,10 @@
 import CLinux
-import Configuration
+public import Configuration
 import Documents
 import Glibc
 import Logging
 
-/// `edgemesh-agent`, from its options to its exit code.
+/// `edgemesh-agent` and `edgemesh-gateway`, from their options to their exit codes.
 public enum AgentProgram {
     /// Runs until it is stopped by a signal. 0: stopped as asked; 1: the configuration or environment is wrong.
     public static func run(_ options: AgentOptions) async -> Int32 {
@@ -26,7 +26,7 @@ public enum AgentProgram {
             try await Agent(source: source, reading: reading, platform: .live(logger), logger: logger).run()
             return 0
         } catch {
-            logger.critical("The agent ended", metadata: ["error": "\(error)"])
+            logger.critical("The \(options.role.rawValue) ended", metadata: ["error": "\(error)"])
             return 1
         }
     }
@@ -34,12 +34,12 @@ public enum AgentProgram {
 
 /// The texts of `--defaultconfig` and `--minconfig`.
 public enum AgentConfigurationText {
-    public static func full() -> String {
+    public static func full(_ role: AgentConfiguration.Role) -> String {
         let source = ConfigSource(options: AgentOptions(configFile: ""))
-        return AgentConfiguration.defaultDocument(source.environment).yamlText()
+        return AgentConfiguration.defaultDocument(source.environment, role: role).yamlText()
     }
 
-    public static func minimal() -> String {
-        AgentConfiguration.minimalDocument.yamlText()
+    public static func minimal(_ role: AgentConfiguration.Role) -> String {
+        AgentConfiguration.minimalDocument(role: role).yamlText()
     }
 }

@@ -14,12 +14,14 @@ extension AgentConfiguration {
     }
 
     var catalogSettings: CatalogSettings {
-        let ring = self.modules.edgeProxy.loadBalancer
+        let (dns, gateway) = (self.modules.edgeDNS, self.modules.edgeGateway)
+        // An agent's gateway shares its catalog.
+        let ring = self.role == .agent ? self.modules.edgeProxy.loadBalancer : gateway.loadBalancer
+        let domain = dns.clusterDomain.isEmpty ? gateway.clusterDomain : dns.clusterDomain
         return CatalogSettings(
             filterMode: ServiceCatalog.ServiceFilterMode(rawValue: self.modules.edgeProxy.serviceFilterMode.rawValue)
                 ?? .filterIfLabelExists,
-            clusterDomain: self.modules.edgeDNS.clusterDomain.isEmpty
-                ? "cluster.local" : self.modules.edgeDNS.clusterDomain,
+            clusterDomain: domain.isEmpty ? "cluster.local" : domain,
             ringLoadFactor: ring.load,
             ringSize: min(ring.partitionCount * ring.replicationFactor, ConsistentHashPolicy.ringSizes.upperBound)
         )
@@ -88,6 +90,20 @@ extension AgentConfiguration {
         let bytes = try ConfigSource.readFile(path, advice: "set modules.edgeProxy.socks5Proxy.passwordFile")
         let text = String(decoding: bytes, as: UTF8.self)
         return text.split(whereSeparator: \.isNewline).first.map(String.init) ?? ""
+    }
+
+    var sourceOptions: KubernetesSource.Options {
+        var options = KubernetesSource.Options()
+        options.requestsPerSecond = Double(self.kubeAPIConfig.qps)
+        options.burst = Double(self.kubeAPIConfig.burst)
+        options.followsGateway = self.modules.edgeGateway.enable
+        options.version = Version.number
+        return options
+    }
+
+    /// A MetaServer hands changes on to the cloud with rights of its own, or not at all: nothing is written there.
+    var writesGatewayStatus: Bool {
+        self.followsAPI && self.kubeAPIConfig.mode != .edge && self.modules.edgeGateway.updateStatus
     }
 
     /// Whether a Kubernetes API is followed. A folder of manifests stands alone unless an API is named or the agent runs

@@ -19,7 +19,8 @@ struct AgentStatus: Sendable {
             let (config, warnings) = await self.reloader.state
             let freshness = self.parts.catalog.freshness
             return [
-                "version": .string("v\(Version.number)"), "node": .string(self.configuration.commonConfig.nodeName),
+                "version": .string("v\(Version.number)"), "role": .string(self.configuration.role.rawValue),
+                "node": .string(self.configuration.commonConfig.nodeName),
                 "pid": .integer(getpid()),
                 "uptimeSeconds": .integer(Int64((MonotonicTime.now() - self.started).inSeconds)),
                 "mode": .string(self.configuration.kubeAPIConfig.mode.rawValue), "config": config,

@@ -2,7 +2,7 @@ import Configuration
 import Documents
 import Glibc
 
-/// The configuration file of an agent, read together with its flags and environment.
+/// The configuration file of an agent or a gateway, read together with its flags and environment.
 struct ConfigSource: Sendable {
     let options: AgentOptions
     let environment: ConfigurationEnvironment
@@ -21,7 +21,12 @@ struct ConfigSource: Sendable {
     }
 
     /// What serves a folder of manifests when there is no configuration file at all.
-    private static let manifestDefaults = "modules: {edgeDNS: {enable: true}, edgeProxy: {enable: true}}"
+    private var manifestDefaults: String {
+        switch self.options.role {
+        case .agent: "modules: {edgeDNS: {enable: true}, edgeProxy: {enable: true}}"
+        case .gateway: "modules: {edgeGateway: {enable: true}}"
+        }
+    }
     private static let sizeBound = 1 << 20
 
     init(options: AgentOptions, variables: (String) -> String? = ProcessEnvironment.variable) {
@@ -50,9 +55,9 @@ struct ConfigSource: Sendable {
         if self.isFileUsed {
             bytes = try Self.readFile(file)
         } else {
-            bytes = Array(Self.manifestDefaults.utf8)
+            bytes = Array(self.manifestDefaults.utf8)
         }
-        let loaded = AgentConfiguration.load(bytes, environment: self.environment)
+        let loaded = AgentConfiguration.load(bytes, environment: self.environment, role: self.options.role)
         let lines = { (severity: ConfigurationProblem.Severity) in
             loaded.problems.filter { $0.severity == severity }.map { $0.describe(in: file) }
         }

@@ -20,8 +20,6 @@ final class ProxyModule: StatusReporting {
         var isRemoved = false
     }
 
-    private static let patience = Duration.seconds(10)
-
     private let state: Mutex<State>
     private let platform: NodePlatform
     private let catalog: ClusterCatalog
@@ -65,23 +63,11 @@ final class ProxyModule: StatusReporting {
         running?.update(new.proxyConfiguration)
     }
 
-    /// Rules that a former process left go on serving until there is something to replace them by: the kernel is not
-    /// programmed with an empty catalog.
-    private func waitForState() async throws {
-        let began = MonotonicTime.now()
-        var delay = Duration.milliseconds(5)
-        while self.catalog.freshness.state == .connecting {
-            // A source that lists some kinds and never all of them serves what it has.
-            if self.catalog.snapshot.version > 0, .now() - began > Self.patience { break }
-            try await cancelWhenGracefulShutdown { [delay] in try await Task.sleep(for: delay) }
-            try Task.checkCancellation()
-            delay = min(delay * 2, .milliseconds(250))
-        }
-    }
-
     /// Serves until shutdown. Throws if the tables or sockets cannot be opened.
     func run(isUp: @escaping @Sendable () -> Void) async throws {
-        try await self.waitForState()
+        // Rules that a former process left go on serving until there is something to replace them by: the kernel is not
+        // programmed with an empty catalog.
+        try await self.catalog.waitForState()
         let configuration = self.state.withLock { $0.configuration }
         let common = configuration.commonConfig
         try await self.platform.ensureBridge(common.bridgeDeviceName, configuration.bridgeAddresses)

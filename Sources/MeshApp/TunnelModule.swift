@@ -23,9 +23,18 @@ enum TunnelModule {
             settings: configuration.tunnelSettings,
             catalog: catalog,
             group: group,
-            annotator: configuration.followsAPI ? ClusterAnnotator(configuration: configuration, group: group) : nil,
+            annotator: Self.annotator(configuration, group),
             logger: logger
         )
+    }
+
+    /// The Node object is the agent's: a gateway has none of its own to write to.
+    private static func annotator(
+        _ configuration: AgentConfiguration,
+        _ group: MultiThreadedEventLoopGroup
+    ) -> ClusterAnnotator? {
+        guard configuration.followsAPI, configuration.role == .agent else { return nil }
+        return ClusterAnnotator(configuration: configuration, group: group)
     }
 }
 
@@ -49,6 +58,13 @@ extension AgentConfiguration {
         let tunnel = self.modules.edgeTunnel
         var settings = TunnelSettings(nodeName: self.commonConfig.nodeName)
         settings.listenPort = tunnel.listenPort
+        if self.role == .gateway {
+            // As the original's: a client with a name and a port of its own, as its node may have an agent too.
+            settings.nodeName += "-gateway"
+            settings.listenPort = tunnel.listenPort == 0 ? 0 : tunnel.listenPort &+ 1
+            settings.relayPort = tunnel.listenPort
+            settings.acceptsFlows = false
+        }
         settings.transport = TunnelSettings.Transport(rawValue: tunnel.transport.rawValue) ?? .tcp
         settings.rendezvous = tunnel.rendezvous
         settings.preSharedKeyFile = tunnel.psk.enable ? tunnel.psk.path : nil
@@ -70,7 +86,9 @@ extension AgentConfiguration {
             )
         }
         settings.maximumRelays = tunnel.maxCandidates
-        settings.relayService = TunnelSettings.RelayService(rawValue: tunnel.relayService.rawValue) ?? .configured
+        settings.relayService =
+            self.role == .gateway
+            ? .off : TunnelSettings.RelayService(rawValue: tunnel.relayService.rawValue) ?? .configured
         settings.finderPeriod = .seconds(Int64(tunnel.finderPeriod))
         settings.heartbeat = .seconds(Int64(tunnel.heartbeatPeriod))
         if tunnel.tunnelLimitConfig.enable {
@@ -91,12 +109,5 @@ extension AgentConfiguration {
         settings.targets.allowed = tunnel.targets.allow.compactMap { TargetAccessSettings.Entry($0) }
         settings.targets.routableCIDRs = self.modules.edgeProxy.routableCIDRs
         return settings
-    }
-
-    /// Names with commas between them.
-    private static func names(_ text: String) -> [String] {
-        text.split(separator: ",").map { name in
-            String(name.drop { $0 == " " }.reversed().drop { $0 == " " }.reversed())
-        }.filter { !$0.isEmpty }
     }
 }

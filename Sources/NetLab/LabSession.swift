@@ -34,7 +34,10 @@ public enum LabSession {
             guardian.protect(world.lab)
             _ = try await world.serveControl()
             if !scenario.summary.isEmpty { writeToStandardOutput("\(scenario.summary)\n\n") }
-            if startsAgents { try await world.startAgents() }
+            if startsAgents {
+                try await world.startAgents()
+                for node in world.nodes where !node.outsideAddresses.isEmpty { try world.startGateway(of: node.name) }
+            }
             let nodes = world.nodes
             writeToStandardOutput(
                 """

@@ -31,14 +31,18 @@ public struct CatalogSettings: Hashable, Sendable {
     public var ringLoadFactor: Double
     /// The least size of hash rings whose rule does not say.
     public var ringSize: Int
+    /// Endpoints keep the names of their pods, which `Service.subsets` needs. Of endpoints that come later on.
+    public var keepsPodNames: Bool
 
     public init(
         filterMode: ServiceFilterMode = .filterIfLabelExists,
         clusterDomain: String = "cluster.local",
         maximumRejected: Int = Self.defaultMaximumRejected,
         ringLoadFactor: Double? = nil,
-        ringSize: Int? = nil
+        ringSize: Int? = nil,
+        keepsPodNames: Bool = false
     ) {
+        self.keepsPodNames = keepsPodNames
         self.filterMode = filterMode
         self.clusterDomain = clusterDomain
         self.maximumRejected = maximumRejected

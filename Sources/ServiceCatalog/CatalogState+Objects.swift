@@ -41,8 +41,10 @@ extension CatalogState {
             guard self.snapshot.gatewayResources[key] != resource else { return nil }
             self.snapshot.gatewayResources[key] = resource
             self.isChanged = true
-        case .pod:
-            // Its existence is all that counts.
+        case .pod(let pod):
+            self.setLabels(pod.labels, of: pod.name)
+        case .credentials:
+            // Never here, so that no snapshot and no store has them.
             break
         }
         return nil
@@ -67,7 +69,9 @@ extension CatalogState {
             self.removeRule(key.name)
         case .namespace:
             if self.snapshot.namespaceLabels.removeValue(forKey: key.name.name) != nil { self.isChanged = true }
-        case .pod, .manifest:
+        case .pod:
+            self.setLabels([:], of: key.name)
+        case .manifest:
             break
         default:
             if self.snapshot.gatewayResources.removeValue(forKey: key) != nil { self.isChanged = true }
@@ -97,11 +101,45 @@ extension CatalogState {
             namespace.labels = self.snapshot.namespaceLabels[name.name] ?? [:]
             return .namespace(namespace)
         case .pod:
-            return .pod(PodObject(name: name))
+            var pod = PodObject(name: name)
+            pod.labels = self.podLabels[name] ?? [:]
+            return .pod(pod)
         case .manifest:
             return nil
         default:
             return self.snapshot.gatewayResources[key].map { .gateway($0) }
+        }
+    }
+
+    /// What else a pod has counts only where endpoints are made of it.
+    private mutating func setLabels(_ labels: [String: String], of pod: ObjectName) {
+        guard self.podLabels[pod] ?? [:] != labels else { return }
+        self.podLabels[pod] = labels.isEmpty ? nil : labels
+        for name in self.servicesWithSubsets where name.namespace == pod.namespace {
+            let groups = self.snapshot.services[name]?.groups ?? []
+            if groups.contains(where: { $0.endpoints.contains { $0.podName == pod.name } }) {
+                self.touchedServices.insert(name)
+            }
+        }
+    }
+
+    /// Of each subset of a rule, the pods behind `groups` that have its labels.
+    mutating func subsets(
+        of rule: ValidatedRule?,
+        for service: ObjectName,
+        _ groups: [EndpointGroup]
+    ) -> [String: Set<String>] {
+        guard let subsets = rule?.object.subsets, !subsets.isEmpty else {
+            self.servicesWithSubsets.remove(service)
+            return [:]
+        }
+        self.servicesWithSubsets.insert(service)
+        let pods = Set(groups.lazy.flatMap(\.endpoints).compactMap(\.podName))
+        return subsets.mapValues { wanted in
+            pods.filter { pod in
+                let labels = self.podLabels[ObjectName(namespace: service.namespace, name: pod)] ?? [:]
+                return wanted.allSatisfy { labels[$0.key] == $0.value }
+            }
         }
     }
 
@@ -134,7 +172,7 @@ extension CatalogState {
     }
 
     private mutating func endpointGroups(_ groups: [EndpointGroup]) -> EndpointGroups {
-        let interned = self.interner.intern(groups)
+        let interned = self.interner.intern(groups, keepsPodNames: self.settings.keepsPodNames)
         return EndpointGroups(interned) { self.snapshot.nodes[$0]?.zone }
     }
 

@@ -43,6 +43,7 @@ extension CatalogState {
         guard let object = self.serviceObject(name) else {
             guard let former else { return false }
             self.snapshot.services[name] = nil
+            self.servicesWithSubsets.remove(name)
             self.updateIndexes(from: former, to: nil)
             return true
         }
@@ -55,12 +56,14 @@ extension CatalogState {
             parts = record?.endpoints.map { [$0.effective] } ?? []
         }
         let rule = self.rule(for: name)
+        let groups = EndpointMerging.merge(parts)
         let service = Service(
             object: object,
-            groups: EndpointMerging.merge(parts),
+            groups: groups,
             policy: rule?.policy,
             portPolicies: rule?.portPolicies ?? [:],
             locality: rule?.locality,
+            subsets: self.subsets(of: rule, for: name, groups),
             isProxied: self.settings.filterMode.admits(object.filterLabels),
             source: self.owners[ObjectKey(kind: .service, name: name)]?.source ?? .api
         )

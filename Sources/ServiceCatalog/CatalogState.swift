@@ -60,6 +60,10 @@ struct CatalogState {
     /// Names of rules by the one service that their host means, in order.
     var rulesByHost: [ObjectName: [ObjectName]] = [:]
     var wildcardRules: Set<ObjectName> = []
+    /// The labels of pods that have some, for subsets.
+    var podLabels: [ObjectName: [String: String]] = [:]
+    /// Services whose rule has subsets.
+    var servicesWithSubsets: Set<ObjectName> = []
     /// Cluster IPs that several services claim.
     var contestedClusterIPs: [IPAddress: Set<ObjectName>] = [:]
     private var namespaceReferences: [String: Int] = [:]
@@ -97,6 +101,7 @@ struct CatalogState {
                 let listing = Listing(source: source, kind: kind)
                 self.listings[listing, default: 0] &+= 1
                 self.openListings.insert(listing)
+            case .upsert(.credentials): break
             case .upsert(let object):
                 let listing = self.listing(source, object.kind)
                 self.upsert(object, by: Ownership(source: source, origin: origin, listing: listing))

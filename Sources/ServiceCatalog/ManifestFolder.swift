@@ -16,6 +16,8 @@ struct ManifestFolder {
         var isUnderstood = false
     }
 
+    /// Whether Secrets and ConfigMaps are read, too.
+    var readsCredentials = false
     private var files: [String: File] = [:]
     private var toldObjects: [ObjectKey: ClusterObject] = [:]
     private var toldRejections: [ObjectKey: RejectedObject] = [:]
@@ -41,9 +43,12 @@ struct ManifestFolder {
             for document in documents where !document.isNull {
                 for result in ClusterObject.decodeEach(document) {
                     switch result {
+                    case .success(.credentials) where !self.readsCredentials: continue
                     case .success(let object):
                         file.entries.append(Entry(object: object, line: document.position.line))
-                    case .failure(let error) where error.code == .unsupportedKind:
+                    case .failure(let error)
+                    where error.code == .unsupportedKind
+                        || error.kind?.isCredential == true && !self.readsCredentials:
                         // Deployments, ConfigMaps and so on stand in most manifests.
                         continue
                     case .failure(let error):
@@ -160,7 +165,7 @@ struct ManifestFolder {
             case .endpoints(let endpoints): given.insert(endpoints.name)
             case .endpointSlice(let slice):
                 given.insert(ObjectName(namespace: slice.name.namespace, name: slice.serviceName))
-            case .node, .namespace, .destinationRule, .gateway: break
+            case .node, .namespace, .destinationRule, .gateway, .credentials: break
             }
         }
         guard !pods.isEmpty else { return }

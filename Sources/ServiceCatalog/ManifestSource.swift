@@ -11,15 +11,19 @@ public struct ManifestSource: ClusterObjectSource {
     static let settleTime = Duration.milliseconds(50)
 
     private let folder: String
+    private let readsCredentials: Bool
     private let rescanInterval: Duration
     private let logger: Logger
 
+    /// - Parameter readsCredentials: Secrets and ConfigMaps are told of, too: to a sink that keeps them out of the catalog.
     public init(
         folder: String,
         logger: Logger,
+        readsCredentials: Bool = false,
         rescanInterval: Duration = ManifestSource.defaultRescanInterval
     ) {
         self.folder = folder
+        self.readsCredentials = readsCredentials
         self.rescanInterval = rescanInterval
         self.logger = logger
     }
@@ -33,7 +37,11 @@ public struct ManifestSource: ClusterObjectSource {
             }
         }
         defer { rescans.cancel() }
-        var scanner = ManifestScanner(folder: self.folder, logger: self.logger)
+        var scanner = ManifestScanner(
+            folder: self.folder,
+            readsCredentials: self.readsCredentials,
+            logger: self.logger
+        )
         var watch: FolderWatch?
         for await _ in wakeups {
             if watch == nil || watch?.isCurrent == false {
@@ -83,8 +91,9 @@ struct ManifestScanner {
     private var toldStatus: SourceStatus?
     private var hasRead = false
 
-    init(folder: String, logger: Logger) {
+    init(folder: String, readsCredentials: Bool = false, logger: Logger) {
         self.folder = folder
+        self.contents.readsCredentials = readsCredentials
         self.logger = logger
     }
 

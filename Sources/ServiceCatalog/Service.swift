@@ -24,6 +24,9 @@ public final class Service: Sendable {
     public let policy: LoadBalancingPolicy?
     /// Policies of single service ports.
     public let portPolicies: [UInt16: LoadBalancingPolicy]
+    /// The names of the pods in each subset of its DestinationRule, of those that are behind endpoints and whose labels are known;
+    /// empty without `CatalogSettings.keepsPodNames`.
+    public let subsets: [String: Set<String>]
     /// Which endpoints go first by where they are; nil if no DestinationRule says so.
     public let locality: LocalityPreference?
     /// Whether the proxy serves it: the filter labels and `serviceFilterMode` decide. DNS answers for it either way.
@@ -39,6 +42,7 @@ public final class Service: Sendable {
         policy: LoadBalancingPolicy?,
         portPolicies: [UInt16: LoadBalancingPolicy],
         locality: LocalityPreference? = nil,
+        subsets: [String: Set<String>] = [:],
         isProxied: Bool,
         source: ObjectSource = .api
     ) {
@@ -47,6 +51,7 @@ public final class Service: Sendable {
         self.policy = policy
         self.portPolicies = portPolicies
         self.locality = locality
+        self.subsets = subsets
         self.isProxied = isProxied
         self.source = source
     }
@@ -54,6 +59,14 @@ public final class Service: Sendable {
     /// The policy set for a service port, or nil for the default.
     public func policy(for port: ServiceObject.Port) -> LoadBalancingPolicy? {
         self.portPolicies[port.port] ?? self.policy
+    }
+
+    /// The endpoints of one service port that are in a subset; all of them for nil, none for a subset that nobody has defined.
+    public func endpoints(for port: ServiceObject.Port, subset: String?) -> [ResolvedEndpoint] {
+        let all = self.endpoints(for: port)
+        guard let subset else { return all }
+        let pods = self.subsets[subset] ?? []
+        return all.filter { resolved in resolved.endpoint.podName.map { pods.contains($0) } ?? false }
     }
 
     /// The endpoints of one service port with the port number that they listen on, in a stable order, each address and
@@ -82,7 +95,7 @@ extension Service: Equatable {
     public static func == (lhs: Service, rhs: Service) -> Bool {
         lhs === rhs
             || lhs.object == rhs.object && lhs.groups == rhs.groups && lhs.policy == rhs.policy
-                && lhs.portPolicies == rhs.portPolicies && lhs.locality == rhs.locality
+                && lhs.portPolicies == rhs.portPolicies && lhs.locality == rhs.locality && lhs.subsets == rhs.subsets
                 && lhs.isProxied == rhs.isProxied
     }
 }

@@ -21,9 +21,10 @@ struct StringInterner {
         text.map { self.intern($0) }
     }
 
-    /// The same groups with shared texts, and without the names of pods: nothing looks endpoints up by them, and they are
-    /// the one text of an endpoint that cannot be shared.
-    mutating func intern(_ groups: [EndpointGroup]) -> [EndpointGroup] {
+    /// The same groups with shared texts.
+    /// - Parameter keepsPodNames: the names of pods are the one text of an endpoint that cannot be shared, and only subsets look
+    ///   endpoints up by them.
+    mutating func intern(_ groups: [EndpointGroup], keepsPodNames: Bool) -> [EndpointGroup] {
         groups.map { group in
             let ports = group.ports.map { port in
                 var port = port
@@ -35,7 +36,7 @@ struct StringInterner {
                 var endpoint = endpoint
                 endpoint.nodeName = self.intern(endpoint.nodeName)
                 endpoint.zone = self.intern(endpoint.zone)
-                endpoint.podName = nil
+                if !keepsPodNames { endpoint.podName = nil }
                 endpoint.zoneHints = endpoint.zoneHints.map { self.intern($0) }
                 return endpoint
             }

@@ -1,29 +1,31 @@
+import Configuration
 import Glibc
 import MeshApp
 
-/// `edgemesh-agent [flags]`.
+/// `edgemesh-agent [flags]` and `edgemesh-gateway [flags]`.
 enum AgentCommandLine {
     /// Runs what the flags ask for and returns the exit code.
-    static func run(_ arguments: [String]) async -> Int32 {
+    static func run(_ arguments: [String], role: AgentConfiguration.Role) async -> Int32 {
         let flags: AgentFlags
         do {
-            flags = try AgentFlags.parse(arguments)
+            flags = try AgentFlags.parse(arguments, role: role)
         } catch {
-            printError("edgemesh-agent: \(error)\nSee `edgemesh-agent --help`.")
+            printError("\(role.program): \(error)\nSee `\(role.program) --help`.")
             return ExitStatus.usage
         }
         switch flags.action {
         case .help:
-            print(AgentFlags.help)
+            print(AgentFlags.help(of: role))
         case .version(let raw):
             print(raw ? Version.raw : Version.line)
         case .defaultConfig:
-            print(AgentConfigurationText.full(), terminator: "")
+            print(AgentConfigurationText.full(role), terminator: "")
         case .minimalConfig:
-            print(AgentConfigurationText.minimal(), terminator: "")
+            print(AgentConfigurationText.minimal(role), terminator: "")
         case .run:
             return await AgentProgram.run(
                 AgentOptions(
+                    role: role,
                     configFile: flags.configFile,
                     isConfigFileRequired: flags.isConfigFileRequired,
                     manifestFolder: flags.manifestFolder,

@@ -1,6 +1,7 @@
+import Configuration
 import MeshCore
 
-/// The command line of `edgemesh-agent`, in the forms that the original's flag library accepts: `--flag=value`,
+/// The command line of `edgemesh-agent` and of `edgemesh-gateway`, in the forms that the original's flag library accepts: `--flag=value`,
 /// `--flag value`, single dashes, `-v4`. A pure value: parsing touches nothing.
 struct AgentFlags: Equatable, Sendable {
     enum Action: Equatable, Sendable {
@@ -15,15 +16,25 @@ struct AgentFlags: Equatable, Sendable {
         var description: String
     }
 
-    static let defaultConfigFile = "/etc/edgemesh/config/edgemesh-agent.yaml"
+    static let defaultConfigFile = Self.defaultConfigFile(of: .agent)
 
+    let role: AgentConfiguration.Role
     var action = Action.run
-    var configFile = Self.defaultConfigFile
+    var configFile: String
     /// Whether `--config-file` was given: without it and with `--manifests`, a missing file means the defaults.
     var hasExplicitConfigFile = false
     var manifestFolder: String?
     var nodeName: String?
     var verbosity = 0
+
+    init(role: AgentConfiguration.Role = .agent) {
+        self.role = role
+        self.configFile = Self.defaultConfigFile(of: role)
+    }
+
+    private static func defaultConfigFile(of role: AgentConfiguration.Role) -> String {
+        "/etc/edgemesh/config/\(role.program).yaml"
+    }
 
     /// With a folder of manifests and no explicit file, a node without a configuration runs on the defaults.
     var isConfigFileRequired: Bool { self.hasExplicitConfigFile || self.manifestFolder == nil }
@@ -45,13 +56,18 @@ struct AgentFlags: Equatable, Sendable {
         "log-flush-frequency": .text,
     ]
 
-    static func parse(_ arguments: some Sequence<String>) throws(ParseError) -> AgentFlags {
-        var flags = AgentFlags()
+    static func parse(
+        _ arguments: some Sequence<String>,
+        role: AgentConfiguration.Role = .agent
+    ) throws(ParseError) -> AgentFlags {
+        var flags = AgentFlags(role: role)
         var rest = Array(arguments)[...]
         while let argument = rest.popFirst() {
             if argument == "--" { break }
             guard argument.hasPrefix("-"), argument.count > 1 else {
-                throw ParseError(description: "unexpected argument \"\(argument)\": the agent takes flags only")
+                throw ParseError(
+                    description: "unexpected argument \"\(argument)\": the \(role.rawValue) takes flags only"
+                )
             }
             var name = String(argument.drop { $0 == "-" }.prefix { $0 != "=" })
             var value = argument.firstIndex(of: "=").map { String(argument[argument.index(after: $0)...]) }
@@ -118,13 +134,21 @@ struct AgentFlags: Equatable, Sendable {
         }
     }
 
-    static let help = """
-        The EdgeMesh agent: service discovery, service proxy and load balancing for one node.
+    private static func summary(of role: AgentConfiguration.Role) -> String {
+        switch role {
+        case .agent: "The EdgeMesh agent: service discovery, service proxy and load balancing for one node."
+        case .gateway: "The EdgeMesh gateway: leads calls from outside to services, wherever their pods are."
+        }
+    }
 
-        Usage: edgemesh-agent [flags]        (or: edgemesh agent [flags])
+    static func help(of role: AgentConfiguration.Role) -> String {
+        """
+        \(self.summary(of: role))
+
+        Usage: \(role.program) [flags]        (or: edgemesh \(role.rawValue) [flags])
 
         Flags:
-          --config-file FILE   configuration, YAML (default \(defaultConfigFile))
+          --config-file FILE   configuration, YAML (default \(self.defaultConfigFile(of: role)))
           --manifests DIR      take services and endpoints from the YAML and JSON files of a folder, watched for
                                changes, instead of from a Kubernetes API
           --node-name NAME     the name of this node (default: $NODE_NAME, else the host name with --manifests)
@@ -139,4 +163,5 @@ struct AgentFlags: Equatable, Sendable {
         Signals: SIGTERM and SIGINT drain and stop; SIGHUP reads the configuration again.
         Exit codes: 0 stopped as asked; 1 the configuration or environment is wrong; 2 wrong usage.
         """
+    }
 }

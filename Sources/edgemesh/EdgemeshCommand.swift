@@ -1,5 +1,6 @@
 import Admin
 import ArgumentParser
+import Configuration
 import Documents
 import MeshApp
 
@@ -16,8 +17,10 @@ struct EdgemeshCommand: AsyncParsableCommand {
             """,
         version: Version.line,
         subcommands: [
-            AgentCommand.self, StatusCommand.self, RoutesCommand.self, PingCommand.self, NetcheckCommand.self,
-            CheckCommand.self, ProbeCommand.self, CleanupCommand.self, ReloadCommand.self, LabCommand.self,
+            AgentCommand.self, GatewayCommand.self, StatusCommand.self, RoutesCommand.self, PingCommand.self,
+            NetcheckCommand.self,
+            CheckCommand.self, AnalyzeCommand.self, ProbeCommand.self, CleanupCommand.self, ReloadCommand.self,
+            LabCommand.self,
             VersionCommand.self,
         ]
     )
@@ -25,10 +28,16 @@ struct EdgemeshCommand: AsyncParsableCommand {
 
 /// Shared by the commands that speak to the agent.
 struct SocketOptions: ParsableArguments {
-    @Option(help: "The agent's admin socket.")
-    var socket = AdminClient.defaultSocketPath
+    @Option(help: "The admin socket of the agent or the gateway.")
+    var socket: String?
 
-    var client: AdminClient { AdminClient(socketPath: self.socket) }
+    @Flag(help: "Ask the gateway of this node, not its agent.")
+    var gateway = false
+
+    var client: AdminClient {
+        let usual = AgentConfiguration(role: self.gateway ? .gateway : .agent).commonConfig.adminSocket
+        return AdminClient(socketPath: self.socket ?? usual)
+    }
 }
 
 enum OutputFormat: String, ExpressibleByArgument, CaseIterable {
@@ -61,7 +70,22 @@ struct AgentCommand: AsyncParsableCommand {
     var flags: [String] = []
 
     func run() async throws {
-        throw ExitCode(await AgentCommandLine.run(self.flags))
+        throw ExitCode(await AgentCommandLine.run(self.flags, role: .agent))
+    }
+}
+
+/// As `AgentCommand`.
+struct GatewayCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "gateway",
+        abstract: "Run the gateway at the edge of the mesh (also as edgemesh-gateway)."
+    )
+
+    @Argument(parsing: .captureForPassthrough, help: "See `edgemesh gateway --help`.")
+    var flags: [String] = []
+
+    func run() async throws {
+        throw ExitCode(await AgentCommandLine.run(self.flags, role: .gateway))
     }
 }
 

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Configuration
 import Glibc
 import MeshApp
 
@@ -18,12 +19,10 @@ enum Main {
         let arguments = CommandLine.arguments
         let name = arguments.first?.split(separator: "/").last ?? "edgemesh"
         let rest = arguments.dropFirst()
-        // The agent goes past the command parser of the people's commands, whose tables would stay in its memory.
-        if name == "edgemesh-agent" {
-            exit(await AgentCommandLine.run(Array(rest)))
-        }
-        if rest.first == "agent" {
-            exit(await AgentCommandLine.run(Array(rest.dropFirst())))
+        // What stays goes past the command parser of the people's commands, whose tables would stay in its memory.
+        for role in AgentConfiguration.Role.allCases {
+            if name == role.program { exit(await AgentCommandLine.run(Array(rest), role: role)) }
+            if rest.first == role.rawValue { exit(await AgentCommandLine.run(Array(rest.dropFirst()), role: role)) }
         }
         await EdgemeshCommand.main(Array(rest))
         exit(ExitStatus.success)

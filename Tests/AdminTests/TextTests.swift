@@ -54,6 +54,33 @@ import Testing
         #expect(StatusText.duration(seconds) == text)
     }
 
+    @Test func listenersAndFindingsOfTheGatewayAreShown() {
+        let finding: Document = [
+            "severity": "error", "kind": "Gateway", "name": "shop/edge", "field": "spec.listeners[0]",
+            "message": "no such",
+        ]
+        let status: Document = [
+            "agent": ["role": "gateway", "version": "v1", "node": "n1"],
+            "edgeGateway": [
+                "listeners": [
+                    ["address": "0.0.0.0:80/tcp", "origins": ["Gateway shop/edge"]],
+                    ["address": "0.0.0.0:81/tcp", "problem": "address in use", "origins": []],
+                ],
+                "findings": .array(Array(repeating: finding, count: 21)), "findingsOmitted": 3,
+                "credentialProblems": ["Secret shop/cert: forbidden"],
+            ],
+        ]
+        let text = StatusText.overview(status)
+        for words in [
+            "Gateway  v1 on n1", "0.0.0.0:80/tcp  open                      Gateway shop/edge",
+            "0.0.0.0:81/tcp  not open: address in use  -",
+            "error    Gateway shop/edge  spec.listeners[0]  no such", "... and 4 more: `edgemesh analyze` lists all",
+            "Warning: edgeGateway does not listen on 0.0.0.0:81/tcp: address in use",
+            "Warning: edgeGateway: Secret shop/cert: forbidden",
+        ] { #expect(text.contains(words), "\(words)\nin\n\(text)") }
+        #expect(StatusText.overview(["edgeGateway": [:]]).contains("The gateway listens nowhere"))
+    }
+
     @Test func statusIsReadLeniently() {
         #expect(StatusText.overview([:]).contains("No services are known"))
         let text = StatusText.overview([

@@ -67,6 +67,42 @@ struct DeploymentTests {
         }
     }
 
+    @Test("the gateway's manifests hold together, and its configuration has no problems")
+    func gateway() throws {
+        let documents = try ["01-rbac", "02-configmap", "03-deployment"].flatMap { name in
+            let text = try #require(DocumentationTests.read("deploy/gateway/\(name).yaml"), "\(name)")
+            return try Document.parseYAML(Array(text.utf8))
+        }
+        for document in documents {
+            #expect(document["metadata"]?["name"]?.string?.hasPrefix("edgemesh-gateway") == true)
+            #expect(document["metadata"]?["labels"]?["kubeedge"]?.string == "edgemesh-gateway")
+        }
+        func manifest(_ kind: String) throws -> Document {
+            try #require(documents.first { $0["kind"]?.string == kind })
+        }
+        let text = try #require(try manifest("ConfigMap")["data"]?["edgemesh-gateway.yaml"]?.string)
+        for environment in [ConfigurationEnvironment.edge, .cloud] {
+            let loaded = AgentConfiguration.load(Array(text.utf8), environment: environment, role: .gateway)
+            #expect(loaded.problems.isEmpty, "\(loaded.problems)")
+            #expect(loaded.configuration.modules.edgeGateway.enable && loaded.configuration.modules.edgeTunnel.enable)
+        }
+        let pod = try #require(try manifest("Deployment")["spec"]?["template"]?["spec"])
+        let container = try #require(pod["containers"]?.array?.first)
+        let mounts = container["volumeMounts"]?.array ?? []
+        #expect(
+            mounts.compactMap { $0["name"]?.string } == (pod["volumes"]?.array ?? []).compactMap { $0["name"]?.string }
+        )
+        let paths = mounts.compactMap { $0["mountPath"]?.string }
+        let own = AgentConfiguration(role: .gateway)
+        #expect(paths.contains("/etc/edgemesh/config") && paths.contains(own.commonConfig.stateDir))
+        #expect(paths.contains { own.commonConfig.adminSocket.hasPrefix($0 + "/") })
+        #expect(paths.contains(own.modules.edgeTunnel.psk.path))
+        for probe in ["readinessProbe", "livenessProbe"] {
+            let command = (container[probe]?["exec"]?["command"]?.array ?? []).compactMap(\.string)
+            #expect(command.dropFirst(3).first == own.commonConfig.adminSocket)
+        }
+    }
+
     @Test("each template of the chart is closed, and uses only values that there are", arguments: templates)
     func template(name: String) throws {
         let text = try #require(DocumentationTests.read("\(Self.chart)/templates/\(name).yaml"))

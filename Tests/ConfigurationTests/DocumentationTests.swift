@@ -45,7 +45,12 @@ struct DocumentationTests {
             for document in documents {
                 let isConfiguration = ["modules", "commonConfig", "kubeAPIConfig"].contains { document[$0] != nil }
                 if isConfiguration {
-                    let loaded = AgentConfiguration.load(Array(document.yamlText().utf8), environment: .edge)
+                    let isGateway = document["kind"]?.string == "EdgeMeshGateway"
+                    let loaded = AgentConfiguration.load(
+                        Array(document.yamlText().utf8),
+                        environment: .edge,
+                        role: isGateway ? .gateway : .agent
+                    )
                     #expect(loaded.problems.isEmpty, "\(page), example \(index + 1)")
                 } else {
                     for case .failure(let error) in ClusterObject.decodeEach(document)
@@ -61,10 +66,8 @@ struct DocumentationTests {
     func table() throws {
         let page = try #require(Self.read("docs/configuration.md"))
         let section = try #require(page.firstRange(of: "## Every key").map { page[$0.upperBound...] })
-        let rows = section.split(separator: "\n").filter { $0.hasPrefix("| `") }.map { row in
-            row.split(separator: " | ").map { $0.drop { $0 == "|" || $0 == " " } }
-        }
-        let schema = AgentConfiguration.schema
+        let rows = Self.rows(of: section)
+        let schema = AgentConfiguration.schema(of: .agent)
         #expect(rows.map { $0[0].dropFirst().dropLast() } == schema.map { $0.path[...] })
         for (row, key) in zip(rows, schema) {
             for environment in [ConfigurationEnvironment.edge, .cloud] {
@@ -76,9 +79,37 @@ struct DocumentationTests {
         }
     }
 
-    @Test("no key hides another")
-    func schema() {
-        let paths = AgentConfiguration.schema.map { $0.path.lowercased() }
+    /// The cells of a table whose first column is code.
+    private static func rows(of section: Substring) -> [[Substring]] {
+        section.split(separator: "\n").filter { $0.hasPrefix("| `") }.map { row in
+            row.split(separator: " | ").map { $0.drop { $0 == "|" || $0 == " " } }
+        }
+    }
+
+    @Test("the table of the gateway has exactly what differs from the agent's keys and defaults")
+    func gatewayTable() throws {
+        let page = try #require(Self.read("docs/configuration.md"))
+        let start = try #require(page.firstRange(of: "## The gateway")).upperBound
+        let end = try #require(page.firstRange(of: "## Every key")).lowerBound
+        let rows = Self.rows(of: page[start..<end])
+        let agent = Dictionary(
+            uniqueKeysWithValues: AgentConfiguration.schema(of: .agent).map { key in
+                (key.path, key.write(AgentConfiguration(role: .agent)))
+            }
+        )
+        let own = AgentConfiguration(role: .gateway)
+        let differing = AgentConfiguration.schema(of: .gateway).filter { key in
+            agent[key.path] == nil || agent[key.path] != .some(key.write(own))
+        }
+        #expect(rows.map { $0[0].dropFirst().dropLast() } == differing.map { $0.path[...] })
+        for (row, key) in zip(rows, differing) {
+            #expect(row[1].contains(key.write(own).map { "`\($0.jsonText())`" } ?? "-"), "\(key.path)")
+        }
+    }
+
+    @Test("no key hides another", arguments: AgentConfiguration.Role.allCases)
+    func schema(role: AgentConfiguration.Role) {
+        let paths = AgentConfiguration.schema(of: role).map { $0.path.lowercased() }
         #expect(Set(paths).count == paths.count)
         for path in paths { #expect(!paths.contains { $0.hasPrefix(path + ".") }, "\(path)") }
     }

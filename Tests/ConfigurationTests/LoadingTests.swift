@@ -129,7 +129,7 @@ struct LoadingTests {
         #expect(loaded.problems.filter { $0.severity == .error }.isEmpty, "\(loaded.problems)")
         #expect(loaded.configuration == load("{}", environment).configuration)
         #expect(try Document.parseYAML(Array(loaded.configuration.document.yamlText().utf8))[0]["kind"] != nil)
-        let minimal = load(AgentConfiguration.minimalDocument.yamlText(), environment)
+        let minimal = load(AgentConfiguration.minimalDocument().yamlText(), environment)
         #expect(minimal.problems.isEmpty)
         #expect(minimal.configuration.modules.edgeProxy.enable && minimal.configuration.modules.edgeTunnel.enable)
     }

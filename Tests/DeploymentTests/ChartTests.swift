@@ -31,7 +31,7 @@ import Testing
 
     @Test func withoutValuesItIsThePlainManifests() throws {
         defer { self.deployment.remove() }
-        let plain = try ["01-rbac", "02-configmap", "03-daemonset"].flatMap(Deployment.manifest)
+        let plain = try ["01-rbac", "02-configmap", "03-daemonset"].flatMap { try Deployment.manifest($0) }
         let rendered = try self.render().filter { $0["kind"]?.string != "Secret" }
         #expect(rendered.sortedByName.map(\.canonical) == plain.sortedByName.map(\.canonical))
 
@@ -230,7 +230,7 @@ import Testing
 
 extension Document {
     /// The same for objects that differ only in the order of their members.
-    fileprivate var canonical: String {
+    var canonical: String {
         func sorted(_ document: Document) -> Document {
             if let members = document.members {
                 return .object(members.sorted { $0.key < $1.key }.map { Member($0.key, sorted($0.value)) })
@@ -239,7 +239,8 @@ extension Document {
             return document
         }
         // The configuration is a text; what counts is what it says.
-        guard let text = self["data"]?["edgemesh-agent.yaml"]?.string,
+        let file = self["data"]?.members?.first { $0.key.hasSuffix(".yaml") }
+        guard let text = file?.value.string,
             let configuration = try? Document.parseYAML(Array(text.utf8)).first
         else { return sorted(self).jsonText() }
         return "\(self["metadata"]?.jsonText() ?? "") \(sorted(configuration).jsonText())"

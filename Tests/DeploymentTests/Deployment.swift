@@ -7,14 +7,16 @@ import Testing
 /// with Kubernetes' own schemas, which `scripts/bootstrap --peers` installs.
 struct Deployment {
     static let root = "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
-    static let chart = "\(Self.root)/deploy/helm/edgemesh"
     private static let kubernetes = "1.32"
 
     /// Files of one test.
     let folder: String
     private let renderer: String
+    /// The chart, and the name of its release.
+    private let chart: String
 
-    init() throws {
+    init(_ chart: String = "edgemesh") throws {
+        self.chart = chart
         self.folder = "/tmp/edgemesh-deployment-\(getpid())-\(UInt64.random(in: .min ... .max))"
         self.renderer = try Self.builtRenderer.get()
         mkdir(self.folder, 0o700)
@@ -37,7 +39,7 @@ struct Deployment {
         return "\(folder)/renderer"
     }
 
-    /// The objects of the chart as release `edgemesh` in the namespace `kubeedge`.
+    /// The objects of the chart as a release of its name in the namespace `kubeedge`.
     /// - Parameters:
     ///   - values: over those of the chart.
     ///   - objects: that are in the cluster.
@@ -53,7 +55,7 @@ struct Deployment {
         let objectsFile = try self.write("objects.yaml", list.jsonText())
         let options = apis.map { " -api \($0)" }.joined()
         return try shell(
-            "\(self.renderer) \(Self.chart) edgemesh kubeedge -objects \(objectsFile)\(options) \(valuesFile)"
+            "\(self.renderer) \(Self.root)/deploy/helm/\(self.chart) \(self.chart) kubeedge -objects \(objectsFile)\(options) \(valuesFile)"
         )
     }
 
@@ -84,8 +86,8 @@ struct Deployment {
 
     static func read(_ path: String) throws -> String { try shell("cat \(Self.root)/\(path)") }
 
-    static func manifest(_ name: String) throws -> [Document] {
-        try Document.parseYAML(Array(Self.read("deploy/manifests/\(name).yaml").utf8))
+    static func manifest(_ name: String, in folder: String = "manifests") throws -> [Document] {
+        try Document.parseYAML(Array(Self.read("deploy/\(folder)/\(name).yaml").utf8))
     }
 }
 

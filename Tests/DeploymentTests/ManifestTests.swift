@@ -8,6 +8,7 @@ import Testing
     private static let files = [
         "deploy/manifests/01-rbac.yaml", "deploy/manifests/02-configmap.yaml", "deploy/manifests/03-daemonset.yaml",
         "deploy/manifests/04-node-identity.yaml", "deploy/helm/edgemesh/crds/networking.istio.io.yaml",
+        "deploy/gateway/01-rbac.yaml", "deploy/gateway/02-configmap.yaml", "deploy/gateway/03-deployment.yaml",
     ]
 
     @Test(arguments: files)

@@ -25,8 +25,8 @@ import Testing
                     try? await Task.sleep(for: .milliseconds(20))
                 }
             }
-            let seen15 = try await client.end()
-            #expect(seen15.hasPrefix("HTTP/1.1 408 "))
+            let answer = try await client.end()
+            #expect(answer.hasPrefix("HTTP/1.1 408 "))
             await drip.value
         }
     }
@@ -39,8 +39,8 @@ import Testing
         try await HTTPProxyTests.withWeb(limits: limits) { port, _, _ in
             let client = try await RawClient.connect(port)
             try await client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nab")
-            let seen16 = try await client.end()
-            #expect(seen16.hasPrefix("HTTP/1.1 408 "))
+            let answer = try await client.end()
+            #expect(answer.hasPrefix("HTTP/1.1 408 "))
         }
     }
 
@@ -108,6 +108,26 @@ import Testing
             let answer = try await RawClient.exchange(port, text + smuggled)
             #expect(answer.hasPrefix("HTTP/1.1 400 ") && answer.contains("connection: close\r\n"))
             #expect(!server.requests.contains { $0.contains("smuggled") })
+        }
+    }
+
+    @Test("a request that regular expressions would take too long for is refused, and its connection goes on")
+    func regularExpressions() async throws {
+        let regex = try BoundedRegex(pattern: "/(?:a{250}b|a)*c")
+        let rule = HTTPRule(
+            origin: "heavy",
+            matches: [HTTPMatch(path: .regex(regex))],
+            action: .forward([backend("web")])
+        )
+        try await HTTPProxyTests.withWeb([rule]) { port, server, rig in
+            let long = "GET /\(String(repeating: "a", count: 8_000)) HTTP/1.1\r\nHost: x\r\n\r\n"
+            let text = try await RawClient.exchange(
+                port,
+                long + "GET /aac HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            )
+            #expect(statuses(text) == [431, 200] && text.contains("regular expressions"))
+            #expect(server.requests == ["GET /aac 0"])
+            #expect(await rig.service.reports().reduce(0) { $0 + $1.requestsTooComplex } == 1)
         }
     }
 
@@ -212,14 +232,14 @@ import Testing
             try await eventually("the port is taken") {
                 await rig.service.listenEntries.allSatisfy { $0.problem == nil }
             }
-            let seen18 = try await RawClient.exchange(taken, request)
-            #expect(seen18.hasPrefix("HTTP/1.1 200 "))
+            let onTakenPort = try await RawClient.exchange(taken, request)
+            #expect(onTakenPort.hasPrefix("HTTP/1.1 200 "))
             // A listener that goes takes no connection of the others with it.
             rig.plans.yield(rig.plan([answer]))
             try await eventually("it is gone") { await rig.service.listenEntries.count == 1 }
             try await open.send(request)
-            let seen19 = try await open.end()
-            #expect(seen19.contains("connection: close\r\n"))
+            let onOpenConnection = try await open.end()
+            #expect(onOpenConnection.contains("connection: close\r\n"))
         }
     }
 }

@@ -8,6 +8,7 @@ import MeshInterfaces
 import MeshTesting
 import NIOCore
 import NIOPosix
+import NIOSSL
 import ServiceCatalog
 import Synchronization
 
@@ -45,7 +46,26 @@ struct LoopbackDialer: EndpointDialing {
         on loop: any EventLoop,
         deadline: NIODeadline
     ) -> EventLoopFuture<any Channel> {
-        loop.makeFailedFuture(GatewayError(.backend, "no datagrams here"))
+        DatagramBootstrap(group: loop)
+            .channelOption(.autoRead, value: false)
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    try channel.pipeline.syncOperations.addHandler(PlainDatagrams())
+                }
+            }
+            .connect(to: SocketAddress(endpoint.transportAddress))
+    }
+}
+
+/// Datagrams of a connected socket without their addresses.
+private final class PlainDatagrams: ChannelDuplexHandler {
+    typealias InboundIn = AddressedEnvelope<ByteBuffer>
+    typealias InboundOut = ByteBuffer
+    typealias OutboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        context.fireChannelRead(self.wrapInboundOut(self.unwrapInboundIn(data).data))
     }
 }
 
@@ -53,17 +73,19 @@ let loopback = IPAddress.v4(.loopback)
 
 func serviceName(_ name: String) -> ObjectName { ObjectName(namespace: "shop", name: name) }
 
-/// A service whose endpoints listen on these ports of 127.0.0.1, each a group of its own.
-func makeService(_ name: String, ports: [UInt16]) -> Service {
+/// A service whose endpoints listen on these ports of 127.0.0.1, each a group of its own and a pod `pod-INDEX`.
+func makeService(_ name: String, ports: [UInt16], subsets: [String: Set<String>] = [:]) -> Service {
     var object = ServiceObject(name: serviceName(name))
     object.ports = [ServiceObject.Port(port: 80)]
     return Service(
         object: object,
-        groups: ports.map {
-            EndpointGroup(ports: [EndpointPort(port: $0)], endpoints: [Endpoint(address: loopback, nodeName: "a")])
+        groups: ports.enumerated().map { index, port in
+            let endpoint = Endpoint(address: loopback, nodeName: "a", podName: "pod-\(index)")
+            return EndpointGroup(ports: [EndpointPort(port: port)], endpoints: [endpoint])
         },
         policy: nil,
         portPolicies: [:],
+        subsets: subsets,
         isProxied: true
     )
 }
@@ -91,6 +113,7 @@ struct GatewayRig: Sendable {
     static func with<Value: Sendable>(
         _ listeners: [ListenerPlan.Service],
         services: [Service],
+        transport: TransportProtocol = .tcp,
         dialer: LoopbackDialer = LoopbackDialer(),
         certificates: @escaping CertificateLookup = { _ in nil },
         limits: GatewayLimits = GatewayLimits(),
@@ -112,7 +135,7 @@ struct GatewayRig: Sendable {
         let running = Task { try await service.run() }
         let rig = GatewayRig(service: service, plans: continuation)
         do {
-            continuation.yield(rig.plan(listeners))
+            continuation.yield(rig.plan(listeners, transport: transport))
             try await eventually("the gateway listens") { await service.listenEntries.count == listeners.count }
             // In order of their addresses, as the plan has them.
             let ports = await service.listenEntries.map(\.address.address.port)
@@ -128,12 +151,12 @@ struct GatewayRig: Sendable {
     }
 
     /// Listeners of the same address differ by the loopback address that they ask for.
-    func plan(_ services: [ListenerPlan.Service]) -> GatewayPlan {
+    func plan(_ services: [ListenerPlan.Service], transport: TransportProtocol = .tcp) -> GatewayPlan {
         GatewayPlan(
             listeners: services.enumerated().map { index, service in
                 let address = IPAddress.v4(IPv4Address(rawValue: 0x7F00_0001 + UInt32(index)))
                 return ListenerPlan(
-                    key: ListenerPlan.Key(transport: .tcp, address: address, port: 0),
+                    key: ListenerPlan.Key(transport: transport, address: address, port: 0),
                     service: service,
                     origins: ["test \(index)"]
                 )
@@ -161,14 +184,28 @@ final class RawClient: Sendable {
         self.state = state
     }
 
-    /// - Parameter host: which loopback address.
-    static func connect(_ port: UInt16, host: String = "127.0.0.1", reads: Bool = true) async throws -> RawClient {
+    /// - Parameters:
+    ///   - host: which loopback address.
+    ///   - serverName: speaks TLS, and asks for this name.
+    static func connect(
+        _ port: UInt16,
+        host: String = "127.0.0.1",
+        reads: Bool = true,
+        serverName: String? = nil
+    ) async throws -> RawClient {
         let state = StateBox()
         let channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .channelOption(.allowRemoteHalfClosure, value: true)
             .channelOption(.autoRead, value: reads)
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
+                    if let serverName {
+                        var configuration = TLSConfiguration.makeClientConfiguration()
+                        configuration.certificateVerification = .none
+                        let context = try NIOSSLContext(configuration: configuration)
+                        let tls = try NIOSSLClientHandler(context: context, serverHostname: serverName)
+                        try channel.pipeline.syncOperations.addHandler(tls)
+                    }
                     try channel.pipeline.syncOperations.addHandler(
                         Collector { bytes, ended in
                             state.state.withLock { state in
@@ -223,9 +260,13 @@ final class RawClient: Sendable {
 
     /// Sends, and returns what came until the gateway ended the connection.
     static func exchange(_ port: UInt16, _ text: String) async throws -> String {
+        try await self.exchange(port, Array(text.utf8))
+    }
+
+    static func exchange(_ port: UInt16, _ bytes: [UInt8]) async throws -> String {
         let client = try await self.connect(port)
         // It may have answered and ended before it has taken everything.
-        try? await client.send(text)
+        try? await client.send(bytes)
         return try await client.end()
     }
 }

@@ -66,7 +66,7 @@ private final class EchoHTTP2 {
 }
 
 /// One HTTP/2 connection of a client, whose streams collect what comes.
-private final class ClientHTTP2: Sendable {
+final class ClientHTTP2: Sendable {
     let channel: any Channel
     let multiplexer: NIOHTTP2Handler.StreamMultiplexer
 
@@ -93,7 +93,7 @@ private final class ClientHTTP2: Sendable {
     final class Stream: Sendable {
         struct State {
             var headers: [HPACKHeaders] = []
-            var bytes = 0
+            var data: [UInt8] = []
             var isEnded = false
             var wasReset = false
         }
@@ -104,7 +104,9 @@ private final class ClientHTTP2: Sendable {
         func header(_ name: String) -> String? {
             self.state.withLock { $0.headers.lazy.compactMap { $0.first(name: name) }.first }
         }
-        var bytes: Int { self.state.withLock { $0.bytes } }
+        var statuses: [String] { self.state.withLock { $0.headers.compactMap { $0.first(name: ":status") } } }
+        var bytes: Int { self.state.withLock { $0.data.count } }
+        var text: String { self.state.withLock { String(decoding: $0.data, as: UTF8.self) } }
         var isEnded: Bool { self.state.withLock { $0.isEnded } }
         var wasReset: Bool { self.state.withLock { $0.wasReset } }
 
@@ -114,9 +116,15 @@ private final class ClientHTTP2: Sendable {
         }
 
         func send(_ bytes: Int, ends: Bool) async throws {
-            try await self.send(
-                .data(.init(data: .byteBuffer(ByteBuffer(repeating: 7, count: bytes)), endStream: ends))
-            )
+            try await self.send(ByteBuffer(repeating: 7, count: bytes), ends: ends)
+        }
+
+        func send(_ text: String, ends: Bool = false) async throws {
+            try await self.send(ByteBuffer(string: text), ends: ends)
+        }
+
+        private func send(_ bytes: ByteBuffer, ends: Bool) async throws {
+            try await self.send(.data(.init(data: .byteBuffer(bytes), endStream: ends)))
         }
     }
 
@@ -133,7 +141,7 @@ private final class ClientHTTP2: Sendable {
                     state.headers.append(frame.headers)
                     if frame.endStream { state.isEnded = true }
                 case .data(let frame):
-                    state.bytes += frame.data.readableBytes
+                    if case .byteBuffer(let bytes) = frame.data { state.data += Array(buffer: bytes) }
                     if frame.endStream { state.isEnded = true }
                 case .rstStream: state.wasReset = true
                 default: break
@@ -163,7 +171,7 @@ private final class ClientHTTP2: Sendable {
     }
 }
 
-private func head(_ method: String = "GET", _ path: String = "/", _ more: [(String, String)] = []) -> HPACKHeaders {
+func http2Head(_ method: String = "GET", _ path: String = "/", _ more: [(String, String)] = []) -> HPACKHeaders {
     HPACKHeaders([(":method", method), (":scheme", "http"), (":authority", "x"), (":path", path)] + more)
 }
 
@@ -205,7 +213,10 @@ private func head(_ method: String = "GET", _ path: String = "/", _ more: [(Stri
     func grpc() async throws {
         try await self.withEcho { port in
             let client = try await ClientHTTP2(port)
-            let stream = try await client.open(head("POST", "/pkg.Service/Call", [("te", "trailers")]), ends: false)
+            let stream = try await client.open(
+                http2Head("POST", "/pkg.Service/Call", [("te", "trailers")]),
+                ends: false
+            )
             try await eventually("the head") { stream.status == "200" }
             #expect(stream.header("x-te") == "trailers" && stream.header("x-path") == "/pkg.Service/Call")
             for count in 1...5 {
@@ -225,7 +236,7 @@ private func head(_ method: String = "GET", _ path: String = "/", _ more: [(Stri
         try await self.withEcho { port in
             let client = try await ClientHTTP2(port)
             var streams: [ClientHTTP2.Stream] = []
-            for _ in 0..<60 { streams.append(try await client.open(head("POST"), ends: false)) }
+            for _ in 0..<60 { streams.append(try await client.open(http2Head("POST"), ends: false)) }
             for stream in streams { try await stream.send(10_000, ends: true) }
             for stream in streams { try await eventually("an end") { stream.isEnded && stream.bytes == 10_000 } }
             try await client.channel.close()
@@ -236,12 +247,12 @@ private func head(_ method: String = "GET", _ path: String = "/", _ more: [(Stri
     func hostileBackend() async throws {
         try await self.withEcho { port in
             let client = try await ClientHTTP2(port)
-            let hostile = try await client.open(head("POST", "/hostile"), ends: false)
-            let other = try await client.open(head("POST"), ends: false)
+            let hostile = try await client.open(http2Head("POST", "/hostile"), ends: false)
+            let other = try await client.open(http2Head("POST"), ends: false)
             try await eventually("both are answered") { hostile.status == "200" && other.status == "200" }
             try await hostile.send(100, ends: false)
             try await eventually("both are reset") { hostile.wasReset && other.wasReset }
-            let next = try await client.open(head("POST"), ends: false)
+            let next = try await client.open(http2Head("POST"), ends: false)
             try await next.send(100, ends: true)
             try await eventually("the next one's end") { next.isEnded && next.bytes == 100 }
             try await client.channel.close()
@@ -337,7 +348,7 @@ private func head(_ method: String = "GET", _ path: String = "/", _ more: [(Stri
         try await HTTPProxyTests.withWeb { port, server, _ in
             let client = try await ClientHTTP2(port)
             let fields = (0..<200).map { ("x-\($0)", String(repeating: "v", count: 300)) }
-            let stream = try? await client.open(head("GET", "/", fields), ends: true)
+            let stream = try? await client.open(http2Head("GET", "/", fields), ends: true)
             if let stream { try await eventually("an end") { stream.isEnded || stream.wasReset } }
             #expect(server.requests.isEmpty)
             try? await client.channel.close()
@@ -349,7 +360,8 @@ private func head(_ method: String = "GET", _ path: String = "/", _ more: [(Stri
         try await HTTPProxyTests.withWeb { port, _, _ in
             let client = try await ClientHTTP2(port)
             for _ in 0..<1_000 {
-                guard client.channel.isActive, let stream = try? await client.open(head("GET", "/hang"), ends: true)
+                guard client.channel.isActive,
+                    let stream = try? await client.open(http2Head("GET", "/hang"), ends: true)
                 else { break }
                 try? await stream.send(.rstStream(.cancel))
             }

@@ -129,8 +129,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
             )
             try await client.wait(for: "HTTP/1.1 100 Continue\r\n\r\n")
             try await client.send("abc")
-            let seen1 = try await client.end()
-            #expect(seen1.contains("content: 3\n"))
+            let answer = try await client.end()
+            #expect(answer.contains("content: 3\n"))
             #expect(server.requests == ["PUT /x 3"])
             // Nobody will read this one, so nothing is asked for.
             let refused = try await RawClient.exchange(
@@ -171,12 +171,12 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
                 #expect(text.contains(reason), "\(path): \(text)")
             }
             let long = "POST /some HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n01234567890"
-            let seen2 = try await RawClient.exchange(port, long)
-            #expect(seen2.hasPrefix("HTTP/1.1 413 "))
+            let tooLong = try await RawClient.exchange(port, long)
+            #expect(tooLong.hasPrefix("HTTP/1.1 413 "))
             let chunked =
                 "POST /some HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n01234567890\r\n0\r\n\r\n"
-            let seen3 = try await RawClient.exchange(port, chunked)
-            #expect(seen3.hasPrefix("HTTP/1.1 413 "))
+            let tooLongInChunks = try await RawClient.exchange(port, chunked)
+            #expect(tooLongInChunks.hasPrefix("HTTP/1.1 413 "))
         }
     }
 
@@ -195,8 +195,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
             // The endpoint that refuses is passed over, whatever the method.
             for _ in 0..<4 {
                 let post = "POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\nab"
-                let seen4 = try await RawClient.exchange(ports[0], post)
-                #expect(seen4.contains("content: 2\n"))
+                let answer = try await RawClient.exchange(ports[0], post)
+                #expect(answer.contains("content: 2\n"))
             }
         }
         try await server.stop()
@@ -213,8 +213,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
         try await Self.withWeb(rules) { port, _, _ in
             let text = try await RawClient.exchange(port, get("/old/x?y=z"))
             #expect(text.hasPrefix("HTTP/1.1 308 ") && text.contains("location: https://web.example/new/x?y=z\r\n"))
-            let seen5 = try await RawClient.exchange(port, get("/teapot"))
-            #expect(seen5.hasSuffix("\r\n\r\nshort and stout"))
+            let direct = try await RawClient.exchange(port, get("/teapot"))
+            #expect(direct.hasSuffix("\r\n\r\nshort and stout"))
         }
     }
 
@@ -265,16 +265,16 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
         var rule = matching("/status", .forward([backend("web")]))
         rule.retries = RetryPolicy(attempts: 2, conditions: [.gatewayError], backoff: .milliseconds(1))
         try await Self.withWeb([rule]) { port, server, _ in
-            let seen6 = try await RawClient.exchange(port, get("/status/503"))
-            #expect(seen6.hasPrefix("HTTP/1.1 503 "))
+            let gatewayError = try await RawClient.exchange(port, get("/status/503"))
+            #expect(gatewayError.hasPrefix("HTTP/1.1 503 "))
             #expect(server.requests.count == 3)
-            let seen7 = try await RawClient.exchange(port, get("/status/500"))
-            #expect(seen7.hasPrefix("HTTP/1.1 500 "))
+            let serverError = try await RawClient.exchange(port, get("/status/500"))
+            #expect(serverError.hasPrefix("HTTP/1.1 500 "))
             #expect(server.requests.count == 4, "500 is no error of a gateway")
             // Content is sent again whole, if it is short enough to be kept.
             let post = "POST /status/502 HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\nabcd"
-            let seen8 = try await RawClient.exchange(port, post)
-            #expect(seen8.hasPrefix("HTTP/1.1 502 "))
+            let repeated = try await RawClient.exchange(port, post)
+            #expect(repeated.hasPrefix("HTTP/1.1 502 "))
             #expect(server.requests.suffix(3) == ["POST /status/502 4", "POST /status/502 4", "POST /status/502 4"])
         }
     }
@@ -287,8 +287,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
         rule.retries = RetryPolicy(attempts: 2, conditions: [.gatewayError], backoff: .milliseconds(1))
         try await Self.withWeb([rule], limits: limits) { port, server, _ in
             let post = "POST /status/502 HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\nabcd"
-            let seen9 = try await RawClient.exchange(port, post)
-            #expect(seen9.hasPrefix("HTTP/1.1 502 "))
+            let answer = try await RawClient.exchange(port, post)
+            #expect(answer.hasPrefix("HTTP/1.1 502 "))
             #expect(server.requests == ["POST /status/502 4"])
         }
     }
@@ -306,8 +306,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
             for _ in 0..<3 { #expect(try await RawClient.exchange(ports[0], get("/")).hasSuffix("\r\n\r\nok")) }
             // One that may have been carried out is not sent again.
             let post = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            let seen10 = try await RawClient.exchange(ports[0], post)
-            #expect(seen10.hasPrefix("HTTP/1.1 502 "))
+            let answer = try await RawClient.exchange(ports[0], post)
+            #expect(answer.hasPrefix("HTTP/1.1 502 "))
         }
         try await server.stop()
     }
@@ -403,8 +403,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
             let client = try await RawClient.connect(port, reads: false)
             try await client.send(get("/big/\(count)"))
             // Another client is served meanwhile.
-            let seen11 = try await RawClient.exchange(port, get("/other"))
-            #expect(seen11.contains("GET /other"))
+            let answer = try await RawClient.exchange(port, get("/other"))
+            #expect(answer.contains("GET /other"))
             try await client.setReading(true)
             #expect(try await client.end().utf8.count > count)
         }
@@ -468,8 +468,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
         cors.cors = CORSPolicy(origins: [.exact("https://good.example")])
         cors.cors?.methods = ["PUT"]
         try await Self.withWeb([fault, cors]) { port, server, _ in
-            let seen12 = try await RawClient.exchange(port, get("/fault"))
-            #expect(seen12.hasPrefix("HTTP/1.1 418 "))
+            let injected = try await RawClient.exchange(port, get("/fault"))
+            #expect(injected.hasPrefix("HTTP/1.1 418 "))
             let origin = "Origin: https://good.example\r\nConnection: close\r\n"
             let preflight = "OPTIONS /cors HTTP/1.1\r\nHost: x\r\nAccess-Control-Request-Method: PUT\r\n\(origin)\r\n"
             let allowed = try await RawClient.exchange(port, preflight)
@@ -493,8 +493,8 @@ private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
                 try await RawClient.exchange(port, get("/first")).hasPrefix("HTTP/1.1 404 ")
             }
             try await client.send(get("/first"))
-            let seen13 = try await client.end()
-            #expect(seen13.contains("HTTP/1.1 404 "))
+            let answer = try await client.end()
+            #expect(answer.contains("HTTP/1.1 404 "))
         }
     }
 }

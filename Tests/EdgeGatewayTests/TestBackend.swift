@@ -11,16 +11,27 @@ final class TestBackend: Sendable {
     private let record: Record
 
     final class Record: Sendable {
-        private let state = Mutex<(requests: [String], connections: Int)>(([], 0))
+        /// Bytes that are kept.
+        private static let maximumBytes = 1 << 20
+        private let state = Mutex<(requests: [String], connections: Int, bytes: [UInt8])>(([], 0, []))
         var requests: [String] { self.state.withLock { $0.requests } }
         var connections: Int { self.state.withLock { $0.connections } }
         func add(_ request: String) { self.state.withLock { $0.requests.append(request) } }
+        var bytes: [UInt8] { self.state.withLock { $0.bytes } }
+        func add(_ bytes: ByteBuffer) {
+            self.state.withLock { state in
+                guard state.bytes.count < Self.maximumBytes else { return }
+                state.bytes += Array(buffer: bytes)
+            }
+        }
         func connected() { self.state.withLock { $0.connections += 1 } }
     }
 
     /// `METHOD URI BODYLENGTH` of every request, in order.
     var requests: [String] { self.record.requests }
     var connections: Int { self.record.connections }
+    /// All that came, as it came, of all connections.
+    var bytes: [UInt8] { self.record.bytes }
 
     private init(_ channel: any Channel, _ record: Record) {
         self.channel = channel
@@ -33,6 +44,7 @@ final class TestBackend: Sendable {
         let channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .childChannelInitializer { channel in
                 record.connected()
+                try? channel.pipeline.syncOperations.addHandler(Recorder(record))
                 return channel.pipeline.configureHTTPServerPipeline(withErrorHandling: true).flatMapThrowing {
                     try channel.pipeline.syncOperations.addHandler(Handler(name, record))
                 }
@@ -42,6 +54,16 @@ final class TestBackend: Sendable {
     }
 
     func stop() async throws { try await self.channel.close() }
+
+    private final class Recorder: ChannelInboundHandler {
+        typealias InboundIn = ByteBuffer
+        private let record: Record
+        init(_ record: Record) { self.record = record }
+        func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+            self.record.add(self.unwrapInboundIn(data))
+            context.fireChannelRead(data)
+        }
+    }
 
     private final class Handler: ChannelInboundHandler {
         typealias InboundIn = HTTPServerRequestPart
@@ -124,32 +146,68 @@ final class RawBackend: Sendable {
 
     func stop() async throws { try await self.channel.close() }
 
-    /// - Parameter answer: called with what came in one read and the number of reads before it; nil closes.
-    static func start(_ answer: @escaping @Sendable ([UInt8], Int) -> [UInt8]?) async throws -> RawBackend {
+    /// - Parameters:
+    ///   - answer: called with what came in one read and the number of reads before it; nil closes.
+    ///   - endsAfter: whether the connection is closed behind the answer to this.
+    static func start(
+        _ answer: @escaping @Sendable ([UInt8], Int) -> [UInt8]?,
+        endsAfter: @escaping @Sendable ([UInt8]) -> Bool = { _ in false }
+    ) async throws -> RawBackend {
         let channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.addHandler(Handler(answer))
+                    try channel.pipeline.syncOperations.addHandler(Handler(answer, endsAfter))
                 }
             }
             .bind(host: "127.0.0.1", port: 0).get()
         return RawBackend(channel)
     }
 
+    /// Tells how many bytes came, once its client has ended.
+    static func counting() async throws -> RawBackend {
+        let channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+            .childChannelOption(.allowRemoteHalfClosure, value: true)
+            .childChannelInitializer { channel in channel.pipeline.addHandler(Counter()) }
+            .bind(host: "127.0.0.1", port: 0).get()
+        return RawBackend(channel)
+    }
+
+    private final class Counter: ChannelInboundHandler, Sendable {
+        typealias InboundIn = ByteBuffer
+        typealias OutboundOut = ByteBuffer
+        private let count = Mutex(0)
+
+        func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+            let bytes = self.unwrapInboundIn(data).readableBytes
+            self.count.withLock { $0 += bytes }
+        }
+
+        func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+            guard case .inputClosed? = event as? ChannelEvent else { return }
+            let count = self.count.withLock { $0 }
+            context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(string: "\(count)")), promise: nil)
+            context.close(promise: nil)
+        }
+    }
+
     private final class Handler: ChannelInboundHandler {
         typealias InboundIn = ByteBuffer
         typealias OutboundOut = ByteBuffer
         private let answer: ([UInt8], Int) -> [UInt8]?
+        private let endsAfter: ([UInt8]) -> Bool
         private var reads = 0
 
-        init(_ answer: @escaping ([UInt8], Int) -> [UInt8]?) { self.answer = answer }
+        init(_ answer: @escaping ([UInt8], Int) -> [UInt8]?, _ endsAfter: @escaping ([UInt8]) -> Bool) {
+            self.answer = answer
+            self.endsAfter = endsAfter
+        }
 
         func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-            guard let answer = self.answer(Array(buffer: self.unwrapInboundIn(data)), self.reads) else {
-                return context.close(promise: nil)
-            }
+            let bytes = Array(buffer: self.unwrapInboundIn(data))
+            guard let answer = self.answer(bytes, self.reads) else { return context.close(promise: nil) }
             self.reads += 1
             context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(bytes: answer)), promise: nil)
+            if self.endsAfter(bytes) { context.close(promise: nil) }
         }
 
         func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }

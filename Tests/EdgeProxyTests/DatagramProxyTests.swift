@@ -87,7 +87,7 @@ struct DatagramProxyTests {
             #expect(client.received == [bytes, [9]])
             #expect(client.senders == [SocketAddress(listeners.udpV4)], "replies come from the listener")
             #expect(server.senders.count == 1, "one session, one source port")
-            #expect(await Loopback.total(proxy, \.sessionsOpened) == 1)
+            #expect(await Loopback.total(proxy, \.datagrams.sessionsOpened) == 1)
             try await channel.close()
         }
         try await serverChannel.close()
@@ -134,17 +134,17 @@ struct DatagramProxyTests {
                 let channel = try await client.open("127.0.0.1")
                 try await self.send(channel, [1], to: listeners.udpV4)
                 while true {
-                    let refused = await Loopback.total(proxy, \.sessionsRefused)
-                    let opened = await Loopback.total(proxy, \.sessionsOpened)
+                    let refused = await Loopback.total(proxy, \.datagrams.sessionsRefused)
+                    let opened = await Loopback.total(proxy, \.datagrams.sessionsOpened)
                     if refused + opened > 0, client.received.count == 1 || refused > 0 { break }
                     try await Loopback.pause()
                 }
                 try await channel.close()
             }
-            let open = await proxy.counters().reduce(0) { $0 + $1.sessionsOpen }
+            let open = await proxy.counters().reduce(0) { $0 + $1.datagrams.sessionsOpen }
             #expect(open <= 1)
-            let evicted = await Loopback.total(proxy, \.sessionsEvicted)
-            let refused = await Loopback.total(proxy, \.sessionsRefused)
+            let evicted = await Loopback.total(proxy, \.datagrams.sessionsEvicted)
+            let refused = await Loopback.total(proxy, \.datagrams.sessionsRefused)
             #expect(evicted + refused > 0)
         }
         try await serverChannel.close()
@@ -161,14 +161,16 @@ struct DatagramProxyTests {
             let client = DatagramPeer()
             let channel = try await client.open("127.0.0.1")
             try await self.send(channel, [1], to: listeners.udpV4)
-            while await Loopback.total(proxy, \.sessionsOpened) == 0 { try await Loopback.pause() }
-            while await proxy.counters().reduce(0, { $0 + $1.sessionsOpen }) > 0 { try await Loopback.pause() }
+            while await Loopback.total(proxy, \.datagrams.sessionsOpened) == 0 { try await Loopback.pause() }
+            while await proxy.counters().reduce(0, { $0 + $1.datagrams.sessionsOpen }) > 0 {
+                try await Loopback.pause()
+            }
             let server = DatagramPeer { $0 }
             let serverChannel = try await server.open("127.0.0.1", port: Int(port))
             try await self.send(channel, [2], to: listeners.udpV4)
             try await client.wait(1)
             #expect(client.received == [[2]])
-            #expect(await Loopback.total(proxy, \.sessionsOpened) == 2)
+            #expect(await Loopback.total(proxy, \.datagrams.sessionsOpened) == 2)
             try await channel.close()
             try await serverChannel.close()
         }
@@ -195,7 +197,7 @@ struct DatagramProxyTests {
                 try await Loopback.pause()
             }
             #expect(Set(client.received) == [[2], [3]])
-            #expect(await Loopback.total(proxy, \.sessionsOpened) == 2)
+            #expect(await Loopback.total(proxy, \.datagrams.sessionsOpened) == 2)
             try await channel.close()
             try await left[0].close()
         }
@@ -212,7 +214,7 @@ struct DatagramProxyTests {
                 try await self.send(gone, [1], to: listeners.udpV4)
                 try await gone.close()
             }
-            while await Loopback.total(proxy, \.datagramsToClient) < 10 { try await Loopback.pause() }
+            while await Loopback.total(proxy, \.datagrams.toClient) < 10 { try await Loopback.pause() }
             let client = DatagramPeer()
             let channel = try await client.open("127.0.0.1")
             try await self.send(channel, [2], to: listeners.udpV4)
@@ -256,13 +258,13 @@ struct DatagramProxyTests {
                 try await self.send(channel, [1], to: listeners.udpV4)
                 try await client.wait(count)
             }
-            #expect(await Loopback.total(proxy, \.sessionsOpened) == 1)
+            #expect(await Loopback.total(proxy, \.datagrams.sessionsOpened) == 1)
             destination.withLock { $0 = next }
             try await self.send(channel, [1], to: listeners.udpV4)
             try await client.wait(3)
             #expect(client.received == [[2], [2], [3]])
-            #expect(await Loopback.total(proxy, \.sessionsOpened) == 2)
-            #expect(await proxy.counters().reduce(0) { $0 + $1.sessionsOpen } == 1)
+            #expect(await Loopback.total(proxy, \.datagrams.sessionsOpened) == 2)
+            #expect(await proxy.counters().reduce(0) { $0 + $1.datagrams.sessionsOpen } == 1)
             try await channel.close()
         }
         try await formerChannel.close()
@@ -285,10 +287,12 @@ struct DatagramProxyTests {
             catalog.set([both])
             await programming.wait { $0.updates.count == 1 }
             _ = await proxy.parts.programmer.plans()
-            #expect(await proxy.counters().reduce(0) { $0 + $1.sessionsOpen } == 1)
+            #expect(await proxy.counters().reduce(0) { $0 + $1.datagrams.sessionsOpen } == 1)
             catalog.set([after])
             await programming.wait { $0.updates.count == 2 }
-            while await proxy.counters().reduce(0, { $0 + $1.sessionsOpen }) > 0 { try await Loopback.pause() }
+            while await proxy.counters().reduce(0, { $0 + $1.datagrams.sessionsOpen }) > 0 {
+                try await Loopback.pause()
+            }
             try await channel.close()
         }
         try await serverChannel.close()
@@ -301,7 +305,7 @@ struct DatagramProxyTests {
             let channel = try await DatagramPeer().open("127.0.0.1")
             try await self.send(channel, [1], to: listeners.udpV4)
             while await Loopback.total(proxy, \.datagramsWithoutRoute) == 0 { try await Loopback.pause() }
-            #expect(await Loopback.total(proxy, \.sessionsOpened) == 0)
+            #expect(await Loopback.total(proxy, \.datagrams.sessionsOpened) == 0)
             try await channel.close()
         }
     }

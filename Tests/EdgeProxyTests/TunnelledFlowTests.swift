@@ -161,7 +161,7 @@ struct TunnelledFlowTests {
                 #expect(client.received == [bytes, [9]])
                 try await channel.close()
             }
-            #expect(await Loopback.total(proxy, \.sessionsOpened) == 4)
+            #expect(await Loopback.total(proxy, \.datagrams.sessionsOpened) == 4)
         }
         try await serverChannel.close()
     }

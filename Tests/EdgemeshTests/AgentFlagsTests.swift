@@ -1,3 +1,4 @@
+import Configuration
 import Testing
 
 @testable import edgemesh
@@ -62,6 +63,17 @@ import Testing
     @Test(arguments: cases)
     func accepts(_ testCase: Case) throws {
         #expect(try AgentFlags.parse(testCase.line.split(separator: " ").map(String.init)) == testCase.expected)
+    }
+
+    @Test func theGatewayHasTheSameFlagsAndAFileOfItsOwn() throws {
+        #expect(try AgentFlags.parse(["-v4"]).configFile == "/etc/edgemesh/config/edgemesh-agent.yaml")
+        let flags = try AgentFlags.parse(["-v4", "--manifests=/m", "--node-name", "n1"], role: .gateway)
+        #expect(flags.configFile == "/etc/edgemesh/config/edgemesh-gateway.yaml")
+        #expect(flags.verbosity == 4 && flags.manifestFolder == "/m" && !flags.isConfigFileRequired)
+        #expect(throws: AgentFlags.ParseError(description: "unexpected argument \"x\": the gateway takes flags only")) {
+            try AgentFlags.parse(["x"], role: .gateway)
+        }
+        #expect(AgentFlags.help(of: .gateway).contains("(default /etc/edgemesh/config/edgemesh-gateway.yaml)"))
     }
 
     @Test(arguments: [

@@ -40,9 +40,10 @@ import Testing
             while words.first?.contains("=") == true { words.removeFirst() }
             guard let program = words.popFirst(), program.hasPrefix("edgemesh") else { continue }
             count += 1
-            if program == "edgemesh-agent" || words.first == "agent" {
+            let roles = ["agent", "gateway"]
+            if roles.contains(where: { program == "edgemesh-\($0)" || words.first == $0 }) {
                 #expect(throws: Never.self, "\(command)") {
-                    try AgentFlags.parse(words.first == "agent" ? words.dropFirst() : words)
+                    try AgentFlags.parse(roles.contains(words.first ?? "") ? words.dropFirst() : words)
                 }
             } else {
                 #expect(throws: Never.self, "\(command)") { try EdgemeshCommand.parseAsRoot(Array(words)) }

@@ -140,6 +140,61 @@ struct BoundedRegexTests {
         #expect(heavy.replacing(in: long, with: try RegexSubstitution("x", groups: 0)) == nil)
     }
 
+    /// The least number of steps with which the text is matched.
+    private func cost(_ regex: BoundedRegex, _ text: String) -> Int {
+        func suffices(_ steps: Int) -> Bool {
+            let budget = MatchBudget(steps: steps)
+            _ = regex.matchesWhole(text, within: budget)
+            return !budget.isExhausted
+        }
+        var (low, high) = (0, 10_000_000)
+        while low < high {
+            let middle = (low + high) / 2
+            if suffices(middle) { high = middle } else { low = middle + 1 }
+        }
+        return low
+    }
+
+    @Test(
+        "Steps are no more than instructions times characters",
+        arguments: ["(a|b)*c", "(?:a?){100}b", "(a*)*(a|aa)*b", ".*.*.*=.*", "(?:a{200}b|a)*"]
+    )
+    func costs(pattern: String) throws {
+        let regex = try BoundedRegex(pattern: pattern)
+        let costs = [1_000, 2_000, 3_000].map { self.cost(regex, String(repeating: "a", count: $0)) }
+        #expect(costs[2] - costs[1] == costs[1] - costs[0], "each character costs the same")
+        #expect(costs[2] <= BoundedRegex.maximumProgram * 3_001)
+    }
+
+    @Test("A budget that is used up matches nothing more")
+    func budgets() throws {
+        let heavy = try BoundedRegex(pattern: "(?:a{250}b|a)*c")
+        let text = String(repeating: "a", count: 8_000)
+        let budget = MatchBudget()
+        #expect(self.cost(heavy, text) > MatchBudget.maximumSteps)
+        #expect(!heavy.matchesWhole(text, within: budget) && budget.isExhausted)
+        #expect(try !BoundedRegex(pattern: "a").matchesWhole("a", within: budget))
+        #expect(try !BoundedRegex(pattern: "a*").matchesWhole("a", within: budget) && budget.isExhausted)
+    }
+
+    @Test("A rule that lies behind a match too heavy is not chosen: what it guards against could be missed")
+    func rules() throws {
+        let heavy = NamedMatch(name: "x", value: .regex(try BoundedRegex(pattern: "(?:a{250}b|a)*c")))
+        var (guarded, negated) = (HTTPMatch(), HTTPMatch())
+        guarded.headers = [heavy]
+        negated.withoutHeaders = [heavy]
+        let other = HTTPRule(origin: "other", matches: [], action: .respond(DirectResponse(status: 200)))
+        for match in [guarded, negated] {
+            let rule = HTTPRule(origin: "heavy", matches: [match], action: .respond(DirectResponse(status: 403)))
+            let hosts = HTTPHosts([HTTPHosts.Host(pattern: .any, rules: [rule, other])])
+            let short = try TestRequest("/", headers: ["x": "aac"])
+            let long = try TestRequest("/", headers: ["x": String(repeating: "a", count: 8_000)])
+            #expect(hosts.rule(for: short)?.origin == (match == guarded ? "heavy" : "other"))
+            let budget = MatchBudget()
+            #expect(hosts.rule(for: long, within: budget) == nil && budget.isExhausted)
+        }
+    }
+
     @Test("Equal by pattern")
     func equality() throws {
         #expect(try BoundedRegex(pattern: "a+") == BoundedRegex(pattern: "a+"))

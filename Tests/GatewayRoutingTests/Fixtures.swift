@@ -44,7 +44,7 @@ struct TestCluster {
         secrets: [String] = [],
         namespaces: [String: [String: String]] = [:],
         configMaps: Set<String> = [],
-        podLabels: [String: String]? = nil
+        settings: CompilerSettings = CompilerSettings()
     ) throws {
         var resources: [GatewayResource] = []
         var rules: [DestinationRuleObject] = []
@@ -80,7 +80,7 @@ struct TestCluster {
             },
             hasAuthority: { configMaps.contains("\($0)") }
         )
-        self.compilation = GatewayCompiler.compile(input, settings: CompilerSettings(podLabels: podLabels))
+        self.compilation = GatewayCompiler.compile(input, settings: settings)
     }
 
     private static func cut(_ text: String, at mark: Character) -> (String, String) {

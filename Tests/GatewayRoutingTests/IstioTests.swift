@@ -426,7 +426,11 @@ struct IstioTests {
         for (labels, outcome) in [
             (nil, "reviews"), (["istio": "ingressgateway", "x": "y"], "reviews"), (["istio": "other"], "404"),
         ] {
-            #expect(try TestCluster(text, services: Self.services, podLabels: labels).outcome("/") == outcome)
+            #expect(
+                try TestCluster(text, services: Self.services, settings: CompilerSettings(podLabels: labels)).outcome(
+                    "/"
+                ) == outcome
+            )
         }
     }
 }

@@ -6,7 +6,12 @@ import Testing
 /// What EdgeMesh 1.17 shipped as examples for its gateway, with its documented results.
 @Suite("EdgeMesh 1.17's examples")
 struct ShippedExampleTests {
-    private static func example(hosts: String, prefix: String, tls: String = "") throws -> TestCluster {
+    private static func example(
+        hosts: String,
+        prefix: String,
+        tls: String = "",
+        settings: CompilerSettings = CompilerSettings()
+    ) throws -> TestCluster {
         try TestCluster(
             """
             apiVersion: networking.istio.io/v1alpha3
@@ -35,7 +40,8 @@ struct ShippedExampleTests {
                 route: [{destination: {host: hostname-lb-svc, port: {number: 12345}}}]
             """,
             services: ["default/hostname-lb-svc:12345"],
-            secrets: ["default/gw-secret"]
+            secrets: ["default/gw-secret"],
+            settings: settings
         )
     }
 
@@ -57,19 +63,24 @@ struct ShippedExampleTests {
         #expect(try cluster.outcome("/who", host: "other.org", port: 23333) == "404")
     }
 
-    @Test("TLS with MUTUAL but without an authority")
+    @Test("TLS with MUTUAL but without an authority: as it was if that is asked for, else not at all")
     func mutual() throws {
+        let tls = """
+                tls:
+                  credentialName: gw-secret
+                  mode: MUTUAL
+                  minProtocolVersion: TLSV1_2
+                  maxProtocolVersion: TLSV1_2
+                  cipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305, TLS_RSA_WITH_RC4_128_SHA]
+            """
+        let refused = try Self.example(hosts: "'*'", prefix: "/", tls: tls)
+        #expect(refused.plan.listeners.isEmpty)
+        #expect(refused.finds(.error, "spec.servers[0].tls.mode", "add ca.crt to default/gw-secret"))
         let cluster = try Self.example(
             hosts: "'*'",
             prefix: "/",
-            tls: """
-                    tls:
-                      credentialName: gw-secret
-                      mode: MUTUAL
-                      minProtocolVersion: TLSV1_2
-                      maxProtocolVersion: TLSV1_2
-                      cipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305, TLS_RSA_WITH_RC4_128_SHA]
-                """
+            tls: tls,
+            settings: CompilerSettings(servesMutualWithoutAuthority: true)
         )
         guard case .tls(let servers)? = cluster.listener(23333)?.service else { return #expect(Bool(false)) }
         let termination = try #require(servers.first?.termination)

@@ -1,4 +1,5 @@
 import Glibc
+import KubeModel
 import MeshCore
 import Testing
 

@@ -255,7 +255,7 @@ struct DecodingTests {
         let items = """
             items:
             - {apiVersion: v1, kind: Namespace, metadata: {name: a}}
-            - {apiVersion: v1, kind: Secret, metadata: {name: s}}
+            - {apiVersion: v1, kind: ServiceAccount, metadata: {name: s}}
             - {apiVersion: v1, kind: Service, metadata: {name: bad}, spec: {ports: [{port: 0}]}}
             - {apiVersion: v1, kind: List, items: []}
             - {apiVersion: v1, kind: Namespace, metadata: {name: b}}

@@ -15,7 +15,7 @@ extension EndToEnd {
                 ["lab", "demo", "--name", "d\(getpid())", "-o", "json"],
                 deadline: .seconds(200)
             )
-            try self.judge(output, steps: 21)
+            try self.judge(output, steps: 22)
             #expect(!Files.names(in: "/run/netns").contains { $0.hasPrefix("emlab-d\(getpid())-") })
         }
 

@@ -122,7 +122,7 @@ extension EndToEnd {
             }
         }
 
-        @Test(arguments: ["three-lans", "two-relays", "bad-line"])
+        @Test(arguments: ["three-lans", "two-relays", "bad-line", "gateway"])
         func everyExampleServesOnEveryNode(name: String) async throws {
             let scenario = try example(name).scenario
             #expect(scenario.name == name && !scenario.summary.isEmpty)

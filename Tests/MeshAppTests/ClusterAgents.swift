@@ -15,6 +15,16 @@ import Testing
 @testable import EdgeTunnel
 @testable import MeshApp
 
+extension NodePlatform {
+    /// No machine at all: nothing is made, and nothing redirected.
+    static let nothing = NodePlatform(
+        ensureBridge: { _, _ in },
+        makeProgramming: { _, _, _ in NoKernelProgramming() },
+        udpOriginalDestination: { _, _ in nil },
+        clearStaleFlows: { _ in }
+    )
+}
+
 /// Agents that follow a cluster, each with its tunnel on loopback, and without the machine below them.
 final class ClusterAgents {
     /// One of them while it runs.
@@ -85,12 +95,7 @@ final class ClusterAgents {
         logger.logLevel = .critical
         let parts = AgentParts(
             configuration: configuration,
-            platform: NodePlatform(
-                ensureBridge: { _, _ in },
-                makeProgramming: { _, _, _ in NoKernelProgramming() },
-                udpOriginalDestination: { _, _ in nil },
-                clearStaleFlows: { _ in }
-            ),
+            platform: .nothing,
             group: MultiThreadedEventLoopGroup.singleton,
             logger: logger
         )

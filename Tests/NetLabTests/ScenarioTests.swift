@@ -20,7 +20,7 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
                 nat: cgn
                 link: {delay: 20ms, jitter: 2ms, loss: 0.1%, bandwidth: 5mbit}
                 nodes:
-                  - {name: edge-1, pods: 2, link: {delay: 1ms}}
+                  - {name: edge-1, gateway: true, pods: 2, link: {delay: 1ms}}
                   - name: edge-2
             services:
               - {name: shop, nodes: [edge-1, edge-2], balancing: RANDOM}
@@ -40,7 +40,7 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
                         bandwidth: 5_000_000
                     ),
                     nodes: [
-                        .init(name: "edge-1", pods: 2, link: LinkConditions(delay: .milliseconds(1))),
+                        .init(name: "edge-1", isGateway: true, pods: 2, link: LinkConditions(delay: .milliseconds(1))),
                         .init(name: "edge-2"),
                     ]
                 ),
@@ -74,6 +74,8 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
             "put 'n' into a LAN with 'nat: public'"
         ),
         ("name: a\nlans:\n  - {name: x, nodes: [{name: n, relay: maybe}]}", "lab.yaml:3:", "true or false"),
+        ("name: a\nlans:\n  - {name: x, nodes: [{name: n, gateway: 1}]}", "lab.yaml:3:", "'gateway' is true or false"),
+        ("name: a\nlans:\n  - {name: x, nodes: [{name: outside}]}", "lab.yaml:3:", "is the lab's own"),
         ("name: a\nlans:\n  - {name: x, nodes: [{name: n, pods: 21}]}", "lab.yaml:3:", "a number from 0 to 20"),
         (
             "name: a\nlans:\n  - {name: x, nodes: [{name: n}]}\nservices: [{name: s, nodes: [m]}]", "lab.yaml:4:",
@@ -121,6 +123,23 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
                 "relay 1.1.1.2 10.244.1.0/24", "a 10.0.2.10 10.244.2.0/24", "b 10.0.2.11 10.244.3.0/24",
             ]
         )
+    }
+
+    @Test func gatewaysHaveACardOnTheLANOfThoseOutside() throws {
+        let scenario = try parse(
+            "name: plan\nlans: [{name: home, nodes: [{name: a}, {name: b, gateway: true}, {name: c, gateway: true}]}]"
+        )
+        let plan = try WorldPlan(scenario, name: "plan")
+        try plan.lab.validate()
+        #expect(
+            plan.nodes.map { node in node.outsideAddresses.map { "\($0)" } } == [
+                [], ["203.0.113.2", "2001:db8:113::2"], ["203.0.113.3", "2001:db8:113::3"],
+            ]
+        )
+        let outside = try #require(plan.lab.hosts.first { $0.name == WorldPlan.outside })
+        #expect(outside.routes.isEmpty && outside.interfaces.map(\.attachment) == [.lan(WorldPlan.outside)])
+        let gateway = try #require(plan.lab.hosts.first { $0.name == "b" })
+        #expect(Set(gateway.interfaces.map(\.name)) == ["eth0", WorldPlan.outsideInterface])
     }
 
     @Test func everyNodeAndEveryServiceHasItsObjects() throws {

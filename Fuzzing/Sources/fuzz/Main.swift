@@ -9,7 +9,7 @@ struct FuzzTarget {
         .json, .yaml, .configuration, .dns, .watch, .multiaddr, .protobuf, .keys, .envelope, .psk, .noise,
         .noisePayload, .tlsCertificate, .yamux, .webSocket, .handshake, .session, .multistream, .identify, .services,
         .relay, .reachability, .kademlia, .mdns, .gateway, .discovery, .proxy, .flow, .datagrams, .gatewayMatch,
-        .gatewayObjects,
+        .gatewayObjects, .httpRequest, .httpResponse, .http2Head, .httpProxy, .clientHello, .ipPacket,
     ]
 }
 

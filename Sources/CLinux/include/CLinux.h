@@ -12,6 +12,7 @@
 #include "multicast.h"
 #include "packet.h"
 #include "splice.h"
+#include "tun.h"
 
 /// setns(2), unshare(2), mount(2) flags by their names.
 int clinux_setns(int fd, int nstype);

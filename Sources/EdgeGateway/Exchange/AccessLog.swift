@@ -1,9 +1,10 @@
+import MeshCore
 import NIOCore
 
 /// What the access log tells of a request beside what the request itself tells.
 struct AccessLogEntry {
     var status = 0
-    var upstream: String?
+    var upstream: TransportAddress?
     var rule: String?
     var requestID = ""
     var retries = 0
@@ -21,7 +22,8 @@ enum AccessLog {
         let words = [
             "\(exchange.client.address)", head.method, self.quoted(head.authority), self.quoted(head.target.text),
             head.version.text, "\(log.status)", "\(exchange.requestBytes)", "\(exchange.responseBytes)",
-            "\(milliseconds)", log.upstream ?? "-", self.quoted(log.rule ?? ""), log.requestID, "\(log.retries)",
+            "\(milliseconds)", log.upstream.map { "\($0)" } ?? "-", self.quoted(log.rule ?? ""), log.requestID,
+            "\(log.retries)",
             self.quoted([log.reason, log.detail].compactMap { $0 }.joined(separator: ": ")),
         ]
         return words.joined(separator: " ")
@@ -49,11 +51,16 @@ enum RequestIdentity {
         if let given = fields["x-request-id"], (1...128).contains(given.utf8.count), ASCII.isToken(given) {
             return given
         }
-        let words = [generator.next(), generator.next()].map { word in
-            let text = String(word as UInt64, radix: 16)
-            return String(repeating: "0", count: 16 - text.count) + text
+        var bits: UInt64 = 0
+        let identity = String(unsafeUninitializedCapacity: 32) { digits in
+            for index in 0..<32 {
+                if index & 15 == 0 { bits = generator.next() }
+                let digit = UInt8(truncatingIfNeeded: bits & 15)
+                digits[index] = digit < 10 ? 0x30 + digit : 0x57 + digit
+                bits >>= 4
+            }
+            return 32
         }
-        let identity = words.joined()
         fields.set("x-request-id", identity)
         return identity
     }

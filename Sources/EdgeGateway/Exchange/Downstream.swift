@@ -5,6 +5,9 @@ import NIOCore
 /// Who asks: one request of a client, over whichever version of HTTP. Confined to its loop.
 protocol Downstream: AnyObject {
     var isWritable: Bool { get }
+    /// Of a connection with one request after the other: the present one sets it, and is told by `Exchange.idledOut`. Nil if
+    /// each request is to have its own.
+    var deadline: LazyDeadline? { get }
     /// Asks for more of the request's content; it comes to `Exchange.requestSent`, then `requestReadComplete`.
     func readRequest()
     func inform(_ head: ResponseHead)
@@ -20,11 +23,21 @@ protocol Downstream: AnyObject {
 
 /// The client's connection, as far as requests concern it.
 struct ClientConnection {
-    var address: TransportAddress
+    let address: TransportAddress
+    /// The address without its port, as text.
+    let host: String
     var isSecure: Bool
     /// Of the listener.
     var port: UInt16
     var rules: ConnectionRules
+
+    init(address: TransportAddress, isSecure: Bool, port: UInt16, rules: ConnectionRules) {
+        self.address = address
+        self.host = "\(address.address)"
+        self.isSecure = isSecure
+        self.port = port
+        self.rules = rules
+    }
 }
 
 /// The rules for the requests of one connection: always those in force. Confined to the listener's loop.

@@ -17,12 +17,15 @@ extension Exchange {
             self.log.rule = "httpsRedirect"
             return self.redirect(.toHTTPS)
         }
-        guard let rule = host.rule(for: self.head) else { return self.hasNoRoute(name) }
+        let budget = MatchBudget()
+        let found = host.rule(for: self.head, within: budget)
+        guard !budget.isExhausted else { return self.isTooComplex(name) }
+        guard let rule = found else { return self.hasNoRoute(name) }
         self.rule = rule
         self.match = rule.match(for: self.head)
         self.log.rule = rule.origin
         if let timeout = rule.timeout { self.after(TimeAmount(timeout)) { $0.timedOut() } }
-        switch rule.cors?.decision(for: self.head) ?? .none {
+        switch rule.cors?.decision(for: self.head, within: budget) ?? .none {
         case .none: break
         case .preflight(let fields):
             return self.respond(GatewayAnswer(head: ResponseHead(status: 204, fields: HeaderFields(fields))))
@@ -35,6 +38,11 @@ extension Exchange {
     private func hasNoRoute(_ name: String) {
         self.worker.counters.requestsWithoutRoute += 1
         self.refuse(404, "no route for \(name)\(self.head.path)")
+    }
+
+    private func isTooComplex(_ name: String) {
+        self.worker.counters.requestsTooComplex += 1
+        self.refuse(431, "the request is too long for the regular expressions of the rules for \(name)")
     }
 
     private func injectFault(_ fault: FaultInjection?) {
@@ -94,7 +102,7 @@ extension Exchange {
     /// What the backend gets; nil if a rewriting makes no path.
     private func outgoing(to target: WeightedBackend, by rule: HTTPRule) -> RequestHead? {
         var head = self.head
-        let chain = head.fields.values("x-forwarded-for") + ["\(self.client.address.address)"]
+        let chain = head.fields.values("x-forwarded-for") + [self.client.host]
         head.fields.set("x-forwarded-for", chain.joined(separator: ", "))
         head.fields.set("x-forwarded-proto", self.client.isSecure ? "https" : "http")
         head.fields.set("x-forwarded-host", head.authority)

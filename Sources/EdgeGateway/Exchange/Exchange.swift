@@ -45,6 +45,8 @@ final class Exchange: UpstreamObserver {
     private(set) var hasAnswered = false
     private(set) var isFinished = false
     private var isReadingRequest = false
+    /// The client waits to be told to send its content, and the backend is asked for that (RFC 9110 section 10.1.1).
+    private var awaitsContinue = false
     private var hasMirrored = false
 
     private var idle: LazyDeadline?
@@ -64,9 +66,9 @@ final class Exchange: UpstreamObserver {
     }
 
     func begin() {
-        let idle = LazyDeadline(on: self.worker.loop) { [weak self] in self?.idledOut() }
-        self.idle = idle
-        idle.set(self.worker.limits.idleTimeout)
+        self.idle =
+            self.downstream?.deadline ?? LazyDeadline(on: self.worker.loop) { [weak self] in self?.idledOut() }
+        self.idle?.set(self.worker.limits.idleTimeout)
         self.log.requestID = RequestIdentity.identify(&self.head.fields, using: &self.worker.generator)
         if let limit = self.worker.limits.bodyBytes, case .known(let length) = self.head.body, length > limit {
             return self.refuse(413, "the content is longer than \(limit) bytes")
@@ -127,7 +129,9 @@ final class Exchange: UpstreamObserver {
     }
 
     private func readRequest() {
-        guard !self.requestEnded, !self.isReadingRequest, let upstream = self.upstream, upstream.isWritable else {
+        guard !self.requestEnded, !self.isReadingRequest, !self.awaitsContinue, let upstream = self.upstream,
+            upstream.isWritable
+        else {
             return
         }
         self.isReadingRequest = true
@@ -168,14 +172,17 @@ final class Exchange: UpstreamObserver {
         }
         guard let pick = self.pick ?? self.choose(balancer, outgoing) else {
             self.worker.counters.requestsWithoutBackend += 1
-            return self.refuse(503, "no endpoint of service \(backend.service) port \(backend.port) is ready")
+            let subset = backend.subset.map { " in subset \($0)" } ?? ""
+            return self.refuse(503, "no endpoint of service \(backend.service) port \(backend.port)\(subset) is ready")
         }
         self.balancer = balancer
         self.pick = pick
-        self.session = SessionChoice.name(of: pick.endpoint, of: backend.service)
+        if self.rule?.persistence != nil {
+            self.session = SessionChoice.name(of: pick.endpoint, of: backend.service)
+        }
         self.attempt += 1
         let attempt = self.attempt
-        self.log.upstream = "\(pick.endpoint.transportAddress)"
+        self.log.upstream = pick.endpoint.transportAddress
         self.armTryTimer()
         self.worker.pool.open(
             pick.endpoint,
@@ -211,6 +218,15 @@ final class Exchange: UpstreamObserver {
         let stream = opened.stream
         self.upstream = stream
         stream.observer = self
+        var outgoing = outgoing
+        if self.head.expectsContinue, !self.requestEnded, self.requestBytes == 0, !self.isReadingRequest {
+            outgoing.fields.set("expect", "100-continue")
+            self.awaitsContinue = true
+            let attempt = self.attempt
+            self.after(self.worker.limits.continueTimeout) { exchange in
+                if exchange.attempt == attempt { exchange.sendContent() }
+            }
+        }
         stream.send(outgoing)
         // It may have failed at once.
         guard self.upstream === stream else { return }
@@ -219,6 +235,13 @@ final class Exchange: UpstreamObserver {
         if outgoing.body == .none { stream.end(nil) }
         stream.flush()
         stream.read()
+        self.readRequest()
+    }
+
+    /// The backend wants the content, or does not know the question.
+    private func sendContent() {
+        guard self.awaitsContinue, !self.hasAnswered else { return }
+        self.awaitsContinue = false
         self.readRequest()
     }
 
@@ -277,7 +300,7 @@ final class Exchange: UpstreamObserver {
 
     private func tell(_ failure: UpstreamFailure) {
         let service = self.target?.backend.map { "\($0.service)" } ?? ""
-        let address = self.log.upstream ?? ""
+        let address = self.log.upstream.map { "\($0)" } ?? ""
         switch failure {
         case .connect(let why):
             self.log.detail = why
@@ -297,6 +320,7 @@ final class Exchange: UpstreamObserver {
     // MARK: From the backend
 
     func upstreamInformed(_ head: ResponseHead) {
+        if head.status == 100 { self.sendContent() }
         guard !self.hasAnswered, self.head.version != .http10, head.status != 100 else { return }
         self.downstream?.inform(head)
     }
@@ -399,7 +423,7 @@ final class Exchange: UpstreamObserver {
         self.refuse(504, "service \(service) did not answer in time")
     }
 
-    private func idledOut() {
+    func idledOut() {
         if !self.requestEnded, self.isReadingRequest, !self.hasAnswered {
             self.worker.counters.timeouts += 1
             self.refuse(408, "the content did not come in time")
@@ -432,7 +456,7 @@ final class Exchange: UpstreamObserver {
     private func finish(failed: Bool) {
         guard !self.isFinished else { return }
         self.isFinished = true
-        self.idle?.cancel()
+        if self.downstream?.deadline == nil { self.idle?.cancel() } else { self.idle?.clear() }
         self.tryTimer?.cancel()
         for timer in self.timers { timer.cancel() }
         self.release(failed: failed)

@@ -35,7 +35,7 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     private var closesAfter = false
     private var hasWrittenAll = false
     private var hasContent = true
-    private var deadline: LazyDeadline?
+    private(set) var deadline: LazyDeadline?
 
     init(worker: GatewayWorker, client: ClientConnection) {
         self.worker = worker
@@ -115,7 +115,8 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
         case .waiting where self.parser.isWithin:
             self.refuse(HTTP1Error(408, "the head of the request did not come in time"))
         case .waiting, .closing: self.context?.close(promise: nil)
-        case .exchanging, .joined: break
+        case .exchanging(let exchange): exchange.idledOut()
+        case .joined: break
         }
     }
 
@@ -197,6 +198,8 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
         let exchange = Exchange(worker: self.worker, client: self.client, head: request, downstream: self)
         self.state = .exchanging(exchange)
         exchange.begin()
+        // What comes ahead is kept, one read of it: to ask for it only later would cost two calls of the kernel a request.
+        if request.body == .none, self.received == nil { self.read() }
     }
 
     private func takeContent(_ exchange: Exchange) -> Bool {
@@ -270,6 +273,8 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     func answer(_ head: ResponseHead) {
         guard let context = self.context, let request = self.request else { return }
         self.hasAnswered = true
+        // Whether the client sends what nobody asked it for is not known.
+        if self.owesContinue { self.closesAfter = true }
         self.owesContinue = false
         // What nobody will read any more cannot be skipped in bounded time.
         if self.content != nil, case .exchanging(let exchange) = self.state, exchange.isFinished {

@@ -11,6 +11,8 @@ enum HTTP2Heads {
     ) throws(HTTP1Error) -> RequestHead {
         var (method, scheme, path) = ("", "", "")
         var authority: String?
+        var tunnel: String?
+        var expectsContinue = false
         var fields = HeaderFields()
         var cookies: [String] = []
         var hosts: [String] = []
@@ -25,20 +27,29 @@ enum HTTP2Heads {
             case ":scheme": scheme = value
             case ":path": path = value
             case ":authority": authority = value
+            case ":protocol": tunnel = value
             case "host": hosts.append(value)
             case "content-length": lengths.add(name, value)
             case "cookie": cookies.append(value)
             case "te": if ASCII.lowercased(value.utf8) == "trailers" { fields.add("te", "trailers") }
-            case "expect": break
+            case "expect": expectsContinue = ASCII.lowercased(value.utf8) == "100-continue"
             default:
-                guard !name.hasPrefix(":") else {
-                    throw HTTP1Error("a pseudo-header field that the gateway does not know")
+                guard name.utf8.allSatisfy({ ASCII.isTokenByte($0) && ASCII.lower($0) == $0 }), !name.isEmpty else {
+                    throw HTTP1Error(
+                        "a field whose name is none, or a pseudo-header field that the gateway does not know"
+                    )
                 }
                 fields.add(name, String(value.trimmingBlanks))
             }
         }
         guard bytes <= limits.headBytes else {
             throw HTTP1Error(431, "the head is longer than \(limits.headBytes) bytes")
+        }
+        if let tunnel {
+            guard method == "CONNECT", !ends else { throw HTTP1Error(":protocol without CONNECT, or at the end") }
+            guard tunnel == "websocket" else { throw HTTP1Error(501, "the gateway tunnels no protocol but websocket") }
+            // As an HTTP/1.1 client asks for it.
+            method = "GET"
         }
         guard method != "CONNECT" else { throw HTTP1Error(405, "the gateway is no forward proxy: CONNECT is refused") }
         guard ASCII.isToken(method), scheme == "http" || scheme == "https" else {
@@ -55,15 +66,18 @@ enum HTTP2Heads {
         guard hosts.first.map({ $0 == host }) ?? true else { throw HTTP1Error(":authority and Host differ") }
         if !cookies.isEmpty { fields.add("cookie", cookies.joined(separator: "; ")) }
         let length = try HTTP1Semantics.contentLength(lengths)
-        return RequestHead(
+        var request = RequestHead(
             method: method,
             scheme: scheme,
             authority: host,
             target: try RequestTarget.checked(path),
             version: .http2,
             fields: fields,
-            body: ends ? .none : length.map { .known($0) } ?? .streamed
+            body: ends || tunnel != nil ? .none : length.map { .known($0) } ?? .streamed
         )
+        request.upgrade = tunnel
+        request.expectsContinue = expectsContinue && request.body != .none
+        return request
     }
 
     static func response(_ headers: HPACKHeaders, ends: Bool, limits: GatewayLimits) -> ResponseHead? {

@@ -1,3 +1,4 @@
+import ByteStreams
 import NIOCore
 import NIOHPACK
 import NIOHTTP2
@@ -75,10 +76,11 @@ private final class HTTP2ConnectionGuard: ChannelInboundHandler {
 }
 
 /// One request over HTTP/2. Confined to its loop.
-final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
+final class HTTP2ServerStream: ChannelInboundHandler, RemovableChannelHandler, Downstream {
     typealias InboundIn = HTTP2Frame.FramePayload
     typealias OutboundOut = HTTP2Frame.FramePayload
 
+    var deadline: LazyDeadline? { nil }
     private let worker: GatewayWorker
     private let client: ClientConnection
     private var context: ChannelHandlerContext?
@@ -87,6 +89,14 @@ final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
     private var hasEnded = false
     private var hasContent = true
     private var isReading = false
+    /// It is written with what follows it: a response without content is one frame, and so gRPC's clients find the status of a
+    /// call that failed at once ("Trailers-Only" of its HTTP/2 protocol).
+    private var unwrittenHead: HPACKHeaders?
+    private var owesContinue = false
+    /// The request asks for a tunnel (RFC 8441): what follows its head is not HTTP's.
+    private var isTunnel = false
+    /// What the client has sent before its tunnel is there.
+    private var early: ByteBuffer?
 
     init(worker: GatewayWorker, client: ClientConnection) {
         self.worker = worker
@@ -116,16 +126,31 @@ final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
             }
         case .data(let frame):
             if frame.endStream { self.requestEnded = true }
-            if case .byteBuffer(let bytes) = frame.data, bytes.readableBytes > 0 { self.exchange?.requestSent(bytes) }
+            if case .byteBuffer(let bytes) = frame.data, bytes.readableBytes > 0 { self.received(bytes) }
             if frame.endStream { self.exchange?.requestCompleted(nil) }
         default: break
         }
+    }
+
+    private func received(_ bytes: ByteBuffer) {
+        guard self.isTunnel else {
+            self.exchange?.requestSent(bytes)
+            return
+        }
+        // No more than one window of them: nothing is read before the tunnel is there.
+        if self.early == nil { self.early = bytes } else { self.early?.writeImmutableBuffer(bytes) }
     }
 
     private func begin(_ frame: HTTP2Frame.FramePayload.Headers) {
         do {
             var head = try HTTP2Heads.request(frame.headers, ends: frame.endStream, limits: self.worker.limits)
             head.port = self.client.port
+            if head.upgrade != nil {
+                self.isTunnel = true
+                // The backend's protocol wants one (RFC 6455 section 4.1); the client's does without.
+                head.fields.set("sec-websocket-key", WebSocketKey.make(using: &self.worker.generator))
+            }
+            self.owesContinue = head.expectsContinue
             let exchange = Exchange(worker: self.worker, client: self.client, head: head, downstream: self)
             self.exchange = exchange
             self.method = head.method
@@ -175,6 +200,10 @@ final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
 
     func readRequest() {
         guard !self.isReading, !self.requestEnded, let context = self.context else { return }
+        if self.owesContinue {
+            self.owesContinue = false
+            self.inform(ResponseHead(status: 100))
+        }
         self.isReading = true
         context.read()
     }
@@ -187,23 +216,48 @@ final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
 
     func answer(_ head: ResponseHead) {
         guard !self.hasEnded else { return }
-        self.hasContent = !ResponseHead.hasNoContent(status: head.status, method: self.method)
-        self.write(.headers(.init(headers: HTTP2Heads.encode(head), endStream: false)))
+        self.owesContinue = false
+        let isRefused = self.isTunnel && (200..<300).contains(head.status)
+        let head = isRefused ? ResponseHead(status: 502) : self.isTunnel ? self.tunnelled(head) : head
+        self.hasContent = !isRefused && !ResponseHead.hasNoContent(status: head.status, method: self.method)
+        self.unwrittenHead = HTTP2Heads.encode(head)
+    }
+
+    private func writeHead(endStream: Bool) {
+        guard let headers = self.unwrittenHead else { return }
+        self.unwrittenHead = nil
+        self.write(.headers(.init(headers: headers, endStream: endStream)))
+    }
+
+    /// RFC 8441 section 5: a tunnel begins with 200, which is why no other answer to such a request may have it.
+    private func tunnelled(_ head: ResponseHead) -> ResponseHead {
+        guard head.status == 101 else { return head }
+        var head = head
+        head.status = 200
+        for name in ["upgrade", "connection", "sec-websocket-accept"] { head.fields.remove(name) }
+        return head
     }
 
     func send(_ bytes: ByteBuffer) {
         guard !self.hasEnded, self.hasContent else { return }
+        self.writeHead(endStream: false)
         self.write(.data(.init(data: .byteBuffer(bytes))))
     }
 
-    func flush() { self.context?.flush() }
+    func flush() {
+        self.writeHead(endStream: false)
+        self.context?.flush()
+    }
 
     func end(_ trailers: HeaderFields?) {
         guard !self.hasEnded, let context = self.context else { return }
         self.hasEnded = true
         self.exchange = nil
         if let trailers {
+            self.writeHead(endStream: false)
             self.write(.headers(.init(headers: HTTP2Heads.encode(trailers), endStream: true)))
+        } else if self.unwrittenHead != nil {
+            self.writeHead(endStream: true)
         } else {
             self.write(.data(.init(data: .byteBuffer(ByteBuffer()), endStream: true)))
         }
@@ -215,17 +269,53 @@ final class HTTP2ServerStream: ChannelInboundHandler, Downstream {
     func abort() {
         self.hasEnded = true
         self.exchange = nil
+        self.unwrittenHead = nil
         self.write(.rstStream(.internalError))
         self.flush()
     }
 
     func join(_ channel: any Channel, received: ByteBuffer?) {
-        // HTTP/2 has no 101: a request by it asks for no switch.
-        channel.close(promise: nil)
-        self.abort()
+        guard self.isTunnel, !self.hasEnded, let context = self.context else { return channel.close(promise: nil) }
+        self.exchange = nil
+        self.hasEnded = true
+        let pair = GlueHandler.matchedPair(
+            counters: self.worker.glue,
+            idleTimeout: self.worker.limits.streamIdleTimeout,
+            lingerTimeout: self.worker.limits.lingerTimeout
+        )
+        self.writeHead(endStream: false)
+        if let received { self.write(.data(.init(data: .byteBuffer(received)))) }
+        context.flush()
+        let (early, inputEnded) = (self.early, self.requestEnded)
+        self.early = nil
+        do {
+            try channel.pipeline.syncOperations.addHandler(pair.server)
+            let tunnel = HTTP2Tunnel(inputEnded: inputEnded)
+            try context.pipeline.syncOperations.addHandler(pair.client, position: .after(self))
+            try context.pipeline.syncOperations.addHandler(tunnel, position: .after(self))
+        } catch {
+            channel.close(promise: nil)
+            return context.close(promise: nil)
+        }
+        context.pipeline.syncOperations.removeHandler(self, promise: nil)
+        pair.client.start(received: early, inputEnded: inputEnded)
     }
 
     private func write(_ frame: HTTP2Frame.FramePayload) {
         self.context?.write(self.wrapOutboundOut(frame), promise: nil)
+    }
+}
+
+/// `Sec-WebSocket-Key`: 16 random bytes in base64.
+enum WebSocketKey {
+    private static let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
+
+    static func make(using generator: inout some RandomNumberGenerator) -> String {
+        // The last digit stands for two bits only, and the four behind them are zero.
+        let digits = (0..<22).map { index in
+            let value = Int.random(in: 0..<64, using: &generator)
+            return Self.alphabet[index < 21 ? value : value & 0x30]
+        }
+        return String(decoding: digits, as: UTF8.self) + "=="
     }
 }

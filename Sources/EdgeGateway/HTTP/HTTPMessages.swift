@@ -97,13 +97,24 @@ extension HeaderFields {
         if self.contains("connection") {
             nominated = self.elements("connection").filter { !Self.protected.contains($0) }
         }
-        self.fields.removeAll { Self.hopByHop.contains($0.name) || nominated.contains($0.name) }
+        self.fields.removeAll { Self.isHopByHop($0.name) || nominated.contains($0.name) }
     }
 
-    private static let hopByHop: Set<String> = [
-        "connection", "proxy-connection", "keep-alive", "te", "transfer-encoding", "upgrade", "trailer",
-        "proxy-authenticate", "proxy-authorization", "http2-settings",
-    ]
+    /// By the length first: this is asked of every field of every message.
+    private static func isHopByHop(_ name: String) -> Bool {
+        switch name.utf8.count {
+        case 2: name == "te"
+        case 7: name == "upgrade" || name == "trailer"
+        case 10: name == "connection" || name == "keep-alive"
+        case 14: name == "http2-settings"
+        case 16: name == "proxy-connection"
+        case 17: name == "transfer-encoding"
+        case 18: name == "proxy-authenticate"
+        case 19: name == "proxy-authorization"
+        default: false
+        }
+    }
+
     private static let protected: Set<String> = [
         "host", "content-length", "authorization", "cookie", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host",
         "x-request-id",

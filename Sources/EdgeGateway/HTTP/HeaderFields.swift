@@ -1,3 +1,5 @@
+import GatewayRouting
+
 /// The fields of a message, in order. Names are in lower case; values have no white space around them.
 struct HeaderFields: Sendable, Hashable {
     struct Field: Sendable, Hashable {
@@ -82,7 +84,14 @@ enum ASCII {
     static func lower(_ byte: UInt8) -> UInt8 { (0x41...0x5A).contains(byte) ? byte | 0x20 : byte }
 
     static func lowercased(_ bytes: some Collection<UInt8>) -> String {
-        String(decoding: bytes.map(Self.lower), as: UTF8.self)
+        String(unsafeUninitializedCapacity: bytes.count) { text in
+            var count = 0
+            for byte in bytes {
+                text[count] = Self.lower(byte)
+                count += 1
+            }
+            return count
+        }
     }
 
     static func trimmed<Bytes: BidirectionalCollection<UInt8>>(_ bytes: Bytes) -> Bytes.SubSequence {
@@ -112,22 +121,12 @@ enum ASCII {
             bytes = bytes[bytes.index(after: end)...]
         } else {
             let name = bytes.prefix { $0 != UInt8(ascii: ":") }
-            guard (1...255).contains(name.count), name.allSatisfy(Self.isNameByte) else { return false }
+            guard (1...255).contains(name.count), name.allSatisfy(RequestTarget.isUnreserved) else { return false }
             bytes = bytes[name.endIndex...]
         }
         guard let colon = bytes.first else { return true }
         let port = bytes.dropFirst()
         return colon == UInt8(ascii: ":") && port.count <= 5 && port.allSatisfy { (0x30...0x39).contains($0) }
-    }
-
-    private static func isNameByte(_ byte: UInt8) -> Bool {
-        switch byte {
-        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"),
-            UInt8(ascii: "~"):
-            true
-        default: false
-        }
     }
 
     static func isHex(_ byte: UInt8) -> Bool { Self.hexDigit(byte) != nil }

@@ -1,7 +1,7 @@
 import MeshCore
 import Synchronization
 
-/// Counts open connections, of all loops and of each client address. Any thread.
+/// Counts open connections, or sessions of datagrams, of all loops and of each client address. Any thread.
 final class ClientLedger: Sendable {
     private struct State {
         var total = 0
@@ -12,11 +12,9 @@ final class ClientLedger: Sendable {
     private let state = Mutex(State())
 
     /// False if a limit is reached; then nothing is counted.
-    func enter(_ client: IPAddress, _ limits: GatewayLimits) -> Bool {
+    func enter(_ client: IPAddress, most: Int, ofClient: Int) -> Bool {
         self.state.withLock { state in
-            guard state.total < limits.maximumConnections,
-                state.clients[client, default: 0] < limits.maximumConnectionsPerClient
-            else { return false }
+            guard state.total < most, state.clients[client, default: 0] < ofClient else { return false }
             state.total += 1
             state.clients[client, default: 0] += 1
             return true

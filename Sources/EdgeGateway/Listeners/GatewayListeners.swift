@@ -31,6 +31,7 @@ actor GatewayListeners {
     private var bound: [ListenAddress: ListenAddress] = [:]
     private var problems: [ListenAddress: String] = [:]
     private var certificateProblems: [String] = []
+    private var cannotReadAddresses = false
     private var isReconciling = false
     private var needsReconciling = false
     private var isStopped = false
@@ -73,6 +74,9 @@ actor GatewayListeners {
 
     var brokenCertificates: [String] { self.certificateProblems }
 
+    /// Whether anything that is wanted is not served.
+    var hasProblems: Bool { !self.problems.isEmpty || !self.certificateProblems.isEmpty || self.cannotReadAddresses }
+
     /// Looks again at everything: what changed, what could not be listened on before. One at a time; what comes meanwhile is
     /// done after it.
     func reconcile() async {
@@ -92,15 +96,16 @@ actor GatewayListeners {
         guard !self.isStopped else { return }
         await self.prepareCertificates()
         let wanted = self.wanted()
+        self.problems = self.problems.filter { wanted[$0.key] != nil }
+        for (address, want) in wanted.sorted(by: { $0.key < $1.key }) where self.inForce[address] != want {
+            await self.open(address, want)
+        }
+        // Last, so that a port that moves from all addresses to one is never without a listener.
         for address in self.inForce.keys.sorted() where wanted[address] == nil {
             self.inForce[address] = nil
             let known = self.bound.removeValue(forKey: address) ?? address
             for handle in self.handles { try? await handle.stopListening(known).get() }
             self.logger.info("the gateway listens no more", metadata: ["address": "\(known)"])
-        }
-        self.problems = self.problems.filter { wanted[$0.key] != nil }
-        for (address, want) in wanted.sorted(by: { $0.key < $1.key }) where self.inForce[address] != want {
-            await self.open(address, want)
         }
     }
 
@@ -131,16 +136,23 @@ actor GatewayListeners {
 
     private func wanted() -> [ListenAddress: Wanted] {
         let own: [IPAddress]
+        // A socket on a wildcard could not answer from the address that was asked.
+        let ownForDatagrams: [IPAddress]
         do {
             let (links, addresses) = try self.machine()
             own = self.settings.addresses(links: links, addresses: addresses)
+            ownForDatagrams = self.settings.singleAddresses(links: links, addresses: addresses)
+            self.cannotReadAddresses = false
         } catch {
             self.logger.warning("the machine's addresses cannot be read", metadata: ["error": "\(error)"])
             own = self.settings.isUnconfined ? [.v4(.any)] : []
+            ownForDatagrams = []
+            self.cannotReadAddresses = true
         }
         var wanted: [ListenAddress: Wanted] = [:]
-        for listener in self.plan.listeners where listener.key.transport == .tcp {
-            for address in listener.key.address.map({ [$0] }) ?? own {
+        for listener in self.plan.listeners {
+            let all = listener.key.transport == .udp ? ownForDatagrams : own
+            for address in listener.key.address.map({ [$0] }) ?? all {
                 let key = ListenAddress(
                     transport: listener.key.transport,
                     address: TransportAddress(address, listener.key.port)

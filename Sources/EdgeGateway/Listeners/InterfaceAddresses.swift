@@ -8,7 +8,11 @@ extension GatewaySettings {
     /// The addresses to listen on: those of the interfaces that are up, of these what the blocks include, without what they exclude.
     /// IPv6 addresses of a link are left out, as nobody outside of it can name them.
     func addresses(links: [NetworkLink], addresses: [LinkAddress]) -> [IPAddress] {
-        if self.isUnconfined { return [.v4(.any), .v6(.any)] }
+        self.isUnconfined ? [.v4(.any), .v6(.any)] : self.singleAddresses(links: links, addresses: addresses)
+    }
+
+    /// The same without wildcards: each address by itself.
+    func singleAddresses(links: [NetworkLink], addresses: [LinkAddress]) -> [IPAddress] {
         let chosen = Set(
             links.filter { $0.isUp && (self.interfaces.isEmpty || self.interfaces.contains($0.name)) }.map(\.index)
         )

@@ -168,7 +168,11 @@ final class CertificateStore: Sendable {
             case .optional: configuration.certificateVerification = .optionalVerification
             case .required: configuration.certificateVerification = .noHostnameVerification
             }
-            if !authorities.isEmpty { configuration.trustRoots = .certificates(authorities) }
+            if !authorities.isEmpty {
+                configuration.trustRoots = .certificates(authorities)
+                // By the authorities' names clients choose among their certificates (RFC 8446 section 4.2.4).
+                configuration.sendCANameList = true
+            }
             return Named(
                 names: CertificateNames.patterns(leaf),
                 context: try NIOSSLContext(configuration: configuration)

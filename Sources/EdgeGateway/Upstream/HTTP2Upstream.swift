@@ -85,7 +85,11 @@ enum HTTP2Bounds {
             HTTP2Setting(parameter: .maxHeaderListSize, value: limits.headBytes),
             HTTP2Setting(parameter: .initialWindowSize, value: Self.streamWindow),
         ]
-        if !isServer { configuration.initialSettings.append(HTTP2Setting(parameter: .enablePush, value: 0)) }
+        configuration.initialSettings.append(
+            isServer
+                ? HTTP2Setting(parameter: .enableConnectProtocol, value: 1)
+                : HTTP2Setting(parameter: .enablePush, value: 0)
+        )
         configuration.targetWindowSize = Self.connectionWindow
         configuration.maximumBufferedControlFrames = 1_000
         return configuration

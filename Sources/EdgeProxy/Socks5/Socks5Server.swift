@@ -86,8 +86,18 @@ public final class Socks5Server: ServiceLifecycle.Service, StatusReporting {
             listener = try await ServerBootstrap(group: self.group)
                 .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
                 .serverChannelOption(SocketOption.keepAlive, value: 1)
-                .serverChannelInitializer { channel in
-                    channel.eventLoop.makeCompletedFuture { CongestionControl.ofHost.begin(channel) }
+                .serverChannelInitializer { [logger] channel in
+                    channel.eventLoop.makeCompletedFuture {
+                        CongestionControl.ofHost.begin(channel)
+                        let pause = AcceptPause { error, isFirst in
+                            guard isFirst else { return }
+                            logger.error(
+                                "the SOCKS5 proxy accepts nothing for a while: descriptors or memory are short; raise LimitNOFILE",
+                                metadata: ["error": "\(error)"]
+                            )
+                        }
+                        try channel.pipeline.syncOperations.addHandler(pause)
+                    }
                 }
                 .childChannelInitializer { channel in self.admit(channel) }
                 .bind(to: SocketAddress(self.settings.address)).get()

@@ -106,6 +106,7 @@ extension GatewayCompiler {
                 )
                 return nil
             }
+            self.result.subsetNamespaces.insert(name.namespace)
         }
         return backend
     }

@@ -54,12 +54,17 @@ public struct CompilerSettings: Sendable, Hashable {
     public var controllerName: String
     /// What the `selector` of Istio's Gateways must fit; nil serves every Gateway, whatever its selector.
     public var podLabels: [String: String]?
+    /// Serves Istio's MUTUAL where no Secret has a `ca.crt`, without asking clients for certificates: as EdgeMesh 1.17 did, whose
+    /// own example relies on it. Otherwise such a server is not served, as Istio has it.
+    public var servesMutualWithoutAuthority: Bool
 
     public init(
         clusterDomain: String = "cluster.local",
         controllerName: String = Self.defaultControllerName,
-        podLabels: [String: String]? = nil
+        podLabels: [String: String]? = nil,
+        servesMutualWithoutAuthority: Bool = false
     ) {
+        self.servesMutualWithoutAuthority = servesMutualWithoutAuthority
         self.clusterDomain = clusterDomain
         self.controllerName = controllerName
         self.podLabels = podLabels
@@ -76,6 +81,8 @@ public struct GatewayCompilation: Sendable, Hashable {
     /// The Secrets and ConfigMaps that the plan, or what it lacks, names: to be watched.
     public var secrets: Set<ObjectName> = []
     public var configMaps: Set<ObjectName> = []
+    /// The namespaces in which the plan's backends have subsets: the labels of pods there are needed.
+    public var subsetNamespaces: Set<String> = []
 
     public init() {}
 }
@@ -98,6 +105,14 @@ public struct GatewayFinding: Sendable, Hashable, CustomStringConvertible {
     public var field: String
     /// What is wrong and how to mend it.
     public var message: String
+
+    public init(severity: Severity, kind: ObjectKind, name: ObjectName, field: String, message: String) {
+        self.severity = severity
+        self.kind = kind
+        self.name = name
+        self.field = field
+        self.message = message
+    }
 
     public var description: String {
         let place = self.field.isEmpty ? "" : "\(self.field): "

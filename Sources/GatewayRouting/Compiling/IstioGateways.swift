@@ -213,6 +213,15 @@ extension GatewayCompiler {
             }
             termination.clientCertificates = tls.mode == .mutual ? .required : .optional
             guard !hasAuthority else { break }
+            guard self.settings.servesMutualWithoutAuthority else {
+                self.find(
+                    .error,
+                    gateway,
+                    "\(field).mode",
+                    "no Secret has a ca.crt to verify clients with, so that the port is not served; add ca.crt to \(secrets[0]), or set mode to SIMPLE"
+                )
+                return nil
+            }
             // As in EdgeMesh 1.17, whose own example is served so.
             termination.clientCertificates = .ignored
             self.find(

@@ -11,9 +11,10 @@ public enum CORSDecision: Sendable, Hashable {
 }
 
 extension CORSPolicy {
-    public func decision(for request: some GatewayRequest) -> CORSDecision {
+    /// Once the budget is used up, no origin is allowed.
+    public func decision(for request: some GatewayRequest, within budget: MatchBudget = MatchBudget()) -> CORSDecision {
         guard let origin = request.header("origin") else { return .none }
-        let isAllowed = self.origins.contains { $0.holds(for: origin) }
+        let isAllowed = self.origins.contains { $0.holds(for: origin, within: budget) }
         let method = request.method == "OPTIONS" ? request.header("access-control-request-method") : nil
         guard isAllowed else {
             if self.forwardsUnmatchedPreflights { return .none }

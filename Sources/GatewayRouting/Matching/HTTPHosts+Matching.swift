@@ -6,16 +6,17 @@ extension HTTPHosts {
     }
 
     /// What is to be done with a request; nil for 404.
-    public func rule(for request: some GatewayRequest) -> HTTPRule? {
+    public func rule(for request: some GatewayRequest, within budget: MatchBudget = MatchBudget()) -> HTTPRule? {
         guard let name = RequestHost(request.authority)?.name else { return nil }
-        return self.host(named: name)?.rule(for: request)
+        return self.host(named: name)?.rule(for: request, within: budget)
     }
 }
 
 extension HTTPHosts.Host {
-    /// The first rule that matches.
-    public func rule(for request: some GatewayRequest) -> HTTPRule? {
-        self.rules.first { $0.matches(request) }
+    /// The first rule that matches; nil if the budget was used up before that is known.
+    public func rule(for request: some GatewayRequest, within budget: MatchBudget = MatchBudget()) -> HTTPRule? {
+        let rule = self.rules.first { $0.matches(request, within: budget) || budget.isExhausted }
+        return budget.isExhausted ? nil : rule
     }
 }
 
@@ -63,44 +64,45 @@ struct HostIndex: Sendable {
 }
 
 extension HTTPRule {
-    public func matches(_ request: some GatewayRequest) -> Bool {
-        self.matches.isEmpty || self.matches.contains { $0.holds(for: request) }
+    public func matches(_ request: some GatewayRequest, within budget: MatchBudget = MatchBudget()) -> Bool {
+        self.matches.isEmpty || self.match(for: request, within: budget) != nil
     }
 
     /// The match by which the request came here: its path says what a rewriting of the prefix replaces.
-    public func match(for request: some GatewayRequest) -> HTTPMatch? {
-        self.matches.first { $0.holds(for: request) }
+    public func match(for request: some GatewayRequest, within budget: MatchBudget = MatchBudget()) -> HTTPMatch? {
+        self.matches.first { $0.holds(for: request, within: budget) }
     }
 }
 
 extension HTTPMatch {
-    public func holds(for request: some GatewayRequest) -> Bool {
+    /// Of no meaning once the budget is used up.
+    public func holds(for request: some GatewayRequest, within budget: MatchBudget = MatchBudget()) -> Bool {
         if let port = self.port, port != request.port { return false }
-        if let path = self.path, !path.holds(for: request.path) { return false }
-        if let method = self.method, !method.holds(for: request.method) { return false }
-        if let scheme = self.scheme, !scheme.holds(for: request.scheme) { return false }
-        if let authority = self.authority, !authority.holds(for: request.authority) { return false }
-        return self.headers.allSatisfy { $0.value.holds(for: request.header($0.name)) }
-            && !self.withoutHeaders.contains { $0.value.holds(for: request.header($0.name)) }
-            && self.query.allSatisfy { $0.value.holds(for: request.queryValue($0.name)) }
+        if let path = self.path, !path.holds(for: request.path, within: budget) { return false }
+        if let method = self.method, !method.holds(for: request.method, within: budget) { return false }
+        if let scheme = self.scheme, !scheme.holds(for: request.scheme, within: budget) { return false }
+        if let authority = self.authority, !authority.holds(for: request.authority, within: budget) { return false }
+        return self.headers.allSatisfy { $0.value.holds(for: request.header($0.name), within: budget) }
+            && !self.withoutHeaders.contains { $0.value.holds(for: request.header($0.name), within: budget) }
+            && self.query.allSatisfy { $0.value.holds(for: request.queryValue($0.name), within: budget) }
     }
 }
 
 extension TextMatch {
-    public func holds(for text: String?) -> Bool {
+    public func holds(for text: String?, within budget: MatchBudget = MatchBudget()) -> Bool {
         guard let text else { return false }
         switch self {
         case .present: return true
         case .exact(let value): return text == value
         case .prefix(let value): return text.utf8.starts(with: value.utf8)
-        case .regex(let regex): return regex.matchesWhole(text)
+        case .regex(let regex): return regex.matchesWhole(text, within: budget)
         }
     }
 }
 
 extension PathMatch {
-    public func holds(for path: String) -> Bool {
-        if case .regex(let regex) = self { return regex.matchesWhole(path) }
+    public func holds(for path: String, within budget: MatchBudget = MatchBudget()) -> Bool {
+        if case .regex(let regex) = self { return regex.matchesWhole(path, within: budget) }
         return self.prefixLength(in: path) != nil
     }
 

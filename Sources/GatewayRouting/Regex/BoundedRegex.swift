@@ -1,7 +1,8 @@
 /// A regular expression in RE2's syntax, without `\C`, scripts in `\p{...}` and Perl's back references.
 ///
-/// Matching takes time in proportion to the length of the text times the size of the program; both are bounded, so that neither
-/// a pattern nor a request can stall a loop. It works on Unicode scalars. Equal patterns are equal expressions.
+/// Matching takes time in proportion to the length of the text times the size of the program. Both are bounded, and so is their
+/// product, by a `MatchBudget`, so that neither a pattern nor a request can stall a loop. It works on Unicode scalars. Equal
+/// patterns are equal expressions.
 public struct BoundedRegex: Sendable, Hashable, CustomStringConvertible {
     public static let maximumPatternBytes = 1_024
     /// The most instructions of a program: repetitions are written out, so `(ab){1,100}` takes some 300.
@@ -11,7 +12,7 @@ public struct BoundedRegex: Sendable, Hashable, CustomStringConvertible {
     /// How deep groups may lie within each other.
     public static let maximumDepth = 64
     /// The most steps of one `replacing`: beyond it the text is not rewritten.
-    public static let maximumSteps = 1_000_000
+    public static let maximumSteps = MatchBudget.maximumSteps
 
     /// As written.
     public let pattern: String
@@ -30,17 +31,20 @@ public struct BoundedRegex: Sendable, Hashable, CustomStringConvertible {
 
     public func hash(into hasher: inout Hasher) { hasher.combine(self.pattern) }
 
-    /// Whether the whole of `text` matches.
-    public func matchesWhole(_ text: some StringProtocol) -> Bool {
-        if let literal = self.program.literal { return text.utf8.elementsEqual(literal.utf8) }
-        var matcher = RegexMatcher(self.program, captures: false)
-        return matcher.match(text.unicodeScalars, from: 0, whole: true) != nil
+    /// Whether the whole of `text` matches; false once the budget is used up.
+    public func matchesWhole(_ text: some StringProtocol, within budget: MatchBudget = MatchBudget()) -> Bool {
+        if let literal = self.program.literal {
+            return budget.spend(1) && text.utf8.elementsEqual(literal.utf8)
+        }
+        var matcher = RegexMatcher(self.program, captures: false, maximumSteps: budget.limit)
+        let isMatch = matcher.match(text.unicodeScalars, from: 0, whole: true) != nil
+        return budget.spend(matcher.steps) && isMatch
     }
 
     /// `text` with every match, from left to right, replaced by `substitution`, as RE2's `GlobalReplace` does; nil if that took
     /// more than `maximumSteps`.
     public func replacing(in text: String, with substitution: RegexSubstitution) -> String? {
-        var matcher = RegexMatcher(self.program, captures: true)
+        var matcher = RegexMatcher(self.program, captures: true, maximumSteps: Self.maximumSteps)
         let bytes = text.utf8
         var result = ""
         var copied = 0

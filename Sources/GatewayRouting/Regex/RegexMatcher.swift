@@ -52,14 +52,16 @@ struct RegexMatcher {
 
     private let program: RegexProgram
     private let slotCount: Int
+    private let maximumSteps: Int
     private var current: Threads
     private var following: Threads
-    /// Instructions followed so far, of all matches.
+    /// Instructions followed and parts of sets looked at so far, of all matches. Beyond the maximum nothing is found.
     private(set) var steps = 0
     /// The captures of the way that is being followed.
     private var slots: [Int]
 
-    init(_ program: RegexProgram, captures: Bool) {
+    init(_ program: RegexProgram, captures: Bool, maximumSteps: Int) {
+        self.maximumSteps = maximumSteps
         let size = program.instructions.count
         self.program = program
         self.slotCount = captures ? 2 * (program.groups + 1) : 0
@@ -107,6 +109,7 @@ struct RegexMatcher {
                     if let after, after.before == value { self.advance(index, to: after) }
                     continue
                 case .set(let set):
+                    self.steps += self.program.setCosts[set]
                     if let after, let scalar = after.before, self.program.sets[set].contains(scalar) {
                         self.advance(index, to: after)
                     }
@@ -116,7 +119,8 @@ struct RegexMatcher {
                 // What is preferred less than a match need not be followed.
                 break
             }
-            guard let after, self.steps <= BoundedRegex.maximumSteps || whole else { return found }
+            guard self.steps <= self.maximumSteps else { return nil }
+            guard let after else { return found }
             place = after
             swap(&self.current, &self.following)
             // A match may start later as long as there is none.

@@ -42,6 +42,19 @@ struct RegexSet {
         return first
     }
 
+    /// How many steps it is to look whether it holds a scalar.
+    var cost: Int {
+        let parts = self.parts.reduce(0) { sum, part in
+            switch part {
+            case .range: sum + 1
+            case .category: sum + 8
+            case .outside(let ranges): sum + ranges.count
+            }
+        }
+        // With other cases each part is looked at for up to three scalars.
+        return self.ignoresCase ? 3 * parts : parts
+    }
+
     func contains(_ scalar: UInt32) -> Bool {
         if self.holds(scalar) { return !self.isNegated }
         guard self.ignoresCase else { return self.isNegated }

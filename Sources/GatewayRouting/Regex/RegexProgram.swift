@@ -13,6 +13,8 @@ struct RegexProgram: Sendable {
 
     private(set) var instructions: [Instruction] = []
     private(set) var sets: [RegexSet] = []
+    /// Of `sets`.
+    private(set) var setCosts: [Int] = []
     let groups: Int
     /// The only text that matches as a whole, if the expression is one of plain characters.
     private(set) var literal: String?
@@ -55,6 +57,7 @@ struct RegexProgram: Sendable {
                 try self.emit(.scalar(scalar))
             } else {
                 self.sets.append(set)
+                self.setCosts.append(set.cost)
                 try self.emit(.set(self.sets.count - 1))
             }
         case .assertion(let assertion): try self.emit(.check(assertion))

@@ -106,6 +106,9 @@ private struct DemoStage {
             for node in world.nodes {
                 let log = (try? world.agentLogTail(of: node.name)) ?? ""
                 self.console.plain("\nThe log of \(node.name)'s agent ends with:\n\(log)")
+                if let log = world.gatewayLogTail(of: node.name) {
+                    self.console.plain("\nThat of its gateway ends with:\n\(log)")
+                }
             }
         }
         do {

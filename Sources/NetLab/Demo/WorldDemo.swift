@@ -17,7 +17,11 @@ struct WorldDemo {
                     nat: .open,
                     nodes: [.init(name: "cloud-1", isRelay: true), .init(name: "cloud-2", isRelay: true)]
                 ),
-                .init(name: "factory", link: line, nodes: [.init(name: "edge-1"), .init(name: "edge-2")]),
+                .init(
+                    name: "factory",
+                    link: line,
+                    nodes: [.init(name: "edge-1", isGateway: true), .init(name: "edge-2")]
+                ),
                 .init(name: "shop", link: line, nodes: [.init(name: "edge-3")]),
             ]
         )
@@ -47,6 +51,9 @@ struct WorldDemo {
         await self.journal.step("Kill a relay", "edgemesh lab kill RELAY, under load") { try await self.killRelay() }
         await self.journal.step("Cut the cloud", "edgemesh lab link cloud down, under load") {
             try await self.cutCloud()
+        }
+        await self.journal.step("From outside, by HTTPS", "curl https://shop.example/") {
+            try await self.callFromOutside()
         }
     }
 
@@ -127,6 +134,45 @@ struct WorldDemo {
         let back = try await self.world.waitForCall(from: "cloud-2", to: "edge-1", within: .seconds(90))
         self.journal.check(back.hasPrefix("edge-1"), "with the cloud back, \(back) answers it again")
         self.journal.numbers("in the LAN \(calls.text)")
+    }
+
+    /// A gateway on a node of one LAN, the service in another, and a client that is not in the mesh.
+    private func callFromOutside() async throws {
+        let (node, host, service) = ("edge-1", "shop.example", "edge-3")
+        let authority = try await LabAuthority(in: "\(self.world.lab.directory)/authority")
+        let certificate = try await authority.issue("shop", hosts: [host])
+        try self.world.apply("shop-secret.yaml", try await authority.secret("shop", certificate))
+        try self.world.apply("shop.yaml", GatewayManifests.secureSite(host, service: service, secret: "shop"))
+        self.journal.command(self.world.gatewayCommand(of: node).joined(separator: " "), on: node)
+        let started = MonotonicTime.now()
+        try self.world.startGateway(of: node, ["nic: \(WorldPlan.outsideInterface)"])
+
+        let address = self.world.nodes.first { $0.name == node }?.outsideAddresses.first
+        let options = [443, 80].flatMap { ["--resolve", "\(host):\($0):\(address.map { "\($0)" } ?? "")"] }
+        let call = options + ["--cacert", authority.certificateFile]
+        self.journal.command("curl \(call.joined(separator: " ")) https://\(host)/", on: WorldPlan.outside)
+        var answer = ""
+        try await self.world.lab.wait(for: "the gateway to answer", within: .seconds(60)) {
+            let output = try await self.world.curlOutside(call + ["https://\(host)/"])
+            answer = output.standardOutput.trimmed
+            return output.status.isSuccess && answer.hasPrefix(service)
+        }
+        let elapsed = milliseconds(since: started)
+        self.journal.check(true, "\(answer), behind the other NAT, answers a client outside after \(elapsed)")
+        let calls = try await self.world.curlOutside(
+            call + ["-o", "/dev/null", "-w", "%{http_code} HTTP/%{http_version}\\n", "https://\(host)/?call=[1-50]"],
+            maxTime: 30
+        )
+        let good = calls.lines.filter { $0 == "200 HTTP/2" }.count
+        self.journal.check(
+            good == 50,
+            "\(good) of 50 calls are answered, by HTTP/2 and with a certificate that is checked"
+        )
+        let redirect = try await self.world.curlOutside(
+            options + ["-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", "http://\(host)/"]
+        ).standardOutput
+        self.journal.check(redirect == "301 https://\(host)/", "without TLS the answer is \(redirect)")
+        self.journal.numbers("first answer after \(elapsed), then \(good) of 50 by HTTP/2")
     }
 
     // MARK: Helpers

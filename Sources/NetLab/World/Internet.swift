@@ -98,6 +98,11 @@ public struct Internet {
         return plan
     }
 
+    /// Adds a LAN without a line to the internet.
+    public mutating func addLAN(_ name: String) {
+        self.plan.addLAN(name)
+    }
+
     /// Adds a host or pod that is not one of a site's own.
     public mutating func add(_ host: LabPlan.Host) {
         self.plan.add(host)

@@ -24,14 +24,23 @@ public struct Scenario: Sendable, Hashable {
         public var name: String
         /// Whether other nodes use it as a relay; it has to be reachable from everywhere.
         public var isRelay = false
+        /// Whether it has a second card, on the network of clients that are not in the mesh, and a gateway for them.
+        public var isGateway = false
         /// How many pods answer.
         public var pods = 1
         /// Its cable to the LAN.
         public var link = LinkConditions()
 
-        public init(name: String, isRelay: Bool = false, pods: Int = 1, link: LinkConditions = .init()) {
+        public init(
+            name: String,
+            isRelay: Bool = false,
+            isGateway: Bool = false,
+            pods: Int = 1,
+            link: LinkConditions = .init()
+        ) {
             self.name = name
             self.isRelay = isRelay
+            self.isGateway = isGateway
             self.pods = pods
             self.link = link
         }

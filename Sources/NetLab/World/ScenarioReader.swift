@@ -29,7 +29,9 @@ private struct ScenarioReader {
         var scenario = Scenario(name: try self.name(document, of: "scenario", limit: 24), lans: [])
         if let summary = document["summary"] { scenario.summary = try self.text(summary, "summary") }
         if let transport = document["transport"] { scenario.transport = try self.choice(transport, "transport") }
-        var taken: [String: SourcePosition] = ["internet": .none, "switch": .none]
+        var taken: [String: SourcePosition] = [
+            Internet.core: .none, "switch": .none, WorldPlan.outside: .none,
+        ]
         for entry in try self.array(document, "lans", of: "a scenario", mend: "- name: home") {
             scenario.lans.append(try self.lan(entry, taken: &taken))
         }
@@ -68,14 +70,10 @@ private struct ScenarioReader {
     }
 
     private func node(_ document: Document, taken: inout [String: SourcePosition]) throws(LabError) -> Scenario.Node {
-        try self.checkKeys(of: document, "a node", ["name", "relay", "pods", "link"])
+        try self.checkKeys(of: document, "a node", ["name", "relay", "gateway", "pods", "link"])
         var node = Scenario.Node(name: try self.name(document, of: "node", limit: 24, taken: &taken))
-        if let relay = document["relay"] {
-            guard let isRelay = relay.bool else {
-                throw self.error(relay, "'relay' is true or false, and here it is \(relay.brief)")
-            }
-            node.isRelay = isRelay
-        }
+        node.isRelay = try self.flag(document, "relay")
+        node.isGateway = try self.flag(document, "gateway")
         if let pods = document["pods"] {
             guard let count = pods.integer, (0...Int64(Scenario.maximumPods)).contains(count) else {
                 throw self.error(
@@ -161,6 +159,15 @@ private struct ScenarioReader {
             throw self.error(value, "'\(key)' is a list such as '\(mend)', and here is \(value.brief)")
         }
         return entries
+    }
+
+    /// False if the key is not there.
+    private func flag(_ document: Document, _ key: String) throws(LabError) -> Bool {
+        guard let value = document[key] else { return false }
+        guard let flag = value.bool else {
+            throw self.error(value, "'\(key)' is true or false, and here it is \(value.brief)")
+        }
+        return flag
     }
 
     private func text(_ document: Document, _ key: String) throws(LabError) -> String {

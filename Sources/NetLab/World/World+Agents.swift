@@ -10,30 +10,36 @@ extension World {
 
     /// The agent's configuration as a user would write it.
     func agentConfiguration(of node: String) -> String {
+        """
+        apiVersion: agent.edgemesh.config.kubeedge.io/v1alpha1
+        kind: EdgeMeshAgent
+        commonConfig:
+          bridgeDeviceName: edgemesh0
+          bridgeDeviceIP: \(WorldPlan.resolver)
+          stateDir: \(self.lab.directory)/\(node).state
+        modules:
+          edgeDNS:
+            enable: true
+          edgeProxy:
+            enable: true
+            socks5Proxy: {enable: true}
+          edgeTunnel:
+            enable: true
+            listenPort: \(WorldPlan.tunnelPort)
+        \(self.sharedTunnelSettings)
+        """
+    }
+
+    /// Lines that all agents and gateways have below `modules.edgeTunnel`.
+    var sharedTunnelSettings: String {
         let relays = self.relays.map { relay in
-            "      - {nodeName: \(relay.node), advertiseAddress: [\(relay.addresses.map { "\($0)" }.joined(separator: ", "))]}\n"
+            "  - {nodeName: \(relay.node), advertiseAddress: [\(relay.addresses.map { "\($0)" }.joined(separator: ", "))]}"
         }
-        return """
-            apiVersion: agent.edgemesh.config.kubeedge.io/v1alpha1
-            kind: EdgeMeshAgent
-            commonConfig:
-              bridgeDeviceName: edgemesh0
-              bridgeDeviceIP: \(WorldPlan.resolver)
-              stateDir: \(self.lab.directory)/\(node).state
-            modules:
-              edgeDNS:
-                enable: true
-              edgeProxy:
-                enable: true
-                socks5Proxy: {enable: true}
-              edgeTunnel:
-                enable: true
-                listenPort: \(WorldPlan.tunnelPort)
-                transport: \(self.scenario.transport.rawValue)
-                psk: {enable: true, path: \(self.pskFile)}
-            \(self.options.tunnelSettings.map { "    \($0)\n" }.joined())    relayNodes:\(relays.isEmpty ? " []" : "")
-            \(relays.joined())
-            """
+        let lines =
+            [
+                "transport: \(self.scenario.transport.rawValue)", "psk: {enable: true, path: \(self.pskFile)}",
+            ] + self.options.tunnelSettings + ["relayNodes:\(relays.isEmpty ? " []" : "")"] + relays
+        return lines.map { "    \($0)\n" }.joined()
     }
 
     /// The command that starts the agent of a node.

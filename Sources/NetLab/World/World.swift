@@ -34,6 +34,7 @@ public final class World: Sendable {
     struct State: Sendable {
         var nodes: [String: WorldNode] = [:]
         var agents: [String: LabProcess] = [:]
+        var gateways: [String: LabProcess] = [:]
         /// Those that stand still.
         var paused: Set<String> = []
         /// The next free index of a LAN's addresses.

@@ -18,9 +18,10 @@ extension World {
             for node in members {
                 let pods = node.apps.isEmpty ? "" : ", \(node.apps.count) pod\(node.apps.count == 1 ? "" : "s")"
                 let relay = node.isRelay ? ", relay" : ""
+                let gateway = node.outsideAddresses.first.map { ", gateway \($0)" } ?? ""
                 lines.append(
                     "   |    +-- \(Self.padded(node.name, 12))\(Self.padded("\(node.address)", 16))"
-                        + "pods \(node.podNetwork), service \(node.clusterIP)\(pods)\(relay)"
+                        + "pods \(node.podNetwork), service \(node.clusterIP)\(pods)\(relay)\(gateway)"
                         + self.linkText(node.name) + self.agentText(node.name)
                 )
             }

@@ -15,6 +15,8 @@ public struct WorldNode: Sendable, Hashable {
     /// Which of the LAN's addresses it has.
     var index: Int
     public internal(set) var address: IPAddress
+    /// Of its second card, where clients outside of the mesh reach its gateway, in IPv4 and IPv6; empty if it has none.
+    public let outsideAddresses: [IPAddress]
 
     /// The service that has its name.
     public var clusterIP: IPv4Address { IPv4Address(10, 96, 1, UInt8(truncatingIfNeeded: self.number)) }
@@ -25,6 +27,10 @@ public struct WorldNode: Sendable, Hashable {
 struct WorldPlan: Sendable {
     static let tunnelPort = 20_006
     static let resolver = IPv4Address(169, 254, 96, 16)
+    /// The host that is not in the mesh, and the LAN that it shares with gateways.
+    static let outside = "outside"
+    /// The second card of a gateway's node.
+    static let outsideInterface = "eth1"
 
     let scenario: Scenario
     private(set) var lab: LabPlan
@@ -47,7 +53,28 @@ struct WorldPlan: Sendable {
                 }
             }
         }
+        if scenario.nodes.contains(where: \.isGateway) {
+            internet.addLAN(Self.outside)
+            var host = LabPlan.Host(name: Self.outside)
+            host.interfaces = [Self.card("eth0", number: 250)]
+            internet.add(host)
+        }
         self.lab = internet.finished()
+    }
+
+    /// A card on the LAN of those that are not in the mesh, with addresses for documentation (RFC 5737, RFC 3849).
+    private static func card(_ name: String, number: UInt8) -> LabPlan.Interface {
+        LabPlan.Interface(
+            name: name,
+            attachment: .lan(Self.outside),
+            addresses: [
+                InterfaceAddress(IPv4Address(203, 0, 113, number), prefixLength: 24),
+                InterfaceAddress(
+                    .v6(IPv6Address(high: 0x2001_0db8_0113_0000, low: UInt64(number))),
+                    prefixLength: 64
+                ),
+            ]
+        )
     }
 
     private static func add(
@@ -78,6 +105,8 @@ struct WorldPlan: Sendable {
             }
 
             """
+        let card = node.isGateway ? Self.card(Self.outsideInterface, number: third) : nil
+        if let card { host.interfaces.append(card) }
         try internet.add(host, to: site, index: index)
 
         let client = NodeLab.Pod(name: "\(node.name)-client", address: IPv4Address(10, 244, third, 100))
@@ -109,7 +138,8 @@ struct WorldPlan: Sendable {
                 apps: apps,
                 lan: site.name,
                 index: index,
-                address: address
+                address: address,
+                outsideAddresses: card?.addresses.map(\.address) ?? []
             )
         )
     }

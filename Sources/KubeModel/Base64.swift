@@ -1,7 +1,7 @@
-/// RFC 4648 base 64, as kubeconfigs carry certificates and keys.
-enum Base64 {
+/// RFC 4648 base 64, as kubeconfigs and Secrets carry certificates and keys.
+public enum Base64 {
     /// Decodes the standard or URL-safe alphabet, padded or not; white space is skipped. Nil if anything else is found.
-    static func decode(_ text: some Sequence<UInt8>) -> [UInt8]? {
+    public static func decode(_ text: some Sequence<UInt8>) -> [UInt8]? {
         var bytes: [UInt8] = []
         var bits: UInt32 = 0
         var bitCount = 0
@@ -29,7 +29,7 @@ enum Base64 {
         return bytes
     }
 
-    static func encode(_ bytes: some Collection<UInt8>) -> String {
+    public static func encode(_ bytes: some Collection<UInt8>) -> String {
         let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
         var text: [UInt8] = []
         var rest = bytes[...]

@@ -1,14 +1,12 @@
-import Glibc
-import LinuxNetwork
-import Logging
-import NIOCore
+public import Logging
+public import NIOCore
 import NIOPosix
 import Synchronization
 
 /// Tells when devices, addresses or routes of this machine have changed, a moment after the last of several changes.
 ///
 /// The kernel's own events (rtnetlink); where they cannot be had, a look every few seconds.
-final class NetworkMonitor: Sendable {
+public final class NetworkMonitor: Sendable {
     private struct State {
         var channel: (any Channel)?
         var poll: RepeatedTask?
@@ -25,13 +23,14 @@ final class NetworkMonitor: Sendable {
     private let state = Mutex(State())
 
     /// - Parameter changed: called on `loop`.
-    init(on loop: any EventLoop, logger: Logger, changed: @escaping @Sendable () -> Void) {
+    public init(on loop: any EventLoop, logger: Logger, changed: @escaping @Sendable () -> Void) {
         self.loop = loop
         self.logger = logger
         self.changed = changed
     }
 
-    func start() {
+    /// Any thread.
+    public func start() {
         do {
             let descriptor = try RouteNetlink.changesDescriptor()
             NIOPipeBootstrap(group: self.loop)
@@ -52,7 +51,8 @@ final class NetworkMonitor: Sendable {
         }
     }
 
-    func stop() {
+    /// For good. Any thread.
+    public func stop() {
         let state = self.state.withLock { state in
             state.isStopped = true
             defer { (state.channel, state.poll, state.pending) = (nil, nil, nil) }

@@ -1,0 +1,157 @@
+import LinuxNetwork
+import MeshCore
+import PacketWire
+
+/// Decides what becomes of each packet between the device and the tunnel. No I/O; confined to one loop.
+struct PacketForwarder {
+    /// Why a packet goes no further.
+    enum Drop: String, CaseIterable, Sendable {
+        /// No packet, or one that is not what its device or its peer says of it.
+        case malformed
+        /// To this node or to its own networks, which have other ways.
+        case local
+        /// To no address of the mesh.
+        case outside
+        /// To an address of the mesh that nobody is known to have.
+        case unknownNode
+        /// From an address that is not of a pod of this node: the other side would take it from nobody.
+        case foreignSource
+        /// From a peer that does not own the source.
+        case spoofed
+        /// From a peer, to an address that is not on this node.
+        case misdirected
+    }
+
+    struct Counters: Sendable, Hashable {
+        var sentPackets: UInt64 = 0
+        var sentBytes: UInt64 = 0
+        var receivedPackets: UInt64 = 0
+        var receivedBytes: UInt64 = 0
+        var clampedSegmentSizes: UInt64 = 0
+        /// Senders that were told why their packet is lost, and those that were not because there were too many.
+        var answers: UInt64 = 0
+        var answersWithheld: UInt64 = 0
+        var drops: [Drop: UInt64] = [:]
+    }
+
+    /// What to do with a packet of the device.
+    enum Outgoing: Equatable {
+        case send(node: String, offload: PacketOffload, flow: UInt32)
+        /// A packet for its sender, to be written to the device.
+        case answer([UInt8])
+        case drop(Drop)
+    }
+
+    /// What to do with a packet of a peer.
+    enum Incoming {
+        /// Write it to the device behind this header.
+        case deliver(VirtioNetHeader)
+        /// The device takes each of these only.
+        case cut(PacketSegments)
+        case drop(Drop)
+    }
+
+    /// How many senders are told in a second, and at once.
+    static let answerRate = 100.0
+    static let answerBurst = 50.0
+
+    var routes: PodRoutes
+    private(set) var counters = Counters()
+    private let mtu: Int
+    private let offloads: TunDevice.Offloads
+    /// Who tells senders, of each family.
+    private let routers: [IPAddress]
+    private var answerBucket: TokenBucket
+
+    init(
+        routes: PodRoutes,
+        mtu: Int,
+        offloads: TunDevice.Offloads,
+        routers: [IPAddress],
+        now: MonotonicTime
+    ) {
+        self.routes = routes
+        self.mtu = mtu
+        self.offloads = offloads
+        self.routers = routers
+        self.answerBucket = TokenBucket(rate: Self.answerRate, burst: Self.answerBurst, now: now)
+    }
+
+    /// Judges what was read from the device: a header and a packet, which is changed in place where its segments would be too large.
+    mutating func outgoing(_ bytes: UnsafeMutableRawBufferPointer, now: MonotonicTime) -> Outgoing {
+        let packet: IPPacket
+        let offload: PacketOffload
+        let body = UnsafeMutableRawBufferPointer(rebasing: bytes.dropFirst(VirtioNetHeader.length))
+        do {
+            let header = try VirtioNetHeader(parsing: UnsafeRawBufferPointer(bytes))
+            packet = try IPPacket(parsing: UnsafeRawBufferPointer(body))
+            offload = try header.offload(of: packet, UnsafeRawBufferPointer(body))
+        } catch {
+            return .drop(self.dropped(.malformed))
+        }
+        switch self.routes.place(of: packet.destination) {
+        case .node(let node):
+            guard self.routes.place(of: packet.source) == .local else { return .drop(self.dropped(.foreignSource)) }
+            let limit = IPPacket.maximumSegmentSize(mtu: self.mtu, isVersion6: packet.family == .v6)
+            if packet.clampSegmentSize(in: body, to: limit, isChecksumPartial: offload.isChecksumPartial) {
+                self.counters.clampedSegmentSizes &+= 1
+            }
+            self.counters.sentPackets &+= 1
+            self.counters.sentBytes &+= UInt64(packet.length)
+            return .send(node: node, offload: offload, flow: packet.flowHash(in: UnsafeRawBufferPointer(body)))
+        case .local:
+            return .drop(self.dropped(.local))
+        case .outside:
+            return .drop(self.dropped(.outside))
+        case .unknown:
+            self.dropped(.unknownNode)
+            return self.answer(.unreachable, to: packet, UnsafeRawBufferPointer(body), now: now)
+                .map { .answer($0) } ?? .drop(.unknownNode)
+        }
+    }
+
+    /// Tells the sender of a packet of the device why it is lost, if senders may be told now.
+    mutating func answer(
+        _ error: ICMPError,
+        to packet: IPPacket,
+        _ bytes: UnsafeRawBufferPointer,
+        now: MonotonicTime
+    ) -> [UInt8]? {
+        guard self.routes.place(of: packet.source) == .local,
+            let router = self.routers.first(where: { $0.family == packet.family }),
+            let answer = error.answer(to: packet, bytes, from: router)
+        else { return nil }
+        guard self.answerBucket.take(now: now) else {
+            self.counters.answersWithheld &+= 1
+            return nil
+        }
+        self.counters.answers &+= 1
+        return answer
+    }
+
+    /// Judges a packet that the agent of `node` sent.
+    mutating func incoming(_ bytes: UnsafeRawBufferPointer, _ offload: PacketOffload, from node: String) -> Incoming {
+        do {
+            let packet = try IPPacket(parsing: bytes)
+            guard self.routes.permits(source: packet.source, from: node) else { return .drop(self.dropped(.spoofed)) }
+            guard self.routes.place(of: packet.destination) == .local else {
+                return .drop(self.dropped(.misdirected))
+            }
+            let header = try VirtioNetHeader(offload, of: packet, bytes)
+            let isTaken = offload.segmentSize == 0 || self.offloads.contains(packet.isDatagram ? .udp : .tcp)
+            let incoming: Incoming =
+                isTaken ? .deliver(header) : .cut(try PacketSegments(offload, of: packet, bytes))
+            self.counters.receivedPackets &+= 1
+            self.counters.receivedBytes &+= UInt64(packet.length)
+            return incoming
+        } catch {
+            return .drop(self.dropped(.malformed))
+        }
+    }
+
+    @discardableResult
+    private mutating func dropped(_ reason: Drop) -> Drop {
+        self.counters.drops[reason, default: 0] &+= 1
+        return reason
+    }
+}

@@ -1,0 +1,70 @@
+import MeshCore
+
+extension IPPacket {
+    /// Takes one from the hop limit, in the packet that this was read from.
+    /// - Returns: false if the packet has no hop left; it is unchanged then.
+    public func decrementHopLimit(in bytes: UnsafeMutableRawBufferPointer) -> Bool {
+        guard self.hopLimit > 1 else { return false }
+        switch self.family {
+        case .v4:
+            let old = bytes.network(UInt16.self, at: 8)
+            let new = old &- 0x0100
+            bytes.set(new, at: 8)
+            bytes.set(InternetChecksum.updated(bytes.network(at: 10), from: old, to: new), at: 10)
+        case .v6:
+            bytes[7] = self.hopLimit &- 1
+        }
+        return true
+    }
+
+    /// The largest TCP segment that fits into packets of `mtu` bytes without options.
+    public static func maximumSegmentSize(mtu: Int, isVersion6: Bool) -> UInt16 {
+        UInt16(clamping: mtu - (isVersion6 ? 60 : 40))
+    }
+
+    /// Lowers the maximum segment size that a TCP SYN announces (RFC 9293 section 3.7.1), so that neither side sends what does
+    /// not pass. Anything else is left as it is.
+    /// - Parameter isChecksumPartial: the checksum field holds the pseudo header's sum alone; the rest is added later.
+    /// - Returns: whether the packet was changed.
+    @discardableResult
+    public func clampSegmentSize(
+        in bytes: UnsafeMutableRawBufferPointer,
+        to limit: UInt16,
+        isChecksumPartial: Bool = false
+    ) -> Bool {
+        guard self.protocolNumber == Self.tcp, self.hasUpperLayerHeader else { return false }
+        let start = self.payloadOffset
+        guard bytes.count >= start + 20, bytes[start + 13] & 0x02 != 0 else { return false }
+        let end = start + Int(bytes[start + 12] >> 4) * 4
+        guard end <= bytes.count else { return false }
+        var offset = start + 20
+        while offset < end {
+            let kind = bytes[offset]
+            if kind == 0 { return false }
+            if kind == 1 {
+                offset += 1
+                continue
+            }
+            guard offset + 1 < end else { return false }
+            let length = Int(bytes[offset + 1])
+            guard length >= 2, offset + length <= end else { return false }
+            if kind == 2, length == 4 {
+                let old = bytes.network(UInt16.self, at: offset + 2)
+                guard old > limit else { return false }
+                bytes.set(limit, at: offset + 2)
+                guard !isChecksumPartial else { return true }
+                // At an odd offset its bytes lie in two words, each in the other's place.
+                let isOdd = (offset - start) & 1 != 0
+                let checksum = InternetChecksum.updated(
+                    bytes.network(at: start + 16),
+                    from: isOdd ? old.byteSwapped : old,
+                    to: isOdd ? limit.byteSwapped : limit
+                )
+                bytes.set(checksum, at: start + 16)
+                return true
+            }
+            offset += length
+        }
+        return false
+    }
+}
