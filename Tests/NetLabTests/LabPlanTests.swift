@@ -35,6 +35,22 @@ import Testing
         #expect(pod.sysctls.isEmpty)
     }
 
+    @Test func settingsForAllHostsLeaveThoseOfOne() throws {
+        var plan = LabPlan(name: "settings")
+        plan.addLAN("lan")
+        for (index, name) in ["a", "b"].enumerated() {
+            let address = InterfaceAddress(IPv4Address(192, 168, 10, UInt8(index + 1)), prefixLength: 24)
+            plan.addHost(name, on: "lan", address: address)
+        }
+        plan.setOnAllHosts(["ipv4/ip_default_ttl": "30"])
+        plan.setOnAllHosts(["ipv4/ip_default_ttl": "40", "ipv4/tcp_congestion_control": "reno"])
+        #expect(plan.hosts.count == 2)
+        for host in plan.hosts {
+            #expect(host.sysctls["ipv4/ip_default_ttl"] == "30")
+            #expect(host.sysctls["ipv4/tcp_congestion_control"] == "reno")
+        }
+    }
+
     @Test func aRouterMasqueradesWhatLeaves() throws {
         var plan = LabPlan(name: "nat")
         plan.addLAN("wan")
