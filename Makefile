@@ -55,7 +55,7 @@ release: ## the static, stripped binary and its symbolic links in build/
 	@mkdir -p $(RELEASE_DIR)
 	@strip --strip-all -o $(RELEASE_DIR)/edgemesh.new $(RELEASE_BINARY)
 	@mv -f $(RELEASE_DIR)/edgemesh.new $(RELEASE_DIR)/edgemesh
-	@for name in agent gateway; do ln -sf edgemesh $(RELEASE_DIR)/edgemesh-$$name; done
+	@for name in agent gateway cni; do ln -sf edgemesh $(RELEASE_DIR)/edgemesh-$$name; done
 	@ls -l $(RELEASE_DIR)
 
 clean: ## remove what was built

@@ -57,8 +57,7 @@ let package = Package(
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
                 "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel", "GatewayRouting",
-                "EdgeGateway",
-                "PacketWire",
+                "EdgeGateway", "PacketWire",
             ]
         ),
     ],
@@ -203,7 +202,9 @@ let package = Package(
         // 8: the executable
         .executableTarget(
             name: "edgemesh",
-            dependencies: ["MeshCore", "Documents", "Configuration", "MeshApp", "Admin", "NetLab", argumentParser],
+            dependencies: [
+                "MeshCore", "Documents", "Configuration", "MeshApp", "CNIPlugin", "Admin", "NetLab", argumentParser,
+            ],
             swiftSettings: strictSettings
         ),
         // test support

@@ -23,6 +23,7 @@ extension AgentConfiguration {
                 .live
             ),
             Key("\(root).selectorLabels", \.modules.edgeGateway.selectorLabels, .list(of: label), .live),
+            Key("\(root).strictMutualTLS", \.modules.edgeGateway.strictMutualTLS, .flag, .live),
             Key("\(root).updateStatus", \.modules.edgeGateway.updateStatus, .flag, .restart),
             Key("\(root).clusterDomain", \.modules.edgeGateway.clusterDomain, Self.domain, .live),
             Key("\(root).routableCIDRs", \.modules.edgeGateway.routableCIDRs, .list(of: .block), .restart),

@@ -263,6 +263,8 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var controllerName = Self.defaultControllerName
         /// `KEY=VALUE`; empty: Gateways are served whatever their selector.
         public var selectorLabels: [String] = []
+        /// Refuses to serve MUTUAL without a `ca.crt` to verify clients with.
+        public var strictMutualTLS = false
         public var updateStatus = true
         /// Empty: that of `edgeDNS`, else `cluster.local`.
         public var clusterDomain = ""

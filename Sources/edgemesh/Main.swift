@@ -1,4 +1,5 @@
 import ArgumentParser
+import CNIPlugin
 import Configuration
 import Glibc
 import MeshApp
@@ -19,6 +20,8 @@ enum Main {
         let arguments = CommandLine.arguments
         let name = arguments.first?.split(separator: "/").last ?? "edgemesh"
         let rest = arguments.dropFirst()
+        // The runtime of containers says all by variables and its input.
+        if name == "edgemesh-cni" { exit(CNIPlugin.main()) }
         // What stays goes past the command parser of the people's commands, whose tables would stay in its memory.
         for role in AgentConfiguration.Role.allCases {
             if name == role.program { exit(await AgentCommandLine.run(Array(rest), role: role)) }

@@ -253,7 +253,8 @@ extension AgentConfiguration {
         return CompilerSettings(
             clusterDomain: self.catalogSettings.clusterDomain,
             controllerName: gateway.controllerName,
-            podLabels: labels.isEmpty ? nil : Dictionary(labels, uniquingKeysWith: { $1 })
+            podLabels: labels.isEmpty ? nil : Dictionary(labels, uniquingKeysWith: { $1 }),
+            servesMutualWithoutAuthority: !gateway.strictMutualTLS
         )
     }
 
