@@ -2,6 +2,7 @@ import Documents
 import FakeKube
 import Glibc
 import MeshCore
+import NIOCore
 import NIOPosix
 import NetLab
 
@@ -157,11 +158,8 @@ private struct ChangingService {
     init() throws {
         self.listeners = try (0..<2).map { number in
             let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-            var address = socketAddress(Self.nodeAddress, 7000 + UInt16(number))
-            let bound = withUnsafePointer(to: &address) {
-                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    bind(listener, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-                }
+            let bound = try SocketAddress(ipAddress: Self.nodeAddress, port: 7000 + number).withSockAddr {
+                bind(listener, $0, socklen_t($1))
             }
             guard bound == 0, listen(listener, 128) == 0 else { throw BenchmarkError("cannot listen: errno \(errno)") }
             _ = fcntl(listener, F_SETFL, O_NONBLOCK)
@@ -188,11 +186,8 @@ private struct ChangingService {
         let client = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         defer { close(client) }
         _ = fcntl(client, F_SETFL, O_NONBLOCK)
-        var address = socketAddress(Self.clusterIP, 80)
-        withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                _ = connect(client, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-            }
+        _ = try? SocketAddress(ipAddress: Self.clusterIP, port: 80).withSockAddr {
+            connect(client, $0, socklen_t($1))
         }
         var ready = self.listeners.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
         guard poll(&ready, 2, 2) > 0 else { return nil }
@@ -215,11 +210,8 @@ private enum DNSProbe {
         var query: [UInt8] = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]
         for label in name.split(separator: ".") { query += [UInt8(label.utf8.count)] + Array(label.utf8) }
         query += [0, 0, 1, 0, 1]
-        var server = socketAddress(BenchmarkLab.dnsAddress, 53)
-        let sent = withUnsafePointer(to: &server) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                sendto(client, query, query.count, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-            }
+        let sent = try? SocketAddress(ipAddress: BenchmarkLab.dnsAddress, port: 53).withSockAddr {
+            sendto(client, query, query.count, 0, $0, socklen_t($1))
         }
         var ready = pollfd(fd: client, events: Int16(POLLIN), revents: 0)
         guard sent == query.count, poll(&ready, 1, 100) > 0 else { return [] }
@@ -247,14 +239,6 @@ private func within(_ deadline: Duration, _ condition: () -> Bool) async throws 
         guard MonotonicTime.now() < end else { throw BenchmarkError("waited \(deadline) in vain") }
         usleep(200)
     }
-}
-
-private func socketAddress(_ text: String, _ port: UInt16) -> sockaddr_in {
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_port = port.bigEndian
-    inet_pton(AF_INET, text, &address.sin_addr)
-    return address
 }
 
 /// Starts a program with its output in a file.

@@ -7,30 +7,28 @@ import Testing
 
 @Suite struct CongestionControlTests {
     /// Two TCP sockets of this host that are connected with each other.
-    private struct Pair: ~Copyable {
+    private final class Pair {
         let client: CInt
         let server: CInt
 
         /// - Parameter prepare: is given both sockets before they listen and connect.
         init(_ prepare: (CInt) -> Void) throws {
             let listener = socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0)
-            self.client = socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0)
+            let client = socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0)
             defer { close(listener) }
             prepare(listener)
-            prepare(self.client)
-            var address = sockaddr_in()
-            address.sin_family = sa_family_t(AF_INET)
-            address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-            var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-            let client = self.client
-            let results = withUnsafeMutablePointer(to: &address) { pointer in
-                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
-                    [
-                        bind(listener, address, length), listen(listener, 8), getsockname(listener, address, &length),
+            prepare(client)
+            let results = try SocketAddress(ipAddress: "127.0.0.1", port: 0).withSockAddr { anyPort, size in
+                var length = socklen_t(size)
+                return try withUnsafeTemporaryAllocation(byteCount: size, alignment: 8) { bytes in
+                    let address = try #require(bytes.baseAddress).assumingMemoryBound(to: sockaddr.self)
+                    return [
+                        bind(listener, anyPort, length), listen(listener, 8), getsockname(listener, address, &length),
                         connect(client, address, length),
                     ]
                 }
             }
+            self.client = client
             self.server = accept(listener, nil, nil)
             try #require(results == [0, 0, 0, 0] && self.server >= 0)
         }

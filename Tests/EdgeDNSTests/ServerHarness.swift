@@ -231,20 +231,9 @@ enum Sockets {
     private static func isFree(_ port: UInt16, _ kind: __socket_type) -> Bool {
         let descriptor = socket(AF_INET, CInt(kind.rawValue), 0)
         defer { close(descriptor) }
-        var address = self.socketAddress(TransportAddress(.v4(.any), port))
-        return withUnsafePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
-            }
+        return SocketAddress(TransportAddress(.v4(.any), port)).withSockAddr { address, length in
+            bind(descriptor, address, socklen_t(length)) == 0
         }
-    }
-
-    private static func socketAddress(_ address: TransportAddress) -> sockaddr_in {
-        var result = sockaddr_in()
-        result.sin_family = sa_family_t(AF_INET)
-        result.sin_port = address.port.bigEndian
-        if case .v4(let v4) = address.address { result.sin_addr.s_addr = v4.rawValue.bigEndian }
-        return result
     }
 
     /// An open client socket; the caller closes it.
@@ -253,12 +242,7 @@ enum Sockets {
         let descriptor = socket(AF_INET, CInt(kind.rawValue), 0)
         var timeout = timeval(tv_sec: 8, tv_usec: 0)
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, socklen_t(MemoryLayout<timeval>.size))
-        var target = self.socketAddress(address)
-        let result = withUnsafePointer(to: &target) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-            }
-        }
+        let result = SocketAddress(address).withSockAddr { connect(descriptor, $0, socklen_t($1)) }
         guard result == 0 else {
             close(descriptor)
             throw TestFailure("cannot connect to \(address): errno \(errno)")
