@@ -134,8 +134,11 @@ import Testing
     @Test func theSettingsAreThoseOfTheFile() {
         var configuration = AgentConfiguration(role: .gateway)
         #expect(configuration.gatewaySettings == .init())
-        #expect(configuration.compilerSettings == CompilerSettings())
+        // As in the original, unless it is told to be strict.
+        #expect(configuration.compilerSettings == CompilerSettings(servesMutualWithoutAuthority: true))
         #expect(AgentConfiguration.EdgeGateway.defaultControllerName == CompilerSettings.defaultControllerName)
+        configuration.modules.edgeGateway.strictMutualTLS = true
+        #expect(configuration.compilerSettings == CompilerSettings())
         configuration.modules.edgeGateway.nic = "eth0, eth1"
         configuration.modules.edgeGateway.includeIP = "10.0.0.0/8"
         configuration.modules.edgeGateway.selectorLabels = ["istio=ingress", "a="]
