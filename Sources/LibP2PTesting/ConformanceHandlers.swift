@@ -47,9 +47,11 @@ final class Collector: ChannelInboundHandler {
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        // What comes later is the next one's.
+        guard !self.isDone else { return context.fireChannelRead(data) }
         var read = self.unwrapInboundIn(data)
         self.bytes.writeBuffer(&read)
-        guard !self.isDone, self.bytes.readableBytes >= self.count else { return }
+        guard self.bytes.readableBytes >= self.count else { return }
         self.isDone = true
         self.promise.succeed(self.bytes)
     }
