@@ -290,7 +290,8 @@ import Testing
         #expect(probe.failure?.code == .connect && probe.failure?.message.contains("http://127.0.0.1:1") ?? false)
     }
 
-    @Test func deadlinesAreKept() async throws {
+    /// The other limit of each request is an hour, so that this ends by the one that is meant or by its own.
+    @Test(.timeLimit(.minutes(5))) func deadlinesAreKept() async throws {
         try await withFake { fake in
             fake.inject(FakeKubeFault(.drip(bytes: 1, pause: .seconds(30)), times: 2))
             let transport = KubeTransport(
@@ -299,10 +300,9 @@ import Testing
                 group: MultiThreadedEventLoopGroup.singleton,
                 userAgent: "test"
             )
-            let began = MonotonicTime.now()
             // Silence first, then the bound on the whole.
             for (idle, total) in [
-                (Duration.milliseconds(200), Duration.seconds(60)), (.seconds(60), .milliseconds(200)),
+                (Duration.milliseconds(200), Duration.seconds(3600)), (.seconds(3600), .milliseconds(200)),
             ] {
                 let error = await #expect(throws: KubeError.self) {
                     try await transport.withConnection { connection in
@@ -314,7 +314,6 @@ import Testing
                 }
                 #expect(error?.code == .timeout)
             }
-            #expect(MonotonicTime.now() - began < .seconds(20))
         }
     }
 
