@@ -81,7 +81,8 @@ extension EndToEnd {
             #expect(report["succeeded"]?.integer == 50 && report["failed"]?.integer == 0, "\(report.jsonText())")
         }
 
-        /// gRPC's own client and server: calls of all four kinds, errors, and metadata behind the answer.
+        /// gRPC's own client and server: calls of all four kinds, errors by their numbers (9: a condition is not met, 12: there is no such
+        /// method), and metadata behind the answer.
         @Test func grpcIsCarriedWithItsTrailers() async throws {
             let said = try await self.world.lab.output(
                 on: WorldPlan.outside,
@@ -97,8 +98,8 @@ extension EndToEnd {
                     0 1 2 3 4
                     a b c
                     X Y
-                    FAILED_PRECONDITION not today
-                    UNIMPLEMENTED Method not found!
+                    9 not today
+                    12 Method not found!
 
                     """
             )

@@ -229,6 +229,6 @@ enum GatewayServers {
                 try:
                     channel.unary_unary('/lab.Echo/' + method)(b'', timeout=30)
                 except grpc.RpcError as error:
-                    print(error.code().name, error.details())
+                    print(error.code().value[0], error.details())
         """
 }
