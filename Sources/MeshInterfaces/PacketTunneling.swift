@@ -1,0 +1,40 @@
+public import NIOCore
+
+/// What the tunnel offers to the network of pods: channels of IP packets to the agents of other nodes.
+public protocol PacketTunneling: Sendable {
+    /// Opens a channel for packets to the agent of `node`.
+    ///
+    /// The future completes, by `deadline`, on the channel's loop: that of the connection to the node. Only if there is none yet
+    /// does `loop` say where it is to live. Fails with `TunnelError`.
+    func openPackets(
+        to node: String,
+        on loop: any EventLoop,
+        deadline: NIODeadline
+    ) -> EventLoopFuture<PacketChannel>
+
+    /// Calls `accept` with each channel that the agent of another node opens, on the channel's loop; nil refuses them.
+    func acceptPackets(_ accept: (@Sendable (PacketChannel) -> Void)?)
+}
+
+/// A channel of IP packets between two agents.
+public struct PacketChannel: Sendable {
+    /// The form in which packets follow each other.
+    public enum Form: Sendable, Hashable {
+        /// Ours, both ways, one for each peer: `docs/protocols/packets.md`.
+        case framed
+        /// That of kubeedge/edgemesh v1.17: IPv4 packets, each as long as its header says, from the opener to the acceptor only.
+        case original
+    }
+
+    /// Carries bytes. `autoRead` is off, `allowRemoteHalfClosure` on; bytes that came with the handshake wait for the first read.
+    public let channel: any Channel
+    /// The node whose agent is at the other end; its identity is proven.
+    public let node: String
+    public let form: Form
+
+    public init(channel: any Channel, node: String, form: Form) {
+        self.channel = channel
+        self.node = node
+        self.form = form
+    }
+}
