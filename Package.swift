@@ -340,7 +340,8 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "EdgeTunnel", "FakeKube", "GatewayRouting", "LibP2P", "MeshTesting", "Multiformats", "MeshApp", "Admin",
+                "EdgeCNI", "EdgeTunnel", "FakeKube", "GatewayRouting", "LibP2P", "MeshTesting", "Multiformats", "MeshApp",
+                "Admin",
                 "EdgeDNS",
                 "EdgeGateway", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
                 "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioHTTP1, nioPosix, hashTrees, logging,

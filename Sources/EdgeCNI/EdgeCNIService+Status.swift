@@ -1,6 +1,9 @@
 public import Documents
+import LinuxNetwork
 import MeshCore
 public import MeshInterfaces
+import NIOCore
+import Synchronization
 
 extension EdgeCNIService: StatusReporting {
     /// Nodes and blocks that a status names at most; the figures count all.

@@ -24,8 +24,7 @@ public final class EdgeCNIService: Service {
 
     /// The rules are looked at soon, as a firewall may start beside this agent, then now and then.
     private static let ruleIntervals = [Duration.seconds(5), .seconds(30)]
-    private static let pathInterval = Duration.seconds(1)
-    private static let sweepInterval = 30
+    private static let sweepInterval = Duration.seconds(30)
 
     let settings: EdgeCNISettings
     let state = Mutex(State())
@@ -135,7 +134,11 @@ public final class EdgeCNIService: Service {
         await withTaskGroup(of: Void.self) { tasks in
             tasks.addTask { await follower.run(catalog: self.catalog) }
             tasks.addTask { await self.keepRules() }
-            tasks.addTask { await self.followPaths(homes) }
+            tasks.addTask {
+                while (try? await Task.sleep(for: Self.sweepInterval)) != nil {
+                    for handle in homes.handles { handle.run { $0.sweep() } }
+                }
+            }
             isUp()
             try? await gracefulShutdown()
             tasks.cancelAll()
@@ -174,28 +177,6 @@ public final class EdgeCNIService: Service {
                 "rules of the network of pods may be left: run `edgemesh cleanup`",
                 metadata: ["error": "\(error)"]
             )
-        }
-    }
-
-    /// A channel stays on the connection on which it was opened. When its node is reached in another way, by a direct connection
-    /// instead of a relay, a new one takes over.
-    private func followPaths(_ homes: NodeHomes) async {
-        var known: [String: MonotonicTime] = [:]
-        var rounds = 0
-        while (try? await Task.sleep(for: Self.pathInterval)) != nil {
-            rounds += 1
-            let nodes = homes.nodes
-            let paths = nodes.isEmpty ? [:] : self.nodes.paths
-            var present: [String: MonotonicTime] = [:]
-            for (node, home) in nodes {
-                guard let path = paths[node], path.state == .up else { continue }
-                present[node] = path.since
-                if let before = known[node], before != path.since { homes.handle(home)?.run { $0.renew(node) } }
-            }
-            known = present
-            if rounds % Self.sweepInterval == 0 {
-                for handle in homes.handles { handle.run { $0.sweep() } }
-            }
         }
     }
 }

@@ -1,6 +1,6 @@
 public import LinuxNetwork
 public import Logging
-public import MeshCore
+import MeshCore
 import NIOCore
 import NIOPosix
 import PacketWire

@@ -1,4 +1,5 @@
 import Glibc
+import MeshCore
 import Synchronization
 
 /// Lets the packets of pods pass the host as they are.

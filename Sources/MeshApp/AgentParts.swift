@@ -78,7 +78,7 @@ final class AgentParts: Sendable {
             group: group,
             logger: logger
         )
-        self.cni = tunnel.flatMap { tunnel in
+        self.cni = tunnel.flatMap { tunnel -> EdgeCNIService? in
             guard modules.edgeCNI.enable, configuration.role == .agent else { return nil }
             return EdgeCNIService(
                 settings: configuration.cniSettings,

@@ -43,6 +43,7 @@ import Testing
             platform: NodePlatform(
                 ensureBridge: { _, _ in try bridge() },
                 makeProgramming: { _, _, _ in kernel },
+                makePodNetwork: { PodNetworkPlatform.live(backend: $0, logger: $1) },
                 udpOriginalDestination: { _, _ in nil },
                 clearStaleFlows: { _ in }
             ),

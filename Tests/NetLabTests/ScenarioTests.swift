@@ -12,6 +12,7 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
             name: all
             summary: Everything that a file can say.
             transport: ws
+            podNetwork: true
             lans:
               - name: cloud
                 nat: public
@@ -49,6 +50,7 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
         )
         expected.summary = "Everything that a file can say."
         expected.transport = .ws
+        expected.hasPodNetwork = true
         #expect(scenario == expected)
     }
 

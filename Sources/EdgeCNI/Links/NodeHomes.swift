@@ -25,8 +25,6 @@ final class NodeHomes: Sendable {
     }
 
     var handles: [PacketWorkerHandle] { self.state.withLock { $0.handles } }
-    /// The nodes with a home.
-    var nodes: [String: Int] { self.state.withLock { $0.homes } }
 
     func handle(_ index: Int) -> PacketWorkerHandle? {
         self.state.withLock { $0.handles.indices.contains(index) ? $0.handles[index] : nil }

@@ -15,10 +15,6 @@ final class PacketLink {
         var openTimeout = TimeAmount.seconds(10)
         var firstBackoff = TimeAmount.milliseconds(250)
         var longestBackoff = TimeAmount.seconds(5)
-        /// Channels of a peer; the one that was silent for longest ends for another.
-        var framedChannels = 4
-        /// v1.17 opens one for each packet.
-        var originalChannels = 64
     }
 
     let node: String
@@ -111,7 +107,8 @@ final class PacketLink {
         defer { self.isPumping = false }
         while let target = self.sending, target.channel.isWritable, !self.queue.isEmpty {
             let bytes = self.queue.bytes
-            while self.batch.readableBytes < self.limits.batch, let frame = self.queue.next() {
+            let limit = target.form == .framed ? self.limits.batch : PacketChannel.maximumOriginalWrite
+            while self.batch.readableBytes < limit, let frame = self.queue.next() {
                 self.append(frame, to: target)
             }
             self.worker.waitingBytes -= bytes - self.queue.bytes
@@ -123,7 +120,14 @@ final class PacketLink {
         var frame = frame
         switch target.form {
         case .framed: self.batch.writeBuffer(&frame)
-        case .original: self.worker.writeOriginal(frame, to: &self.batch)
+        case .original:
+            self.worker.withOriginals(of: frame) { packet in
+                // No write holds more than its agent takes at once.
+                if self.batch.readableBytes + packet.count > PacketChannel.maximumOriginalWrite {
+                    self.writeBatch(to: target)
+                }
+                self.batch.writeBytes(packet)
+            }
         }
     }
 
@@ -154,10 +158,6 @@ final class PacketLink {
         } catch {
             packets.channel.close(promise: nil)
             return
-        }
-        let rivals = self.channels.filter { $0.form == added.form }
-        if rivals.count >= (added.form == .framed ? self.limits.framedChannels : self.limits.originalChannels) {
-            rivals.filter { $0 !== self.sending }.min { $0.lastRead < $1.lastRead }?.close()
         }
         if isOpened {
             // Made anew on a better way, or after a peer's: the old one is done.
@@ -192,9 +192,9 @@ final class PacketLink {
         self.beginOpening()
     }
 
-    /// The node is reached in another way now: a channel on that takes over from the present one.
-    func renew() {
-        guard self.sending?.isOpened == true else { return }
+    /// There is a better way to the node than that of `channel`: another takes over from it.
+    func renew(_ channel: PeerChannel) {
+        guard self.sending === channel else { return channel.end() }
         self.beginOpening()
     }
 
@@ -252,9 +252,6 @@ final class PacketLink {
     /// Ends what nobody has used since `time`.
     /// - Returns: whether nothing is left of the link.
     func sweep(idleSince time: NIODeadline) -> Bool {
-        for channel in self.channels where channel.form == .original && !channel.isOpened && channel.lastRead < time {
-            channel.close()
-        }
         guard self.lastUsed < time, self.channels.allSatisfy({ $0.lastRead < time }) else { return false }
         for channel in self.channels where channel.isOpened { channel.close() }
         return self.channels.isEmpty && self.queue.isEmpty && !self.isOpening

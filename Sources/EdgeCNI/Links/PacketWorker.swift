@@ -41,7 +41,6 @@ final class PacketWorker {
     private var refusedStreams: UInt64 = 0
     private var isStopped = false
     private var header = [UInt8](repeating: 0, count: VirtioNetHeader.length)
-    private var scratch: [UInt8] = []
 
     init(loop: any EventLoop, index: Int, environment: Environment) {
         self.loop = loop
@@ -112,17 +111,29 @@ final class PacketWorker {
         }
     }
 
-    /// Appends the packets that a frame stands for, each whole, as v1.17 takes them.
-    func writeOriginal(_ frame: ByteBuffer, to buffer: inout ByteBuffer) {
+    /// Calls `body` with the packets that a frame stands for, each whole, as v1.17 takes them.
+    func withOriginals(of frame: ByteBuffer, _ body: (UnsafeRawBufferPointer) -> Void) {
         self.withPacket(of: frame) { packet, bytes, offload in
-            guard packet.family == .v4, let segments = try? PacketSegments(offload, of: packet, bytes) else {
+            guard packet.family == .v4, let segments = try? PacketSegments(offload, of: packet, bytes),
+                segments.maximumLength <= PacketChannel.maximumOriginalWrite
+            else {
                 self.forwarder.drop(.unsupported)
                 return
             }
+            self.cut(segments, of: bytes, body)
+        }
+    }
+
+    /// Calls `body` with each segment of a packet.
+    private func cut(
+        _ segments: PacketSegments,
+        of bytes: UnsafeRawBufferPointer,
+        _ body: (UnsafeRawBufferPointer) -> Void
+    ) {
+        withUnsafeTemporaryAllocation(byteCount: segments.maximumLength, alignment: 1) { room in
             for index in 0..<segments.count {
-                buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: segments.maximumLength) {
-                    segments.write(index, of: bytes, to: $0)
-                }
+                let length = segments.write(index, of: bytes, to: room)
+                body(UnsafeRawBufferPointer(rebasing: room[..<length]))
             }
         }
     }
@@ -166,16 +177,7 @@ final class PacketWorker {
     func receive(_ bytes: UnsafeRawBufferPointer, _ offload: PacketOffload, from node: String) {
         switch self.forwarder.incoming(bytes, offload, from: node) {
         case .deliver(let header): self.deliver(bytes, header)
-        case .cut(let segments):
-            if self.scratch.count < segments.maximumLength {
-                self.scratch = [UInt8](repeating: 0, count: segments.maximumLength)
-            }
-            for index in 0..<segments.count {
-                self.scratch.withUnsafeMutableBytes { room in
-                    let length = segments.write(index, of: bytes, to: room)
-                    self.deliver(UnsafeRawBufferPointer(rebasing: room[..<length]), VirtioNetHeader())
-                }
-            }
+        case .cut(let segments): self.cut(segments, of: bytes) { self.deliver($0, VirtioNetHeader()) }
         case .drop: break
         }
     }
@@ -291,11 +293,6 @@ final class PacketWorker {
         let back = self.unreachable.subtracting(nodes)
         self.unreachable = nodes
         for node in back { self.links[node]?.recover() }
-    }
-
-    /// A better way to a node may have been found.
-    func renew(_ node: String) {
-        self.links[node]?.renew()
     }
 
     /// Ends what was not used for a while.

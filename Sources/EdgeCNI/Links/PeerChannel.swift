@@ -67,6 +67,7 @@ final class PeerChannel: ChannelInboundHandler {
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if case .inputClosed? = event as? ChannelEvent { self.close() }
+        if event is ChannelShouldQuiesceEvent { self.link.renew(self) }
         context.fireUserInboundEventTriggered(event)
     }
 
