@@ -1,4 +1,5 @@
 import Configuration
+import EdgeCNI
 import KubeModel
 import LinuxNetwork
 import Logging
