@@ -340,7 +340,8 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "EdgeCNI", "EdgeTunnel", "FakeKube", "GatewayRouting", "LibP2P", "MeshTesting", "Multiformats", "MeshApp",
+                "EdgeCNI", "EdgeTunnel", "FakeKube", "GatewayRouting", "LibP2P", "MeshTesting", "Multiformats",
+                "MeshApp",
                 "Admin",
                 "EdgeDNS",
                 "EdgeGateway", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",

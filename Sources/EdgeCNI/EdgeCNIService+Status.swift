@@ -16,7 +16,9 @@ extension EdgeCNIService: StatusReporting {
         guard let running else { return ["running": false] }
         let findings = await running.follower.findings
         let reports = await Self.reports(running)
-        let offloads = [(running.device.offloads.contains(.tcp), "tcp"), (running.device.offloads.contains(.udp), "udp")]
+        let offloads = [
+            (running.device.offloads.contains(.tcp), "tcp"), (running.device.offloads.contains(.udp), "udp"),
+        ]
         var trouble = problems
         if let problem = findings.problem { trouble.append(problem) }
         return [
@@ -29,7 +31,7 @@ extension EdgeCNIService: StatusReporting {
             "swallowedNodes": .array(findings.swallowed.prefix(Self.maximumShown).map { .string($0) }),
             "problems": .array(trouble.map { .string($0) }),
             "peers": .object(
-                reports.flatMap(\.peers).sorted { $0.node < $1.node }.prefix(Self.maximumShown).map {
+                Self.peers(reports).sorted { $0.node < $1.node }.prefix(Self.maximumShown).map {
                     .init($0.node, Self.document($0))
                 }
             ),
@@ -57,6 +59,12 @@ extension EdgeCNIService: StatusReporting {
             if let report = try? await handle.ask({ $0.report() }).get() { reports.append(report) }
         }
         return reports
+    }
+
+    /// One for each node: its channels may live on several loops.
+    private static func peers(_ reports: [PacketWorker.Report]) -> [PacketWorker.Report.Peer] {
+        let peers = reports.flatMap(\.peers).map { ($0.node, $0) }
+        return Array(Dictionary(peers) { $0.joined(with: $1) }.values)
     }
 
     private static func document(_ blocks: [CIDR]) -> Document {
@@ -91,7 +99,7 @@ extension EdgeCNIService: StatusReporting {
     }
 
     private static func gauges(_ reports: [PacketWorker.Report], _ routes: PodRoutes) -> [Document.Member] {
-        let peers = reports.flatMap(\.peers)
+        let peers = Self.peers(reports)
         return [
             .init("openPeers", .integer(peers.count { $0.form != nil })),
             .init("channels", .integer(peers.reduce(0) { $0 + $1.channels })),

@@ -1,5 +1,5 @@
-public import Logging
 import LinuxNetwork
+public import Logging
 import MeshCore
 public import MeshInterfaces
 public import NIOCore

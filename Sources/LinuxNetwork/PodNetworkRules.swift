@@ -74,7 +74,9 @@ public final class PodNetworkRules: PodNetworkRuling {
             for family in try NFTablesProgram.families(with: Self.tableName) { try Self.removeTable(family) }
         }
         for (tools, family) in await self.chainPlaces() {
-            let text = IPTablesTransaction.removal(from: try await tools.save(family)) { $1.hasPrefix(Self.chainPrefix) }
+            let text = IPTablesTransaction.removal(from: try await tools.save(family)) {
+                $1.hasPrefix(Self.chainPrefix)
+            }
             if !text.text.isEmpty { try await tools.restore(text.text, family) }
         }
     }
@@ -106,7 +108,9 @@ public final class PodNetworkRules: PodNetworkRuling {
             let file = "/proc/sys/net/\(path)"
             guard let present = readSmallFile(file)?.split(separator: "\n").first.map(String.init), present != wanted
             else { continue }
-            if !writeSmallFile(file, wanted) { problems.append("\(file) is \(present), and cannot be set to \(wanted)") }
+            if !writeSmallFile(file, wanted) {
+                problems.append("\(file) is \(present), and cannot be set to \(wanted)")
+            }
         }
         return problems
     }

@@ -74,7 +74,7 @@ struct ConfigSource: Sendable {
     /// Parts of the schema that are accepted, so that existing files load, and that this build has no code for.
     static func unservedParts(of configuration: AgentConfiguration) -> [String] {
         let parts = [
-            (configuration.commonConfig.pprof.enableProfiling, "commonConfig.pprofConfig"),
+            (configuration.commonConfig.pprof.enableProfiling, "commonConfig.pprofConfig")
         ]
         return parts.filter(\.0).map { "this version does not serve \($0.1)" }
     }

@@ -80,18 +80,20 @@ struct FakeHost: HostReading {
     }
 
     /// Nothing of it is asked where edgeCNI is off; `aSoundNodePasses` sees to that.
-    @Test(arguments: [
-        ([:], [:], false, "tunnel-device", .warn),
-        (["/proc/misc": " 60 vmci\n200 tun\n"], [:], false, "tunnel-device", .pass),
-        (["/proc/misc": "200 tun\n"], [:], true, "tunnel-device", .fail),
-        (["/proc/sys/net/ipv4/conf/edge_tun0/rp_filter": "2\n"], [:], true, "tunnel-device", .pass),
-        ([:], [:], true, "pod-sources", .warn),
-        ([:], ["nft": "oifname \"edge_tun0\" snat to ip saddr"], true, "pod-sources", .pass),
-        ([:], ["iptables-legacy-save": "-A POSTROUTING -j EDGECNI-POSTROUTING"], true, "pod-sources", .pass),
-        ([:], [:], false, "ip6-forward", .warn),
-        (["/proc/sys/net/ipv6/conf/all/forwarding": "0\n"], [:], false, "ip6-forward", .fail),
-        (["/proc/sys/net/ipv6/conf/all/forwarding": "1\n"], [:], false, "ip6-forward", .pass),
-    ] as [([String: String], [String: String], Bool, String, CheckResult.Outcome)])
+    @Test(
+        arguments: [
+            ([:], [:], false, "tunnel-device", .warn),
+            (["/proc/misc": " 60 vmci\n200 tun\n"], [:], false, "tunnel-device", .pass),
+            (["/proc/misc": "200 tun\n"], [:], true, "tunnel-device", .fail),
+            (["/proc/sys/net/ipv4/conf/edge_tun0/rp_filter": "2\n"], [:], true, "tunnel-device", .pass),
+            ([:], [:], true, "pod-sources", .warn),
+            ([:], ["nft": "oifname \"edge_tun0\" snat to ip saddr"], true, "pod-sources", .pass),
+            ([:], ["iptables-legacy-save": "-A POSTROUTING -j EDGECNI-POSTROUTING"], true, "pod-sources", .pass),
+            ([:], [:], false, "ip6-forward", .warn),
+            (["/proc/sys/net/ipv6/conf/all/forwarding": "0\n"], [:], false, "ip6-forward", .fail),
+            (["/proc/sys/net/ipv6/conf/all/forwarding": "1\n"], [:], false, "ip6-forward", .pass),
+        ] as [([String: String], [String: String], Bool, String, CheckResult.Outcome)]
+    )
     func theNetworkOfPodsIsChecked(
         files: [String: String],
         programs: [String: String],

@@ -326,6 +326,19 @@ final class PacketWorker {
             var isOpening: Bool
             var failures: Int
             var lastFailure: String?
+
+            func joined(with other: Peer) -> Peer {
+                Peer(
+                    node: self.node,
+                    form: self.form ?? other.form,
+                    channels: self.channels + other.channels,
+                    waitingPackets: self.waitingPackets + other.waitingPackets,
+                    waitingBytes: self.waitingBytes + other.waitingBytes,
+                    isOpening: self.isOpening || other.isOpening,
+                    failures: max(self.failures, other.failures),
+                    lastFailure: self.lastFailure ?? other.lastFailure
+                )
+            }
         }
 
         var counters: PacketForwarder.Counters

@@ -88,7 +88,9 @@ final class LinkFixture {
                 homes: self.homes,
                 logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
             )
-            handles.append(try PacketWorkerHandle.make(on: loop, index: index, environment).wait())
+            let handle = PacketWorkerHandle.make(on: loop, index: index, environment)
+            loop.run()
+            handles.append(try handle.wait())
         }
         self.homes.replaceHandles(handles)
         let routes = try Self.routes()
@@ -131,7 +133,7 @@ final class LinkFixture {
     }
 
     func channel(on index: Int = 0) throws -> EmbeddedChannel {
-        let channel = EmbeddedChannel(loop: self.loops[index])
+        let channel = EmbeddedChannel(handler: OpenInput(), loop: self.loops[index])
         channel.connect(to: try SocketAddress(ipAddress: "192.0.2.1", port: 1), promise: nil)
         return channel
     }
@@ -189,6 +191,15 @@ final class LinkFixture {
     }
 
     func drops(of index: Int = 0) throws -> [PacketForwarder.Drop: UInt64] { try self.report(of: index).counters.drops }
+
+    /// Embedded channels know no half-closure: what ends the output would end them.
+    private final class OpenInput: ChannelOutboundHandler {
+        typealias OutboundIn = ByteBuffer
+
+        func close(context: ChannelHandlerContext, mode: CloseMode, promise: EventLoopPromise<Void>?) {
+            if mode == .output { promise?.succeed() } else { context.close(mode: mode, promise: promise) }
+        }
+    }
 
     // MARK: Packets
 
