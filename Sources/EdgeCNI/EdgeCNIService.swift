@@ -72,7 +72,7 @@ public final class EdgeCNIService: Service {
             logger: self.logger
         ) { findings in
             for handle in homes.handles {
-                handle.run { $0.replaceRoutes(findings.routes, routers: findings.sources + findings.routers) }
+                handle.run { $0.replaceRoutes(findings.routes) }
             }
         }
         var channels: [any Channel] = []

@@ -74,8 +74,6 @@ struct PacketForwarder {
     static let answerBurst = 50.0
 
     var routes: PodRoutes
-    /// Who tells senders, of each family.
-    var routers: [IPAddress]
     private(set) var counters = Counters()
     private let mtu: Int
     private let offloads: TunDevice.Offloads
@@ -85,13 +83,11 @@ struct PacketForwarder {
         routes: PodRoutes,
         mtu: Int,
         offloads: TunDevice.Offloads,
-        routers: [IPAddress],
         now: MonotonicTime
     ) {
         self.routes = routes
         self.mtu = mtu
         self.offloads = offloads
-        self.routers = routers
         self.answerBucket = TokenBucket(rate: Self.answerRate, burst: Self.answerBurst, now: now)
     }
 
@@ -150,9 +146,10 @@ struct PacketForwarder {
         _ bytes: UnsafeRawBufferPointer,
         now: MonotonicTime
     ) -> [UInt8]? {
+        // In the name of its destination: the kernel takes no packet from a device with a source that it would look for elsewhere, as
+        // it would for the addresses of this node.
         guard self.routes.place(of: packet.source) == .local,
-            let router = self.routers.first(where: { $0.family == packet.family }),
-            let answer = error.answer(to: packet, bytes, from: router)
+            let answer = error.answer(to: packet, bytes, from: packet.destination)
         else { return nil }
         guard self.answerBucket.take(now: now) else {
             self.counters.answersWithheld &+= 1

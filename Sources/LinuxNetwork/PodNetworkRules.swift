@@ -41,9 +41,8 @@ public final class PodNetworkRules: PodNetworkRuling {
     }
 
     public func ensure() async -> [String] {
-        guard self.backend != "none" else { return [] }
-        var problems: [String] = []
-        problems += self.inNamespaceCollecting { [device] in Self.openKernel(device) }
+        var problems = self.inNamespaceCollecting { [device] in Self.openKernel(device) }
+        guard self.backend != "none" else { return problems }
         do {
             switch try await ServiceProgrammingBackend.choose(configured: self.backend) {
             case .none: break
@@ -103,8 +102,9 @@ public final class PodNetworkRules: PodNetworkRuling {
     /// - Returns: what could not be set.
     private static func openKernel(_ device: String) -> [String] {
         var problems: [String] = []
-        // Loose, as the way back to a pod may be another device.
-        for (path, wanted) in [("ipv4/ip_forward", "1"), ("ipv4/conf/\(device)/rp_filter", "2")] {
+        // The agent knows who may send with which source. To the kernel a device without addresses has no loose check of them (2): the way
+        // back to a pod may be another device.
+        for (path, wanted) in [("ipv4/ip_forward", "1"), ("ipv4/conf/\(device)/rp_filter", "0")] {
             let file = "/proc/sys/net/\(path)"
             guard let present = readSmallFile(file)?.split(separator: "\n").first.map(String.init), present != wanted
             else { continue }

@@ -50,14 +50,12 @@ final class PacketWorker {
             routes: PodRoutes(),
             mtu: environment.mtu,
             offloads: environment.offloads,
-            routers: [],
             now: .now()
         )
     }
 
-    func replaceRoutes(_ routes: PodRoutes, routers: [IPAddress]) {
+    func replaceRoutes(_ routes: PodRoutes) {
         self.forwarder.routes = routes
-        self.forwarder.routers = routers
     }
 
     // MARK: From the device

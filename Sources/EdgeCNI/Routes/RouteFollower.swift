@@ -15,8 +15,6 @@ actor RouteFollower {
         var routes = PodRoutes()
         /// By which addresses this node takes part.
         var sources: [IPAddress] = []
-        /// Other addresses by which it may speak to its pods.
-        var routers: [IPAddress] = []
         /// The blocks that lead into the tunnel.
         var captured: [CIDR] = []
         var local: [CIDR] = []
@@ -86,15 +84,10 @@ actor RouteFollower {
         var findings = self.findings
         findings.routes = routes ?? findings.routes
         findings.sources = self.networks.sources(in: self.own)
-        findings.routers = IPFamily.allCases.compactMap { family in
-            self.networks.addresses.map(\.address).filter { $0.family == family }.min()
-        }
         findings.local = self.networks.blocks
         let networks = PodNetworks(mesh: self.settings.mesh, local: self.networks.blocks)
         findings.captured = networks.captured(besides: self.own)
         if routes != nil { findings.swallowed = self.swallowedNodes }
-        let isNew =
-            routes != nil || findings.sources != self.findings.sources || findings.routers != self.findings.routers
         if readsNetworks || findings.captured != self.findings.captured || findings.sources != self.findings.sources
             || findings.problem != nil
         {
@@ -102,7 +95,7 @@ actor RouteFollower {
         }
         self.report(findings)
         self.findings = findings
-        if isNew { self.publish(findings) }
+        if routes != nil { self.publish(findings) }
     }
 
     private var swallowedNodes: [String] {

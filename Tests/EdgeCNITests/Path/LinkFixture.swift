@@ -95,7 +95,7 @@ final class LinkFixture {
         self.homes.replaceHandles(handles)
         let routes = try Self.routes()
         for handle in handles {
-            handle.run { $0.replaceRoutes(routes, routers: [.v4(IPv4Address(10, 244, 1, 1))]) }
+            handle.run { $0.replaceRoutes(routes) }
         }
         self.turn()
     }
