@@ -24,6 +24,8 @@ public final class PodNetworkRules: PodNetworkRuling {
     private let namespace: NetworkNamespace?
     /// Tables of an agent that was here before are made anew.
     private let isMade = Atomic(false)
+    /// Asked once: it tries things out.
+    private let chosen = Mutex<ServiceProgrammingBackend?>(nil)
 
     /// - Parameters:
     ///   - backend: `auto`, `nftables`, `iptables`, or `none` for nodes whose rules are made by other means.
@@ -44,7 +46,7 @@ public final class PodNetworkRules: PodNetworkRuling {
         var problems = self.inNamespaceCollecting { [device] in Self.openKernel(device) }
         guard self.backend != "none" else { return problems }
         do {
-            switch try await ServiceProgrammingBackend.choose(configured: self.backend) {
+            switch try await self.choose() {
             case .none: break
             case .nftables:
                 let isMade = self.isMade.load(ordering: .relaxed)
@@ -59,6 +61,13 @@ public final class PodNetworkRules: PodNetworkRuling {
             problems.append("the host's firewall may drop packets of pods: \(error)")
         }
         return problems
+    }
+
+    private func choose() async throws -> ServiceProgrammingBackend {
+        if let chosen = self.chosen.withLock({ $0 }) { return chosen }
+        let backend = try await ServiceProgrammingBackend.choose(configured: self.backend)
+        self.chosen.withLock { $0 = backend }
+        return backend
     }
 
     public func remove() async throws {

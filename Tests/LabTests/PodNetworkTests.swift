@@ -83,11 +83,28 @@ extension World {
     }
 }
 
+/// A world of three networks whose pods reach each other, while `body` runs.
+/// - Parameter nat: of the two that are not the cloud; nil: the example's.
+private func withPodNetwork(
+    name: String,
+    nat: NATKind? = nil,
+    _ body: (World) async throws -> Void
+) async throws {
+    // A container may lack the file of a device that its kernel has.
+    if access("/dev/net/tun", F_OK) != 0 {
+        mkdir("/dev/net", 0o755)
+        mknod("/dev/net/tun", S_IFCHR | 0o600, gnu_dev_makedev(10, 200))
+    }
+    var scenario = try example("pod-network").scenario
+    for index in scenario.lans.indices.dropFirst() { scenario.lans[index].nat = nat ?? scenario.lans[index].nat }
+    try await withWorld(scenario, name: name, body)
+}
+
 extension EndToEnd {
     /// Pods of different nodes by their own addresses.
     @Suite(.serialized, .timeLimit(.minutes(4))) struct PodNetworkTests {
         @Test func podsReachEachOtherOverAnyProtocol() async throws {
-            try await withWorld(try example("pod-network").scenario, name: "pods") { world in
+            try await withPodNetwork(name: "pods") { world in
                 try await world.startAgents(within: .seconds(90))
                 for (from, to) in [("north-1", "south-1"), ("cloud-1", "north-1"), ("south-1", "cloud-1")] {
                     let (client, app) = (try world.node(from).client, try world.app(of: to))
@@ -123,7 +140,7 @@ extension EndToEnd {
         }
 
         @Test func loadAndManyFlowsAreCarried() async throws {
-            try await withWorld(try example("pod-network").scenario, name: "podload") { world in
+            try await withPodNetwork(name: "podload") { world in
                 try await world.startAgents(within: .seconds(90))
                 let (client, app) = (try world.node("north-1").client, try world.app(of: "cloud-1"))
                 try await world.waitForPing(from: client.name, "\(app.address)")
@@ -145,7 +162,7 @@ extension EndToEnd {
 
         /// A pod with large packets, a line with small ones, and the device of the tunnel between them.
         @Test func sizesOfPacketsMayDiffer() async throws {
-            try await withWorld(try example("pod-network").scenario, name: "podmtu") { world in
+            try await withPodNetwork(name: "podmtu") { world in
                 let (client, app) = (try world.node("north-1").client, try world.app(of: "cloud-1"))
                 try await world.lab.configure("north-1", ["link set dev eth0 mtu 1280"])
                 for (host, device) in [(client.name, "eth0"), ("north-1", "cni0")] {
@@ -192,7 +209,7 @@ extension EndToEnd {
 
         @Test(arguments: Firewall.allCases)
         func podsKeepTheirAddressesWhateverTheHostTranslates(firewall: Firewall) async throws {
-            try await withWorld(try example("pod-network").scenario, name: "pod\(firewall)") { world in
+            try await withPodNetwork(name: "pod\(firewall)") { world in
                 for command in firewall.commands { try await world.lab.output(on: "cloud-1", command) }
                 try await world.startAgents(within: .seconds(90))
                 let (client, app) = (try world.node("cloud-1").client, try world.app(of: "north-1"))
@@ -208,7 +225,7 @@ extension EndToEnd {
         }
 
         @Test func onlyPodsOfTheMeshAreCapturedAndCarried() async throws {
-            try await withWorld(try example("pod-network").scenario, name: "podlocal") { world in
+            try await withPodNetwork(name: "podlocal") { world in
                 // Another plugin's way to the pods of one node.
                 try await world.lab.configure(
                     "north-1",
@@ -248,7 +265,7 @@ extension EndToEnd {
         }
 
         @Test func agentsStopAndStartAndLeaveNothing() async throws {
-            try await withWorld(try example("pod-network").scenario, name: "podlife") { world in
+            try await withPodNetwork(name: "podlife") { world in
                 try await world.startAgents(within: .seconds(90))
                 let (client, app) = (try world.node("north-1").client, try world.app(of: "south-1"))
                 try await world.waitForPing(from: client.name, "\(app.address)")
@@ -278,7 +295,7 @@ extension EndToEnd {
 
         /// A connection between two pods outlives a change of its node's address.
         @Test func connectionsRoam() async throws {
-            try await withWorld(try example("pod-network").scenario, name: "podroam") { world in
+            try await withPodNetwork(name: "podroam") { world in
                 try await world.startAgents(within: .seconds(90))
                 let (client, app) = (try world.node("north-1").client, try world.app(of: "south-1"))
                 try await world.waitForPing(from: client.name, "\(app.address)")
@@ -297,10 +314,8 @@ extension EndToEnd {
         }
 
         @Test func relaysCarryPackets() async throws {
-            var scenario = try example("pod-network").scenario
             // No path between these can be punched.
-            for index in 1...2 { scenario.lans[index].nat = .fullyRandom }
-            try await withWorld(scenario, name: "podrelay") { world in
+            try await withPodNetwork(name: "podrelay", nat: .fullyRandom) { world in
                 try await world.startAgents(within: .seconds(90))
                 let (client, app) = (try world.node("north-1").client, try world.app(of: "south-1"))
                 try await world.waitForPing(from: client.name, "\(app.address)")

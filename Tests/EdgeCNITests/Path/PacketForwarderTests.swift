@@ -102,7 +102,10 @@ struct PacketForwarderTests {
     func sendersOfVersion6AreToldToo() throws {
         var forwarder = try self.forwarder()
         let target = IPAddress.v6(IPv6Address(high: 0xFD00_0244_0003_0000, low: 1))
-        let packet = Sample.version6(target: target, payload: Sample.udp(payload: [1], between: Sample.source6, and: target))
+        let packet = Sample.version6(
+            target: target,
+            payload: Sample.udp(payload: [1], between: Sample.source6, and: target)
+        )
         guard case .answer(let answer) = self.outgoing(&forwarder, packet).0 else {
             Issue.record("no answer")
             return
