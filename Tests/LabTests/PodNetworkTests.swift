@@ -93,7 +93,8 @@ private func withPodNetwork(
     // A container may lack the file of a device that its kernel has.
     if access("/dev/net/tun", F_OK) != 0 {
         mkdir("/dev/net", 0o755)
-        mknod("/dev/net/tun", S_IFCHR | 0o600, gnu_dev_makedev(10, 200))
+        // Major number 10, minor number 200.
+        mknod("/dev/net/tun", S_IFCHR | 0o600, 10 << 8 | 200)
     }
     var scenario = try example("pod-network").scenario
     for index in scenario.lans.indices.dropFirst() { scenario.lans[index].nat = nat ?? scenario.lans[index].nat }
