@@ -60,7 +60,7 @@ struct PacketPathTests {
                 let first = try await Self.open(world.one, world.two)
                 // Its relay takes part no more, and nobody is told: packets are lost until the silence shows.
                 let told = try await first.channel.countMoves()
-                simulation.internet.cut([world.relays[0].machine], from: [world.one.machine])
+                world.relays[0].machine.interfaces[0].isUp = false
                 for _ in 0..<100 {
                     first.channel.writeAndFlush(ByteBuffer(repeating: 0, count: 100), promise: nil)
                     try await simulation.pause(.milliseconds(100))

@@ -97,17 +97,16 @@ extension FlowSocketTests {
                 _ = try await fixture.open()
                 let error = try await FlowFixture.error { try await fixture.open() }
                 #expect(error.code == .overloaded && error.message.contains("2 channels of packets of one peer"))
-                first.channel.send("1")
-                try await eventually("the first is taken") { fixture.taken.all.count == 1 }
-                // One more than the opener of ours lets through, as a stream of its own.
+                try await eventually("both are taken") { fixture.taken.all.count == 2 }
+                // Whom the opener's bound does not hold back.
                 var logs: [ReadLog] = []
                 for _ in 0..<3 {
                     let channel = try await fixture.rawStream(TunnelProtocol.packets)
                     logs.append(try await channel.record())
-                    channel.send("2")
+                    channel.send("a packet")
                 }
-                try await eventually("two are refused") { logs.count(where: \.isClosed) == 2 }
-                #expect(fixture.acceptor.counters.refused == [.overloaded: 2])
+                try await eventually("they are refused") { logs.allSatisfy(\.isClosed) }
+                #expect(fixture.acceptor.counters.refused == [.overloaded: 3] && fixture.taken.all.count == 2)
                 try await first.channel.close()
                 try await eventually("a place is free") { fixture.opener.tally.total == 1 }
                 _ = try await fixture.open()
