@@ -26,8 +26,18 @@ extension World {
           edgeTunnel:
             enable: true
             listenPort: \(WorldPlan.tunnelPort)
-        \(self.sharedTunnelSettings)
+        \(self.sharedTunnelSettings)\(self.podNetworkSettings)
         """
+    }
+
+    private var podNetworkSettings: String {
+        guard self.scenario.hasPodNetwork else { return "" }
+        return """
+              edgeCNI:
+                enable: true
+                meshCIDRConfig: {cloudCIDR: [10.244.0.0/16], edgeCIDR: ["fd00:244::/32"]}
+
+            """
     }
 
     /// Lines that all agents and gateways have below `modules.edgeTunnel`.
