@@ -48,6 +48,7 @@ import Testing
             }
             #expect(!stalled.isEnded)
             try await channel.setOption(.autoRead, value: true).get()
+            channel.read()
             try await eventually("the whole content") { stalled.isEnded && stalled.bytes == 3_000_000 }
             try await client.channel.close()
         }
