@@ -4,11 +4,13 @@ import NIOCore
 /// Buffers that are done with and serve again, so that a short request allocates none. Confined to its loop.
 final class SpareBuffers {
     /// What is read or written is nearly always done with before the next: few are under way at a time.
-    private static let most = 8
-    private static let largest = 64 * 1024
+    static let most = 8
+    static let largest = 64 * 1024
 
     private let allocator = ByteBufferAllocator()
     private var spares: [ByteBuffer] = []
+
+    var count: Int { self.spares.count }
 
     /// An empty buffer with room for so many bytes.
     func take(_ capacity: Int) -> ByteBuffer {
