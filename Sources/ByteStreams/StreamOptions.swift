@@ -38,7 +38,8 @@ public struct GlueReceiveAllocator: RecvByteBufferAllocator {
     public static let maximum = 256 * 1024
 
     private let limit: Int
-    private var size = Self.initial
+    /// Of the next buffer.
+    public private(set) var size = Self.initial
     private var shortReads: UInt8 = 0
 
     /// - Parameter limit: the largest size.

@@ -44,7 +44,7 @@ public struct GatewayLimits: Sendable, Hashable {
     /// Copies of requests under way on one loop; more are not made.
     public var maximumMirrors = 256
     /// Idle connections to one endpoint that a loop keeps, and for how long.
-    public var idlePerEndpoint = 64
+    public var idlePerEndpoint = 256
     public var idleBackends = 1_024
     public var idleBackendTimeout: TimeAmount = .seconds(30)
     /// Sessions of UDP clients, of the whole process; the one that can be spared best goes when one more comes.

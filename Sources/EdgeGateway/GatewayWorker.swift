@@ -37,6 +37,7 @@ final class GatewayWorker {
     let sessionGauge: SessionGauge
     let datagramCounters = DatagramCounters()
     let pool: UpstreamPool
+    let spares = SpareBuffers()
     let connections: ConnectionTracker
     let glue = GlueCounters()
     let splicer = SocketSplicer()
@@ -76,7 +77,8 @@ final class GatewayWorker {
             loop: loop,
             dialer: environment.dialer,
             certificates: environment.certificates,
-            limits: environment.limits
+            limits: environment.limits,
+            spares: self.spares
         )
     }
 
@@ -198,7 +200,8 @@ final class GatewayWorker {
             let pipeline = channel.pipeline.syncOperations
             switch state.service {
             case .http:
-                try channel.syncOptions?.setOption(.recvAllocator, value: GlueReceiveAllocator(limit: 64 * 1024))
+                let buffers = SpareReceiveAllocator(limit: 64 * 1024, spares: self.spares, on: self.loop)
+                try channel.syncOptions?.setOption(.recvAllocator, value: buffers)
                 let connection = ClientConnection(
                     address: client,
                     isSecure: false,

@@ -19,6 +19,8 @@ final class LazyDeadline {
         self.schedule()
     }
 
+    var isSet: Bool { self.deadline < .distantFuture }
+
     /// It never passes until it is set again.
     func clear() {
         self.deadline = .distantFuture

@@ -1,7 +1,6 @@
 import Admin
 import Configuration
 import Documents
-import Glibc
 import Logging
 import MeshCore
 import NIOCore
@@ -36,8 +35,7 @@ struct Agent: Sendable {
     /// Runs until SIGTERM or SIGINT, or until cancelled.
     func run() async throws {
         // One loop per core, at most two: an agent shares its node, and each thread costs memory.
-        let cores = max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
-        let group = MultiThreadedEventLoopGroup(numberOfThreads: min(2, cores))
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: min(2, Processors.usable()))
         do {
             try await self.run(on: group)
         } catch {

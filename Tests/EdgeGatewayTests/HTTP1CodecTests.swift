@@ -181,3 +181,26 @@ private func requests(_ text: String, cut: Int) throws(HTTP1Error) -> [(RequestH
         }
     }
 }
+
+@Suite struct SpareBuffersTests {
+    @Test func aBufferLeavesItsBytesToThoseWhoHoldThem() {
+        let spares = SpareBuffers()
+        var first = spares.take(100)
+        first.writeString("one")
+        let held = first
+        spares.give(first)
+        var second = spares.take(100)
+        #expect(second.readableBytes == 0 && second.writableBytes >= 100)
+        second.writeString("two")
+        #expect(String(buffer: held) == "one")
+    }
+
+    @Test func fewAreKeptAndNoneThatIsLarge() {
+        let spares = SpareBuffers()
+        spares.give(ByteBuffer(repeating: 1, count: SpareBuffers.largest + 1))
+        spares.give(ByteBuffer())
+        #expect(spares.count == 0)
+        for _ in 0..<(2 * SpareBuffers.most) { spares.give(ByteBuffer(repeating: 1, count: 100)) }
+        #expect(spares.count == SpareBuffers.most)
+    }
+}

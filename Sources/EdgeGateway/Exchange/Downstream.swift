@@ -5,9 +5,9 @@ import NIOCore
 /// Who asks: one request of a client, over whichever version of HTTP. Confined to its loop.
 protocol Downstream: AnyObject {
     var isWritable: Bool { get }
-    /// Of a connection with one request after the other: the present one sets it, and is told by `Exchange.idledOut`. Nil if
-    /// each request is to have its own.
-    var deadline: LazyDeadline? { get }
+    /// `Exchange.idledOut` is told if nothing comes to set it anew.
+    func setDeadline(_ timeout: TimeAmount)
+    func clearDeadline()
     /// Asks for more of the request's content; it comes to `Exchange.requestSent`, then `requestReadComplete`.
     func readRequest()
     func inform(_ head: ResponseHead)
@@ -46,11 +46,17 @@ final class ConnectionRules {
     private let serverName: String?
     private var generation: UInt64
     private var names: [HostPattern]?
-    private var present = HTTPHosts()
+    private var table: RouteTable?
+    /// Of the last request: nearly all of a connection name the same host.
+    private var last: (authority: String, place: Place?)?
 
-    var hosts: HTTPHosts {
-        self.renew()
-        return self.present
+    /// Where the requests for a host belong.
+    struct Place {
+        var name: String
+        /// Whether they may come by this connection. A client must not reach by one name's TLS what another's guards.
+        var isServed: Bool
+        /// The rules of all hosts, and the position of this one; nil without any for it.
+        var rules: (table: RouteTable, host: Int)?
     }
 
     /// - Parameter serverName: what a TLS client asked for.
@@ -61,28 +67,38 @@ final class ConnectionRules {
         self.load()
     }
 
-    /// Whether requests for a host may come by this connection. A client must not reach by one name's TLS what another's guards.
-    func serves(_ name: String) -> Bool {
-        self.renew()
-        return self.names?.contains { $0.matches(name) } ?? true
+    /// Nil if the authority is no host.
+    func place(of authority: String) -> Place? {
+        if self.generation != self.listener.generation {
+            self.generation = self.listener.generation
+            self.load()
+        }
+        if let last, last.authority == authority { return last.place }
+        let place = self.find(authority)
+        self.last = (authority, place)
+        return place
     }
 
-    private func renew() {
-        guard self.generation != self.listener.generation else { return }
-        self.generation = self.listener.generation
-        self.load()
+    private func find(_ authority: String) -> Place? {
+        guard let name = RequestHost(authority)?.name else { return nil }
+        let isServed = self.names?.contains { $0.matches(name) } ?? true
+        var place = Place(name: name, isServed: isServed)
+        if let table, let host = table.position(of: name) { place.rules = (table, host) }
+        return place
     }
 
     private func load() {
+        self.last = nil
         self.names = nil
-        self.present = HTTPHosts()
+        self.table = nil
         switch self.listener.service {
-        case .http(let hosts): self.present = hosts
+        case .http: self.table = self.listener.tables[0]
         case .tls(let servers):
-            guard let server = TLSServer.best(of: servers, for: self.serverName), case .http(let hosts) = server.service
+            guard let index = TLSServer.bestIndex(of: servers, for: self.serverName),
+                let table = self.listener.tables[index]
             else { return }
-            self.names = server.hosts
-            self.present = hosts
+            self.names = servers[index].hosts
+            self.table = table
         case .stream: break
         }
     }
@@ -93,15 +109,32 @@ final class ListenerState {
     /// Zero until the kernel has chosen one, if it is to.
     var port: UInt16
     private(set) var service: ListenerPlan.Service
+    /// Of HTTP, or of each server behind TLS that is HTTP.
+    private(set) var tables: [Int: RouteTable]
     private(set) var generation: UInt64 = 0
 
     init(port: UInt16, service: ListenerPlan.Service) {
         self.port = port
         self.service = service
+        self.tables = Self.tables(service)
     }
 
     func replace(_ service: ListenerPlan.Service) {
         self.service = service
+        self.tables = Self.tables(service)
         self.generation += 1
+    }
+
+    private static func tables(_ service: ListenerPlan.Service) -> [Int: RouteTable] {
+        var tables: [Int: RouteTable] = [:]
+        switch service {
+        case .http(let hosts): tables[0] = RouteTable(hosts)
+        case .tls(let servers):
+            for (index, server) in servers.enumerated() {
+                if case .http(let hosts) = server.service { tables[index] = RouteTable(hosts) }
+            }
+        case .stream: break
+        }
+        return tables
     }
 }

@@ -5,34 +5,34 @@ import NIOCore
 
 extension Exchange {
     /// Finds the rule and does what it says.
-    func route() {
-        guard let name = RequestHost(self.head.authority)?.name else {
+    func findRoute() {
+        guard let place = self.client.rules.place(of: self.head.authority) else {
             return self.refuse(400, "the request names no host")
         }
-        guard self.client.rules.serves(name) else {
+        let name = place.name
+        guard place.isServed else {
             return self.refuse(421, "\(name) is not served on this connection: TLS was asked for another name")
         }
-        guard let host = self.client.rules.hosts.host(named: name) else { return self.hasNoRoute(name) }
-        if host.redirectsToHTTPS, !self.client.isSecure {
+        guard let (table, host) = place.rules else { return self.hasNoRoute(name) }
+        if table.redirectsToHTTPS(host), !self.client.isSecure {
             self.log.rule = "httpsRedirect"
             return self.redirect(.toHTTPS)
         }
         let budget = MatchBudget()
-        let found = host.rule(for: self.head, within: budget)
+        let found = table.route(of: host, for: self.head, within: budget)
         guard !budget.isExhausted else { return self.isTooComplex(name) }
-        guard let rule = found else { return self.hasNoRoute(name) }
-        self.rule = rule
-        self.match = rule.match(for: self.head)
-        self.log.rule = rule.origin
-        if let timeout = rule.timeout { self.after(TimeAmount(timeout)) { $0.timedOut() } }
-        switch rule.cors?.decision(for: self.head, within: budget) ?? .none {
+        guard let route = found else { return self.hasNoRoute(name) }
+        self.route = route
+        self.log.rule = route.rule.origin
+        if let timeout = route.rule.timeout { self.after(TimeAmount(timeout)) { $0.timedOut() } }
+        switch route.rule.cors?.decision(for: self.head, within: budget) ?? .none {
         case .none: break
         case .preflight(let fields):
             return self.respond(GatewayAnswer(head: ResponseHead(status: 204, fields: HeaderFields(fields))))
         case .refusedPreflight: return self.refuse(403, "the route allows no requests of this origin")
         case .actual(let fields): self.crossOriginFields = fields
         }
-        self.injectFault(rule.fault)
+        self.injectFault(route.rule.fault)
     }
 
     private func hasNoRoute(_ name: String) {
@@ -60,34 +60,32 @@ extension Exchange {
     }
 
     private func act() {
-        guard let rule = self.rule else { return }
-        switch rule.action {
+        guard let route = self.route else { return }
+        switch route.rule.action {
         case .redirect(let redirect): self.redirect(redirect)
         case .respond(let response):
             let body = ByteBuffer(bytes: response.body)
             let head = ResponseHead(status: Int(response.status), body: .known(UInt64(body.readableBytes)))
             self.respond(GatewayAnswer(head: self.finished(head), body: body))
-        case .forward(let backends):
-            if let persistence = rule.persistence,
-                let choice = SessionChoice.find(persistence, self.head, among: backends, self.worker.backends)
-            {
-                guard let outgoing = self.outgoing(to: choice.target, by: rule) else {
-                    choice.balancer.end(choice.pick)
-                    return self.refuse(500, "the route's rewriting leads to no path")
-                }
-                return self.forward(choice.target, outgoing, to: choice)
-            }
-            guard let target = backends.choose(using: &self.worker.generator) else {
-                return self.refuse(503, "every backend of the route has the weight 0")
-            }
-            guard target.backend != nil else {
-                return self.refuse(500, "the route's backend does not exist or may not be used")
-            }
-            guard let outgoing = self.outgoing(to: target, by: rule) else {
-                return self.refuse(500, "the route's rewriting leads to no path")
-            }
-            self.forward(target, outgoing)
+        case .forward: self.forward(by: route)
         }
+    }
+
+    private func forward(by route: Route) {
+        let choice = route.rule.persistence.flatMap {
+            SessionChoice.find($0, self.head, among: route.targets, self.worker.backends)
+        }
+        guard let target = choice?.target ?? route.target(using: &self.worker.generator) else {
+            return self.refuse(503, "every backend of the route has the weight 0")
+        }
+        guard target.backend != nil else {
+            return self.refuse(500, "the route's backend does not exist or may not be used")
+        }
+        guard let outgoing = self.outgoing(to: target, by: route) else {
+            if let choice { choice.balancer.end(choice.pick) }
+            return self.refuse(500, "the route's rewriting leads to no path")
+        }
+        self.forward(target, outgoing, to: choice)
     }
 
     private func redirect(_ redirect: HTTPRedirect) {
@@ -100,17 +98,33 @@ extension Exchange {
     }
 
     /// What the backend gets; nil if a rewriting makes no path.
-    private func outgoing(to target: WeightedBackend, by rule: HTTPRule) -> RequestHead? {
+    private func outgoing(to target: RouteTarget, by route: Route) -> RequestHead? {
         var head = self.head
-        let chain = head.fields.values("x-forwarded-for") + [self.client.host]
-        head.fields.set("x-forwarded-for", chain.joined(separator: ", "))
+        let isHTTP2 = target.backend?.application == .http2
+        let earlier = head.fields.values("x-forwarded-for")
+        head.fields.set(
+            "x-forwarded-for",
+            earlier.isEmpty ? self.client.host : earlier.joined(separator: ", ") + ", " + self.client.host
+        )
         head.fields.set("x-forwarded-proto", self.client.isSecure ? "https" : "http")
         head.fields.set("x-forwarded-host", head.authority)
-        for filters in [rule.filters, target.filters] where !filters.isEmpty {
+        if target.changesRequests { guard self.change(&head, for: target, by: route) else { return nil } }
+        if isHTTP2 {
+            head.upgrade = nil
+            head.scheme = target.backend?.tls == nil ? "http" : "https"
+        } else {
+            head.fields.remove("te")
+        }
+        return head
+    }
+
+    /// Does to a request what the rule wants; false if that makes no request.
+    private func change(_ head: inout RequestHead, for target: RouteTarget, by route: Route) -> Bool {
+        for filters in [route.rule.filters, target.weighted.filters] where !filters.isEmpty {
             if filters.path != nil {
                 guard let text = filters.target(of: head, match: self.match), let target = try? RequestTarget(text)
                 else {
-                    return nil
+                    return false
                 }
                 head.target = target
             }
@@ -126,15 +140,9 @@ extension Exchange {
         head.fields.remove("content-length")
         let trailers = head.fields["te"]
         head.fields.removeHopByHop()
-        if target.backend?.application == .http2 {
-            if let trailers { head.fields.add("te", trailers) }
-            head.upgrade = nil
-            head.scheme = target.backend?.tls == nil ? "http" : "https"
-        }
-        guard ASCII.isAuthority(head.authority),
-            head.fields.fields.allSatisfy({ ASCII.isToken($0.name) && ASCII.isValue($0.value) })
-        else { return nil }
-        return head
+        if let trailers { head.fields.add("te", trailers) }
+        return ASCII.isAuthority(head.authority)
+            && head.fields.fields.allSatisfy { ASCII.isToken($0.name) && ASCII.isValue($0.value) }
     }
 
     /// What the client gets of a backend's head.
@@ -148,18 +156,18 @@ extension Exchange {
             }
             for field in fields { head.fields.add(field.name, field.value) }
         }
-        if let persistence = self.rule?.persistence, let session = self.session,
+        if let persistence = self.route?.rule.persistence, let session = self.session,
             SessionChoice.session(persistence, self.head) != session
         {
             head.fields.fields.append(
                 SessionChoice.field(persistence, session, isSecure: self.client.isSecure)
             )
         }
-        let edits = [self.rule?.filters.response, self.target?.filters.response].compactMap { $0 }.filter {
-            !$0.isEmpty
+        guard let route = self.route, self.target?.changesResponses ?? !route.rule.filters.response.isEmpty else {
+            return head
         }
-        guard !edits.isEmpty else { return head }
-        for edit in edits { edit.apply(to: &head.fields) }
+        route.rule.filters.response.apply(to: &head.fields)
+        self.target?.weighted.filters.response.apply(to: &head.fields)
         head.fields.fields.removeAll { field in
             field.name == "content-length" || !ASCII.isToken(field.name) || !ASCII.isValue(field.value)
         }

@@ -17,10 +17,8 @@ final class Exchange: UpstreamObserver {
     var head: RequestHead
     var downstream: (any Downstream)?
     let started: NIODeadline
-    /// The rule, and by which of its matches the request came to it.
-    var rule: HTTPRule?
-    var match: HTTPMatch?
-    var target: WeightedBackend?
+    var route: Route?
+    var target: RouteTarget?
     var crossOriginFields: [HeaderEdits.Field]?
     var outgoing: RequestHead?
 
@@ -49,7 +47,6 @@ final class Exchange: UpstreamObserver {
     private var awaitsContinue = false
     private var hasMirrored = false
 
-    private var idle: LazyDeadline?
     private var timers: [Scheduled<Void>] = []
     private var tryTimer: Scheduled<Void>?
     var log = AccessLogEntry()
@@ -66,21 +63,19 @@ final class Exchange: UpstreamObserver {
     }
 
     func begin() {
-        self.idle =
-            self.downstream?.deadline ?? LazyDeadline(on: self.worker.loop) { [weak self] in self?.idledOut() }
-        self.idle?.set(self.worker.limits.idleTimeout)
+        self.downstream?.setDeadline(self.worker.limits.idleTimeout)
         self.log.requestID = RequestIdentity.identify(&self.head.fields, using: &self.worker.generator)
         if let limit = self.worker.limits.bodyBytes, case .known(let length) = self.head.body, length > limit {
             return self.refuse(413, "the content is longer than \(limit) bytes")
         }
-        self.route()
+        self.findRoute()
     }
 
     // MARK: From the client
 
     func requestSent(_ bytes: ByteBuffer) {
         guard !self.isFinished else { return }
-        self.idle?.set(self.worker.limits.idleTimeout)
+        self.downstream?.setDeadline(self.worker.limits.idleTimeout)
         self.requestBytes += UInt64(bytes.readableBytes)
         if let limit = self.worker.limits.bodyBytes, self.requestBytes > limit {
             return self.refuse(413, "the content is longer than \(limit) bytes")
@@ -145,18 +140,17 @@ final class Exchange: UpstreamObserver {
 
     // MARK: To the backend
 
-    /// Passes the request on to the endpoint of the client's session.
-    func forward(_ target: WeightedBackend, _ outgoing: RequestHead, to choice: SessionChoice) {
-        self.balancer = choice.balancer
-        self.pick = choice.pick
-        self.forward(target, outgoing)
-    }
+    /// By which of the rule's matches the request came to it.
+    var match: HTTPMatch? { self.route?.rule.match(for: self.head) }
 
     /// Passes the request on to one of the rule's backends.
-    func forward(_ target: WeightedBackend, _ outgoing: RequestHead) {
+    /// - Parameter choice: the endpoint of the client's session, if it has one.
+    func forward(_ target: RouteTarget, _ outgoing: RequestHead, to choice: SessionChoice?) {
         self.target = target
         self.outgoing = outgoing
-        if let policy = self.rule?.retries {
+        self.balancer = choice?.balancer
+        self.pick = choice?.pick
+        if let policy = self.route?.rule.retries {
             self.retriesLeft = max(0, policy.attempts)
             self.backoff = policy.backoff
         }
@@ -165,30 +159,24 @@ final class Exchange: UpstreamObserver {
     }
 
     private func dial() {
-        guard !self.isFinished, let backend = self.target?.backend, let outgoing = self.outgoing else { return }
-        guard let balancer = self.worker.backends.balancer(for: backend) else {
-            self.worker.counters.requestsWithoutBackend += 1
-            return self.refuse(503, "service \(backend.service) is not known, or has no port \(backend.port)")
-        }
-        guard let pick = self.pick ?? self.choose(balancer, outgoing) else {
-            self.worker.counters.requestsWithoutBackend += 1
-            let subset = backend.subset.map { " in subset \($0)" } ?? ""
-            return self.refuse(503, "no endpoint of service \(backend.service) port \(backend.port)\(subset) is ready")
-        }
-        self.balancer = balancer
+        guard !self.isFinished, let target = self.target, let backend = target.backend, let outgoing = self.outgoing
+        else { return }
+        guard let pick = self.pick ?? self.choose(target, backend, outgoing) else { return }
         self.pick = pick
-        if self.rule?.persistence != nil {
+        if self.route?.rule.persistence != nil {
             self.session = SessionChoice.name(of: pick.endpoint, of: backend.service)
         }
         self.attempt += 1
         let attempt = self.attempt
         self.log.upstream = pick.endpoint.transportAddress
         self.armTryTimer()
+        if !self.needsFreshConnection, let stream = self.worker.pool.reuse(pick.endpoint, backend) {
+            return self.connected(UpstreamPool.Opened(stream: stream, isReused: true), outgoing)
+        }
         self.worker.pool.open(
             pick.endpoint,
             backend,
             origin: FlowOrigin(client: self.client.address, service: backend.service),
-            isFresh: self.needsFreshConnection,
             deadline: .now() + self.worker.limits.dialTimeout
         ) { result in
             guard !self.isFinished, self.attempt == attempt else {
@@ -202,15 +190,31 @@ final class Exchange: UpstreamObserver {
         }
     }
 
-    private func choose(_ balancer: SharedBalancer, _ outgoing: RequestHead) -> SharedBalancer.Pick? {
-        balancer.begin(
-            PickContext(
-                client: self.client.address.address,
-                now: .now(),
-                keyHash: self.worker.keyHash(balancer, outgoing),
-                excluded: self.excluded
+    /// The endpoint whose turn it is; without one the client is told so.
+    private func choose(_ target: RouteTarget, _ backend: Backend, _ outgoing: RequestHead) -> SharedBalancer.Pick? {
+        let found = target.pick(from: self.worker.backends) { balancer in
+            balancer.begin(
+                PickContext(
+                    client: self.client.address.address,
+                    now: .now(),
+                    keyHash: self.worker.keyHash(balancer, outgoing),
+                    excluded: self.excluded
+                )
             )
-        )
+        }
+        if let found, let pick = found.pick {
+            self.balancer = found.balancer
+            return pick
+        }
+        self.worker.counters.requestsWithoutBackend += 1
+        let (service, port) = (backend.service, backend.port)
+        if found == nil {
+            self.refuse(503, "service \(service) is not known, or has no port \(port)")
+        } else {
+            let subset = backend.subset.map { " in subset \($0)" } ?? ""
+            self.refuse(503, "no endpoint of service \(service) port \(port)\(subset) is ready")
+        }
+        return nil
     }
 
     private func connected(_ opened: UpstreamPool.Opened, _ outgoing: RequestHead) {
@@ -247,9 +251,9 @@ final class Exchange: UpstreamObserver {
 
     private func armTryTimer() {
         self.tryTimer?.cancel()
-        guard let timeout = self.rule?.tryTimeout else { return }
-        self.tryTimer = self.worker.loop.assumeIsolated().scheduleTask(in: TimeAmount(timeout)) { [weak self] in
-            guard let self, !self.hasAnswered, !self.isFinished else { return }
+        guard let timeout = self.route?.rule.tryTimeout else { return }
+        self.tryTimer = self.worker.loop.assumeIsolated().scheduleTask(in: TimeAmount(timeout)) {
+            guard !self.hasAnswered, !self.isFinished else { return }
             self.failed(.timeout)
         }
     }
@@ -279,7 +283,7 @@ final class Exchange: UpstreamObserver {
             self.needsFreshConnection = true
             return self.dial()
         }
-        if canRepeat, self.retriesLeft > 0, let policy = self.rule?.retries, policy.covers(failure) {
+        if canRepeat, self.retriesLeft > 0, let policy = self.route?.rule.retries, policy.covers(failure) {
             return self.retry()
         }
         self.tell(failure)
@@ -328,8 +332,8 @@ final class Exchange: UpstreamObserver {
     func upstreamAnswered(_ head: ResponseHead) {
         guard !self.isFinished else { return }
         self.tryTimer?.cancel()
-        self.idle?.set(self.worker.limits.idleTimeout)
-        if self.isRetaining, self.retriesLeft > 0, let policy = self.rule?.retries,
+        self.downstream?.setDeadline(self.worker.limits.idleTimeout)
+        if self.isRetaining, self.retriesLeft > 0, let policy = self.route?.rule.retries,
             policy.covers(status: head.status)
         {
             self.upstream?.cancel()
@@ -338,7 +342,7 @@ final class Exchange: UpstreamObserver {
             return self.retry()
         }
         self.hasAnswered = true
-        if self.requestEnded || self.hasMirrored || (self.rule?.mirrors.isEmpty ?? true) { self.dropRetained() }
+        if self.requestEnded || self.hasMirrored || (self.route?.rule.mirrors.isEmpty ?? true) { self.dropRetained() }
         self.log.status = head.status
         self.downstream?.answer(self.finished(head))
     }
@@ -351,7 +355,7 @@ final class Exchange: UpstreamObserver {
 
     func upstreamReadComplete() {
         guard !self.isFinished, let downstream = self.downstream else { return }
-        self.idle?.set(self.worker.limits.idleTimeout)
+        self.downstream?.setDeadline(self.worker.limits.idleTimeout)
         downstream.flush()
         if downstream.isWritable { self.upstream?.read() }
     }
@@ -440,8 +444,8 @@ final class Exchange: UpstreamObserver {
 
     /// Runs a step later, unless the request is over by then.
     func after(_ delay: TimeAmount, _ step: @escaping (Exchange) -> Void) {
-        let timer = self.worker.loop.assumeIsolated().scheduleTask(in: delay) { [weak self] in
-            guard let self, !self.isFinished else { return }
+        let timer = self.worker.loop.assumeIsolated().scheduleTask(in: delay) {
+            guard !self.isFinished else { return }
             step(self)
         }
         self.timers.append(timer)
@@ -456,7 +460,7 @@ final class Exchange: UpstreamObserver {
     private func finish(failed: Bool) {
         guard !self.isFinished else { return }
         self.isFinished = true
-        if self.downstream?.deadline == nil { self.idle?.cancel() } else { self.idle?.clear() }
+        self.downstream?.clearDeadline()
         self.tryTimer?.cancel()
         for timer in self.timers { timer.cancel() }
         self.release(failed: failed)
@@ -469,11 +473,10 @@ final class Exchange: UpstreamObserver {
 
     /// Sends copies, once the content is whole and as long as all of it is there.
     private func mirror() {
-        guard !self.hasMirrored, let rule = self.rule, !rule.mirrors.isEmpty, let outgoing = self.outgoing else {
-            return
-        }
+        guard !self.hasMirrored, let route = self.route, !route.rule.mirrors.isEmpty, let outgoing = self.outgoing
+        else { return }
         self.hasMirrored = true
-        for mirror in rule.mirrors where mirror.share.ofMillionFalls(using: &self.worker.generator) {
+        for mirror in route.rule.mirrors where mirror.share.ofMillionFalls(using: &self.worker.generator) {
             guard self.isRetaining else {
                 self.worker.counters.mirrorsLeftOut += 1
                 continue

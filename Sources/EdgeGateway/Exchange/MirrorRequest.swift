@@ -41,24 +41,27 @@ final class MirrorRequest: UpstreamObserver {
         worker.mirrorsOpen += 1
         worker.counters.mirrors += 1
         mirror.timer = worker.loop.assumeIsolated().scheduleTask(in: worker.limits.idleTimeout) { mirror.finish() }
+        if let stream = worker.pool.reuse(pick.endpoint, backend) { return mirror.send(head, content, on: stream) }
         worker.pool.open(
             pick.endpoint,
             backend,
             origin: FlowOrigin(client: client, service: backend.service),
-            isFresh: false,
             deadline: .now() + worker.limits.dialTimeout
         ) { result in
             guard case .success(let opened) = result else { return mirror.finish() }
             guard mirror.itself != nil else { return opened.stream.cancel() }
-            let stream = opened.stream
-            mirror.stream = stream
-            stream.observer = mirror
-            stream.send(head)
-            for bytes in content { stream.write(bytes) }
-            stream.end(nil)
-            stream.flush()
-            stream.read()
+            mirror.send(head, content, on: opened.stream)
         }
+    }
+
+    private func send(_ head: RequestHead, _ content: [ByteBuffer], on stream: any UpstreamStream) {
+        self.stream = stream
+        stream.observer = self
+        stream.send(head)
+        for bytes in content { stream.write(bytes) }
+        stream.end(nil)
+        stream.flush()
+        stream.read()
     }
 
     func upstreamInformed(_ head: ResponseHead) {}

@@ -6,7 +6,7 @@ import ServiceCatalog
 /// The endpoint that a client's session names (Gateway API, GEP-1619). It is named by a hash, so that clients learn no addresses;
 /// a name that fits no endpoint begins a new session.
 struct SessionChoice {
-    var target: WeightedBackend
+    var target: RouteTarget
     var balancer: SharedBalancer
     var pick: SharedBalancer.Pick
 
@@ -14,11 +14,11 @@ struct SessionChoice {
     static func find(
         _ persistence: SessionPersistence,
         _ head: RequestHead,
-        among backends: [WeightedBackend],
+        among targets: [RouteTarget],
         _ directory: BackendDirectory
     ) -> SessionChoice? {
         guard let session = self.session(persistence, head) else { return nil }
-        for target in backends where target.weight > 0 {
+        for target in targets where target.weighted.weight > 0 {
             guard let backend = target.backend, let balancer = directory.balancer(for: backend) else { continue }
             if let pick = balancer.begin(where: { self.name(of: $0, of: backend.service) == session }) {
                 return SessionChoice(target: target, balancer: balancer, pick: pick)

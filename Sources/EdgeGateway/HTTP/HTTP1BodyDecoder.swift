@@ -88,11 +88,18 @@ struct HTTP1BodyDecoder {
                 guard self.trailerBytes <= self.limits.headBytes, self.trailers.fields.count < self.limits.fields else {
                     throw HTTP1Error(431, "trailers longer than a head may be")
                 }
-                self.trailers.fields.append(try HTTP1HeadParser.field(line[...]))
+                self.trailers.fields.append(try Self.field(line))
             case .ended:
                 return nil
             }
         }
+    }
+
+    private static func field(_ line: [UInt8]) throws(HTTP1Error) -> HeaderFields.Field {
+        let result: Result<HeaderFields.Field, HTTP1Error> = line.withUnsafeBytes { bytes in
+            do throws(HTTP1Error) { return .success(try HTTP1HeadParser.field(bytes)) } catch { return .failure(error) }
+        }
+        return try result.get()
     }
 
     private static func take(_ buffer: inout ByteBuffer, atMost limit: UInt64) -> ByteBuffer? {

@@ -1,3 +1,4 @@
+import Glibc
 import NIOCore
 
 /// Reads the heads of HTTP/1 messages, strictly: what two parsers could understand differently is refused (RFC 9112 sections
@@ -38,121 +39,165 @@ struct HTTP1HeadParser {
 
     /// Takes a whole head from the front of `buffer`; nil if more bytes are needed.
     mutating func next(_ buffer: inout ByteBuffer) throws(HTTP1Error) -> Head? {
-        try self.skipEmptyLines(&buffer)
-        // The first half of an empty line.
-        if case .request = self.kind, self.scanned == 0, buffer.readableBytesView.elementsEqual([0x0D]) { return nil }
-        guard let length = try self.lengthOfHead(buffer) else { return nil }
+        if case .request = self.kind, self.scanned == 0 {
+            try self.skipEmptyLines(&buffer)
+            // The first half of an empty line.
+            if buffer.readableBytes == 1, buffer.getInteger(at: buffer.readerIndex) == 0x0D as UInt8 { return nil }
+        }
+        let limit = self.limits.headBytes
+        let (start, kind, limits) = (self.scanned, self.kind, self.limits)
+        let found = try buffer.withUnsafeReadableBytes { (bytes) throws(HTTP1Error) -> (Int, Head)? in
+            let front = UnsafeRawBufferPointer(rebasing: bytes.prefix(limit))
+            guard let length = try HeadLines.lengthOfHead(front, from: start) else { return nil }
+            let head = UnsafeRawBufferPointer(rebasing: front[..<(length - 2)])
+            return (length, try Self.parse(head, kind, limits))
+        }
+        guard let (length, head) = found else {
+            guard buffer.readableBytes < limit else {
+                throw HTTP1Error(431, "the head is longer than \(limit) bytes")
+            }
+            self.scanned = buffer.readableBytes
+            return nil
+        }
         self.scanned = 0
         self.emptyLines = 0
-        guard let bytes = buffer.readBytes(length: length) else { return nil }
-        return try self.parse(bytes)
+        buffer.moveReaderIndex(forwardBy: length)
+        return head
     }
 
     /// A client may send an empty line before a request (RFC 9112 section 2.2); two are borne.
     private mutating func skipEmptyLines(_ buffer: inout ByteBuffer) throws(HTTP1Error) {
-        guard case .request = self.kind, self.scanned == 0 else { return }
-        while let bytes = buffer.getBytes(at: buffer.readerIndex, length: 2), bytes == [0x0D, 0x0A] {
+        while buffer.getInteger(at: buffer.readerIndex) == 0x0D0A as UInt16 {
             self.emptyLines += 1
             guard self.emptyLines <= 2 else { throw HTTP1Error("empty lines before the request") }
             buffer.moveReaderIndex(forwardBy: 2)
         }
     }
 
-    /// Finds CRLF CRLF; a line feed or carriage return that stands alone is refused where it is met.
-    private mutating func lengthOfHead(_ buffer: ByteBuffer) throws(HTTP1Error) -> Int? {
-        let view = buffer.readableBytesView
-        let limit = self.limits.headBytes
-        let from = self.scanned
-        let found: (end: Int?, isBroken: Bool) = view.withUnsafeBytes { bytes in
-            var index = from
-            let count = min(bytes.count, limit)
-            while index < count {
-                let byte = bytes[index]
-                if byte == 0x0A {
-                    guard index > 0, bytes[index - 1] == 0x0D else { return (nil, true) }
-                    if index >= 3, bytes[index - 2] == 0x0A { return (index + 1, false) }
-                } else if index > 0, bytes[index - 1] == 0x0D {
-                    return (nil, true)
-                }
-                index += 1
+    private static func parse(
+        _ bytes: UnsafeRawBufferPointer,
+        _ kind: Kind,
+        _ limits: Limits
+    ) throws(HTTP1Error) -> Head {
+        var lines = HeadLines(bytes)
+        guard let start = lines.next() else { throw HTTP1Error("no start line") }
+        var head = try self.startLine(start, kind, limits)
+        head.fields.fields.reserveCapacity(12)
+        while let line = lines.next() {
+            guard head.fields.fields.count < limits.fields else {
+                throw HTTP1Error(431, "more than \(limits.fields) fields")
             }
-            return (nil, false)
-        }
-        if found.isBroken { throw HTTP1Error("a line that does not end by CRLF") }
-        if let end = found.end { return end }
-        guard view.count < limit else {
-            throw HTTP1Error(431, "the head is longer than \(limit) bytes")
-        }
-        self.scanned = view.count
-        return nil
-    }
-
-    private func parse(_ bytes: [UInt8]) throws(HTTP1Error) -> Head {
-        var lines = bytes.dropLast(4)[...]
-        func nextLine() -> ArraySlice<UInt8>? {
-            guard !lines.isEmpty else { return nil }
-            guard let end = lines.firstIndex(of: 0x0D) else {
-                defer { lines = [] }
-                return lines
-            }
-            defer { lines = lines[(end + 2)...] }
-            return lines[..<end]
-        }
-        guard let start = nextLine() else { throw HTTP1Error("no start line") }
-        var head = try self.startLine(start)
-        while let line = nextLine() {
-            guard head.fields.fields.count < self.limits.fields else {
-                throw HTTP1Error(431, "more than \(self.limits.fields) fields")
-            }
-            head.fields.fields.append(try Self.field(line))
+            head.fields.fields.append(try self.field(line))
         }
         return head
     }
 
-    private func startLine(_ line: ArraySlice<UInt8>) throws(HTTP1Error) -> Head {
-        let parts = line.split(separator: 0x20, maxSplits: 2, omittingEmptySubsequences: false)
-        func text(_ part: ArraySlice<UInt8>) -> String { String(decoding: part, as: UTF8.self) }
-        switch self.kind {
+    private static func startLine(
+        _ line: UnsafeRawBufferPointer,
+        _ kind: Kind,
+        _ limits: Limits
+    ) throws(HTTP1Error) -> Head {
+        let firstEnd = line.position(of: 0x20, from: 0) ?? line.count
+        let secondEnd = line.position(of: 0x20, from: firstEnd + 1) ?? line.count
+        let first = line.part(0, firstEnd)
+        let second = line.part(firstEnd + 1, secondEnd)
+        let third = line.part(secondEnd + 1, line.count)
+        switch kind {
         case .request:
-            guard parts.count == 3, !parts[0].isEmpty, parts[0].count <= 32, parts[0].allSatisfy(ASCII.isTokenByte)
-            else {
+            guard secondEnd < line.count, (1...32).contains(first.count), first.allSatisfy(ASCII.isTokenByte) else {
                 throw HTTP1Error("no request line")
             }
-            guard parts[1].count <= self.limits.targetBytes else {
-                throw HTTP1Error(414, "the target is longer than \(self.limits.targetBytes) bytes")
+            guard second.count <= limits.targetBytes else {
+                throw HTTP1Error(414, "the target is longer than \(limits.targetBytes) bytes")
             }
-            guard !parts[1].isEmpty, parts[1].allSatisfy({ (0x21...0x7E).contains($0) }) else {
+            guard !second.isEmpty, second.allSatisfy({ (0x21...0x7E).contains($0) }) else {
                 throw HTTP1Error("a target with characters that no URI has")
             }
         case .response:
-            guard parts.count >= 2, parts[1].count == 3, parts[1].allSatisfy({ (0x30...0x39).contains($0) }) else {
+            guard second.count == 3, second.allSatisfy({ (0x30...0x39).contains($0) }) else {
                 throw HTTP1Error(502, "no status line")
             }
         }
         return Head(
-            first: text(parts[0]),
-            second: text(parts[1]),
-            third: parts.count == 3 ? text(parts[2]) : "",
+            first: String(decoding: first, as: UTF8.self),
+            second: String(decoding: second, as: UTF8.self),
+            // The words behind a status mean nothing.
+            third: kind == .request ? String(decoding: third, as: UTF8.self) : "",
             fields: HeaderFields()
         )
     }
 
     /// One line of a header or trailer section.
-    static func field(_ line: ArraySlice<UInt8>) throws(HTTP1Error) -> HeaderFields.Field {
-        guard let colon = line.firstIndex(of: UInt8(ascii: ":")) else { throw HTTP1Error("a field without a colon") }
-        let name = line[..<colon]
-        // A folded line begins with a blank, and so does not begin with a name.
-        guard !name.isEmpty, name.allSatisfy(ASCII.isTokenByte) else {
+    static func field(_ line: UnsafeRawBufferPointer) throws(HTTP1Error) -> HeaderFields.Field {
+        var colon = 0
+        while colon < line.count, ASCII.isTokenByte(line[colon]) { colon += 1 }
+        guard colon < line.count, colon > 0, line[colon] == UInt8(ascii: ":") else {
+            guard line.contains(UInt8(ascii: ":")) else { throw HTTP1Error("a field without a colon") }
+            // A folded line begins with a blank, and so does not begin with a name.
             throw HTTP1Error("a field whose name has a space or another forbidden character")
         }
-        let value = ASCII.trimmed(line[(colon + 1)...])
+        var (start, end) = (colon + 1, line.count)
+        while start < end, ASCII.isBlank(line[start]) { start += 1 }
+        while start < end, ASCII.isBlank(line[end - 1]) { end -= 1 }
+        let value = line.part(start, end)
         guard value.allSatisfy(ASCII.isValueByte) else { throw HTTP1Error("a field's value has a control character") }
-        return HeaderFields.Field(name: ASCII.lowercased(name), value: Self.text(value))
+        return HeaderFields.Field(name: ASCII.lowercased(line.part(0, colon)), value: Self.text(value))
     }
 
     /// What is no UTF-8 is taken for Latin-1, the only other text that fields have ever had.
-    private static func text(_ bytes: ArraySlice<UInt8>) -> String {
+    private static func text(_ bytes: UnsafeRawBufferPointer) -> String {
         if let text = String(validating: bytes, as: UTF8.self) { return text }
         return String(String.UnicodeScalarView(bytes.map { UnicodeScalar($0) }))
+    }
+}
+
+/// The lines of a head, each ended by CRLF.
+private struct HeadLines {
+    private let bytes: UnsafeRawBufferPointer
+    private var start = 0
+
+    /// - Parameter bytes: lines whose ends `lengthOfHead` has seen.
+    init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
+
+    mutating func next() -> UnsafeRawBufferPointer? {
+        guard let feed = self.bytes.position(of: 0x0A, from: self.start) else { return nil }
+        defer { self.start = feed + 1 }
+        return self.bytes.part(self.start, feed - 1)
+    }
+
+    /// Finds CRLF CRLF; a line feed or carriage return that stands alone is refused where it is met.
+    /// - Parameter start: what is before it was looked at before, in vain.
+    static func lengthOfHead(_ bytes: UnsafeRawBufferPointer, from start: Int) throws(HTTP1Error) -> Int? {
+        var start = start
+        while start < bytes.count {
+            let feed = bytes.position(of: 0x0A, from: start)
+            let end = feed ?? bytes.count
+            let isBroken: Bool =
+                if let carriage = bytes.part(0, end).position(of: 0x0D, from: max(0, start - 1)) {
+                    carriage != end - 1
+                } else {
+                    feed != nil
+                }
+            if isBroken { throw HTTP1Error("a line that does not end by CRLF") }
+            guard let feed else { return nil }
+            if feed >= 3, bytes[feed - 2] == 0x0A { return feed + 1 }
+            start = feed + 1
+        }
+        return nil
+    }
+}
+
+extension UnsafeRawBufferPointer {
+    /// Of the first such byte.
+    fileprivate func position(of byte: UInt8, from start: Int) -> Int? {
+        guard start < self.count, let base = self.baseAddress,
+            let found = memchr(base + start, Int32(byte), self.count - start)
+        else { return nil }
+        return UnsafeRawPointer(found) - base
+    }
+
+    /// Empty where it would begin behind its end.
+    fileprivate func part(_ start: Int, _ end: Int) -> UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(rebasing: self[Swift.min(start, end)..<end])
     }
 }

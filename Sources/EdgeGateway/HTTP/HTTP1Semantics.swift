@@ -5,12 +5,11 @@ import GatewayRouting
 enum HTTP1Semantics {
     static func request(_ head: HTTP1HeadParser.Head, scheme: String) throws(HTTP1Error) -> RequestHead {
         let version = try self.version(head.third)
-        var fields = head.fields
-        let hosts = fields.values("host")
-        guard hosts.count <= 1, version == .http10 || hosts.count == 1 else {
-            throw HTTP1Error(hosts.isEmpty ? "no Host" : "more than one Host")
+        let fields = FramingFields(head.fields, ofRequest: true)
+        guard fields.hosts <= 1, version == .http10 || fields.hosts == 1 else {
+            throw HTTP1Error(fields.hosts == 0 ? "no Host" : "more than one Host")
         }
-        var authority = hosts.first ?? ""
+        var authority = fields.host ?? ""
         guard authority.isEmpty || ASCII.isAuthority(authority) else { throw HTTP1Error("the Host is no host") }
         var target = head.second
         if target.utf8.first != UInt8(ascii: "/") {
@@ -26,32 +25,28 @@ enum HTTP1Semantics {
             throw HTTP1Error(405, "the gateway is no forward proxy: CONNECT is refused")
         }
         let body = try self.requestBody(fields, version)
-        let connection = fields.contains("connection") ? fields.elements("connection") : []
         var request = RequestHead(
             method: head.first,
             scheme: scheme,
             authority: authority,
             target: try RequestTarget.checked(target),
             version: version,
-            fields: HeaderFields(),
+            fields: fields.others,
             body: body
         )
         request.keepsAlive =
-            version == .http11 ? !connection.contains("close") : connection.contains("keep-alive")
-        if let expectation = fields["expect"] {
+            version == .http11 ? !fields.connection.contains("close") : fields.connection.contains("keep-alive")
+        if let expectation = fields.expectation {
             guard ASCII.lowercased(expectation.utf8) == "100-continue" else {
                 throw HTTP1Error(417, "the gateway knows no expectation but 100-continue")
             }
             request.expectsContinue = version == .http11 && body != .none
         }
-        if version == .http11, body == .none, connection.contains("upgrade"), let upgrade = fields["upgrade"],
+        if version == .http11, body == .none, let upgrade = fields.upgrade, fields.connection.contains("upgrade"),
             ASCII.isToken(upgrade), !ASCII.lowercased(upgrade.utf8).hasPrefix("h2")
         {
             request.upgrade = upgrade
         }
-        fields.fields.removeAll { $0.name == "host" || $0.name == "content-length" || $0.name == "expect" }
-        fields.removeHopByHop()
-        request.fields = fields
         return request
     }
 
@@ -80,48 +75,47 @@ enum HTTP1Semantics {
         return (authority, path.utf8.first == UInt8(ascii: "/") ? path : "/" + path)
     }
 
-    private static func requestBody(_ fields: HeaderFields, _ version: HTTPVersion) throws(HTTP1Error) -> BodyLength {
-        if fields.contains("transfer-encoding") {
+    private static func requestBody(
+        _ fields: FramingFields,
+        _ version: HTTPVersion
+    ) throws(HTTP1Error) -> BodyLength {
+        if fields.codings > 0 {
             guard version == .http11 else { throw HTTP1Error("HTTP/1.0 has no Transfer-Encoding") }
-            guard !fields.contains("content-length") else {
+            guard fields.lengths == 0 else {
                 throw HTTP1Error("Transfer-Encoding and Content-Length in one request")
             }
-            let values = fields.values("transfer-encoding")
-            guard values.count == 1, ASCII.lowercased(values[0].utf8) == "chunked" else {
-                throw HTTP1Error(501, "the gateway knows no transfer coding but chunked")
-            }
+            guard fields.isChunked else { throw HTTP1Error(501, "the gateway knows no transfer coding but chunked") }
             return .streamed
         }
-        guard let length = try self.contentLength(fields) else { return .none }
+        guard let length = try self.contentLength(fields.length, count: fields.lengths) else { return .none }
         return length == 0 ? .none : .known(length)
     }
 
     /// Nil if there is none. More than one is refused, equal or not.
-    static func contentLength(_ fields: HeaderFields) throws(HTTP1Error) -> UInt64? {
-        let values = fields.values("content-length")
-        guard let text = values.first else { return nil }
-        guard values.count == 1 else { throw HTTP1Error("more than one Content-Length") }
-        guard (1...18).contains(text.utf8.count), text.utf8.allSatisfy({ (0x30...0x39).contains($0) }),
-            let length = UInt64(text)
-        else { throw HTTP1Error("a Content-Length that is no number") }
-        return length
+    /// - Parameter text: the first of them.
+    static func contentLength(_ text: String?, count: Int) throws(HTTP1Error) -> UInt64? {
+        guard let text else { return nil }
+        guard count == 1 else { throw HTTP1Error("more than one Content-Length") }
+        guard (1...18).contains(text.utf8.count), text.utf8.allSatisfy({ (0x30...0x39).contains($0) }) else {
+            throw HTTP1Error("a Content-Length that is no number")
+        }
+        return text.utf8.reduce(0) { $0 * 10 + UInt64($1 - 0x30) }
     }
 
     static func response(_ head: HTTP1HeadParser.Head, method: String) throws(HTTP1Error) -> ResponseHead {
         guard head.first == "HTTP/1.1" || head.first == "HTTP/1.0", let status = Int(head.second), status >= 100 else {
             throw HTTP1Error(502, "no status line of HTTP/1")
         }
-        var fields = head.fields
-        let connection = fields.contains("connection") ? fields.elements("connection") : []
-        let length = try self.contentLength(fields)
-        var response = ResponseHead(status: status)
-        response.keepsAlive = head.first == "HTTP/1.1" && !connection.contains("close")
-        if fields.contains("transfer-encoding") {
+        let fields = FramingFields(head.fields, ofRequest: false)
+        let length = try self.contentLength(fields.length, count: fields.lengths)
+        var response = ResponseHead(status: status, fields: fields.others)
+        response.keepsAlive = head.first == "HTTP/1.1" && !fields.connection.contains("close")
+        response.isChunked = fields.codings > 0
+        if response.isChunked {
             guard head.first == "HTTP/1.1", length == nil else {
                 throw HTTP1Error(502, "a response with two lengths")
             }
-            let values = fields.values("transfer-encoding")
-            guard values.count == 1, ASCII.lowercased(values[0].utf8) == "chunked" else {
+            guard fields.isChunked else {
                 throw HTTP1Error(502, "a response in a transfer coding that is not chunked")
             }
             response.body = .streamed
@@ -132,13 +126,53 @@ enum HTTP1Semantics {
             response.body = hasNoContent ? .none : .streamed
             if !hasNoContent { response.keepsAlive = false }
         }
-        let isChunked = fields.contains("transfer-encoding")
-        let upgrade = status == 101 ? fields["upgrade"] : nil
-        fields.fields.removeAll { $0.name == "content-length" }
-        fields.removeHopByHop()
-        if let upgrade { fields.add("upgrade", upgrade) }
-        response.fields = fields
-        response.isChunked = isChunked
+        if status == 101, let upgrade = fields.upgrade { response.fields.add("upgrade", upgrade) }
         return response
+    }
+}
+
+/// What of a message's fields frames it or concerns one connection only, picked out in one pass; the others go on.
+private struct FramingFields {
+    private(set) var others = HeaderFields()
+    /// The first of each, and how many there are.
+    private(set) var host: String?
+    private(set) var hosts = 0
+    private(set) var length: String?
+    private(set) var lengths = 0
+    private(set) var coding: String?
+    private(set) var codings = 0
+    private(set) var expectation: String?
+    private(set) var upgrade: String?
+    /// The elements of `Connection`.
+    private(set) var connection: [String] = []
+
+    var isChunked: Bool { self.codings == 1 && self.coding.map { ASCII.lowercased($0.utf8) } == "chunked" }
+
+    init(_ fields: HeaderFields, ofRequest isRequest: Bool) {
+        self.others.fields.reserveCapacity(fields.fields.count + 4)
+        for field in fields.fields where !self.take(field, isRequest) { self.others.fields.append(field) }
+        guard !self.connection.isEmpty else { return }
+        let nominated = HeaderFields.nominated(self.connection)
+        if !nominated.isEmpty { self.others.fields.removeAll { nominated.contains($0.name) } }
+    }
+
+    /// Whether the field goes no further. By the length of its name first: this is asked of every field of every message.
+    private mutating func take(_ field: HeaderFields.Field, _ isRequest: Bool) -> Bool {
+        switch field.name.utf8.count {
+        case 4 where isRequest && field.name == "host":
+            if self.hosts == 0 { self.host = field.value }
+            self.hosts += 1
+        case 6 where isRequest && field.name == "expect": self.expectation = self.expectation ?? field.value
+        case 7 where field.name == "upgrade": self.upgrade = self.upgrade ?? field.value
+        case 10 where field.name == "connection": self.connection += HeaderFields.elements(of: field.value)
+        case 14 where field.name == "content-length":
+            if self.lengths == 0 { self.length = field.value }
+            self.lengths += 1
+        case 17 where field.name == "transfer-encoding":
+            if self.codings == 0 { self.coding = field.value }
+            self.codings += 1
+        default: return HeaderFields.isHopByHop(field.name)
+        }
+        return true
     }
 }

@@ -28,14 +28,18 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     private var isProcessing = false
     private var wantsContent = false
     private var requests = 0
-    private var request: RequestHead?
+    /// Of the present request.
+    private var method = ""
+    private var version = HTTPVersion.http11
     private var owesContinue = false
     private var hasAnswered = false
     private var isChunked = false
     private var closesAfter = false
     private var hasWrittenAll = false
     private var hasContent = true
-    private(set) var deadline: LazyDeadline?
+    /// The head of a response, until it is known what goes with it: a short one is one write with its content.
+    private var unwrittenHead: ByteBuffer?
+    private var deadline: LazyDeadline?
 
     init(worker: GatewayWorker, client: ClientConnection) {
         self.worker = worker
@@ -47,7 +51,7 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
 
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
-        self.deadline = LazyDeadline(on: context.eventLoop) { [weak self] in self?.late() }
+        self.deadline = LazyDeadline(on: context.eventLoop) { self.late() }
         self.deadline?.set(self.worker.limits.keepAliveTimeout)
     }
 
@@ -151,7 +155,7 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
             var bytes = self.received ?? ByteBuffer()
             self.received = nil
             let parsed = try self.parser.next(&bytes)
-            if bytes.readableBytes > 0 { self.received = bytes }
+            if bytes.readableBytes > 0 { self.received = bytes } else { self.worker.spares.give(bytes) }
             guard let parsed else { return self.awaitHead(context) }
             var request = try HTTP1Semantics.request(parsed, scheme: self.client.isSecure ? "https" : "http")
             request.port = self.client.port
@@ -183,7 +187,8 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     private func begin(_ request: RequestHead) {
         self.requests += 1
         self.deadline?.clear()
-        self.request = request
+        self.method = request.method
+        self.version = request.version
         self.hasAnswered = false
         self.isChunked = false
         self.wantsContent = false
@@ -260,6 +265,10 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
 
     // MARK: Responses
 
+    func setDeadline(_ timeout: TimeAmount) { self.deadline?.set(timeout) }
+
+    func clearDeadline() { self.deadline?.clear() }
+
     var isWritable: Bool { self.context?.channel.isWritable ?? false }
 
     func inform(_ head: ResponseHead) {
@@ -271,7 +280,7 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     }
 
     func answer(_ head: ResponseHead) {
-        guard let context = self.context, let request = self.request else { return }
+        guard self.context != nil else { return }
         self.hasAnswered = true
         // Whether the client sends what nobody asked it for is not known.
         if self.owesContinue { self.closesAfter = true }
@@ -280,36 +289,56 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
         if self.content != nil, case .exchanging(let exchange) = self.state, exchange.isFinished {
             self.closesAfter = true
         }
-        self.hasContent = !ResponseHead.hasNoContent(status: head.status, method: request.method)
+        self.hasContent = !ResponseHead.hasNoContent(status: head.status, method: self.method)
         if self.hasContent, head.body == .streamed {
-            self.isChunked = request.version == .http11
+            self.isChunked = self.version == .http11
             if !self.isChunked { self.closesAfter = true }
         }
-        var connection: String? = self.closesAfter ? "close" : request.version == .http10 ? "keep-alive" : nil
+        var connection: String? = self.closesAfter ? "close" : self.version == .http10 ? "keep-alive" : nil
         if head.status == 101 { connection = "upgrade" }
-        var buffer = context.channel.allocator.buffer(capacity: 1024)
-        let isChunked = self.isChunked || !self.hasContent && request.version == .http11
+        var capacity = 512
+        if case .known(let length) = head.body, length <= Self.shortContent { capacity += Int(length) }
+        var buffer = self.worker.spares.take(capacity)
+        let isChunked = self.isChunked || !self.hasContent && self.version == .http11
         HTTP1Writer.response(head, isChunked: isChunked, connection: connection, into: &buffer)
-        self.write(buffer)
+        self.unwrittenHead = buffer
     }
+
+    /// To copy so much costs less than one more write.
+    private static let shortContent = 8 * 1024
 
     func send(_ bytes: ByteBuffer) {
         guard self.hasContent, bytes.readableBytes > 0, let context = self.context else { return }
+        if !self.isChunked, bytes.readableBytes <= Self.shortContent, self.unwrittenHead != nil {
+            self.unwrittenHead?.writeImmutableBuffer(bytes)
+            return self.writeHead()
+        }
+        self.writeHead()
         guard self.isChunked else { return self.write(bytes) }
         HTTP1Chunks.write(bytes, allocator: context.channel.allocator) { self.write($0) }
     }
 
-    func flush() { self.context?.flush() }
+    private func writeHead() {
+        guard let head = self.unwrittenHead else { return }
+        self.unwrittenHead = nil
+        self.write(head)
+        self.worker.spares.give(head)
+    }
+
+    func flush() {
+        self.writeHead()
+        self.context?.flush()
+    }
 
     func end(_ trailers: HeaderFields?) {
         guard let context = self.context else { return }
+        self.writeHead()
         if self.isChunked {
             var buffer = context.channel.allocator.buffer(capacity: 64)
             HTTP1Writer.lastChunk(trailers, into: &buffer)
             self.write(buffer)
         }
         context.flush()
-        self.request = nil
         if self.closesAfter || self.content != nil { return self.closeGently(context) }
         self.state = .waiting
         self.deadlineIsForIdling = true
@@ -334,6 +363,7 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
         )
         let (early, inputEnded) = (self.received, self.inputEnded)
         self.received = nil
+        self.writeHead()
         if let received { self.write(received) }
         context.flush()
         do {

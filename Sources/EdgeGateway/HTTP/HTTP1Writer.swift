@@ -76,7 +76,7 @@ enum HTTP1Writer {
 
 /// Phrases of RFC 9110 section 15.
 enum HTTPReason {
-    static func phrase(_ status: Int) -> String { Self.phrases[status] ?? "" }
+    static func phrase(_ status: Int) -> String { status == 200 ? "OK" : Self.phrases[status] ?? "" }
 
     private static let phrases: [Int: String] = [
         100: "Continue", 101: "Switching Protocols", 103: "Early Hints", 200: "OK", 201: "Created", 202: "Accepted",

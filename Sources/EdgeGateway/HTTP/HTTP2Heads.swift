@@ -16,7 +16,7 @@ enum HTTP2Heads {
         var fields = HeaderFields()
         var cookies: [String] = []
         var hosts: [String] = []
-        var lengths = HeaderFields()
+        var (length, lengths) = (nil as String?, 0)
         var bytes = 0
         guard headers.count <= limits.headFields + 5 else { throw HTTP1Error(431, "too many fields") }
         for (name, value, _) in headers {
@@ -29,7 +29,9 @@ enum HTTP2Heads {
             case ":authority": authority = value
             case ":protocol": tunnel = value
             case "host": hosts.append(value)
-            case "content-length": lengths.add(name, value)
+            case "content-length":
+                length = length ?? value
+                lengths += 1
             case "cookie": cookies.append(String(value.trimmingBlanks))
             case "te": if ASCII.lowercased(value.utf8) == "trailers" { fields.add("te", "trailers") }
             case "expect": expectsContinue = ASCII.lowercased(value.utf8) == "100-continue"
@@ -65,7 +67,7 @@ enum HTTP2Heads {
         // RFC 9113 section 8.3.1: they must not differ.
         guard hosts.first.map({ $0 == host }) ?? true else { throw HTTP1Error(":authority and Host differ") }
         if !cookies.isEmpty { fields.add("cookie", cookies.joined(separator: "; ")) }
-        let length = try HTTP1Semantics.contentLength(lengths)
+        let contentLength = try HTTP1Semantics.contentLength(length, count: lengths)
         var request = RequestHead(
             method: method,
             scheme: scheme,
@@ -73,7 +75,7 @@ enum HTTP2Heads {
             target: try RequestTarget.checked(path),
             version: .http2,
             fields: fields,
-            body: ends || tunnel != nil ? .none : length.map { .known($0) } ?? .streamed
+            body: ends || tunnel != nil ? .none : contentLength.map { .known($0) } ?? .streamed
         )
         request.upgrade = tunnel
         request.expectsContinue = expectsContinue && request.body != .none

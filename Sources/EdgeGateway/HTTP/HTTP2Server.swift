@@ -1,6 +1,4 @@
-import ByteStreams
 import NIOCore
-import NIOHPACK
 import NIOHTTP2
 
 /// Sets up the server side of HTTP/2 on a connection of a client.
@@ -8,6 +6,7 @@ enum HTTP2Server {
     /// On the channel's loop. The connection reads by itself from now on; each stream is held back by its flow control.
     static func install(on channel: any Channel, worker: GatewayWorker, client: ClientConnection) throws {
         let limits = worker.limits
+        let connection = HTTP2ServerConnection(worker: worker, client: client)
         let management = NIOHTTP2ServerConnectionManagementHandler(
             eventLoop: channel.eventLoop,
             configuration: .init(
@@ -17,170 +16,62 @@ enum HTTP2Server {
                 keepalive: nil
             )
         )
-        let connectionGuard = HTTP2ConnectionGuard(worker: worker)
-        let connection = NIOLoopBound((worker, client, connectionGuard), eventLoop: channel.eventLoop)
-        let pipeline = channel.pipeline.syncOperations
-        _ = try pipeline.configureHTTP2Pipeline(
+        let frames = NIOHTTP2Handler(
             mode: .server,
+            frameDelegate: connection,
             connectionConfiguration: HTTP2Bounds.connection(limits, isServer: true),
-            streamConfiguration: HTTP2Bounds.stream(limits),
-            streamDelegate: management.http2StreamDelegate
-        ) { stream in
-            stream.eventLoop.makeCompletedFuture {
-                let (worker, client, connectionGuard) = connection.value
-                connectionGuard.streamBegan()
-                try stream.syncOptions?.setOption(.autoRead, value: false)
-                try stream.pipeline.syncOperations.addHandler(HTTP2ServerStream(worker: worker, client: client))
-            }
-        }
-        try pipeline.addHandler(management)
-        try pipeline.addHandler(connectionGuard)
+            streamConfiguration: HTTP2Bounds.stream(limits)
+        )
+        let pipeline = channel.pipeline.syncOperations
+        try pipeline.addHandlers([frames, connection, management])
         try channel.syncOptions?.setOption(.autoRead, value: true)
     }
 }
 
-/// Ends a connection whose peer does not keep to HTTP/2. An error of one stream is that stream's.
-private final class HTTP2ConnectionGuard: ChannelInboundHandler {
+/// The frames of one HTTP/2 connection of a client, and its streams. A stream is no channel: to make one would cost more than all
+/// else that a short request takes. Confined to its loop.
+///
+/// `NIOHTTP2Handler` keeps to the protocol: states, settings, lengths, windows, floods. Here frames find their requests, and what
+/// has been read of a stream opens its window again.
+final class HTTP2ServerConnection: ChannelInboundHandler, NIOHTTP2FrameDelegate {
     typealias InboundIn = HTTP2Frame
+    typealias InboundOut = HTTP2Frame
+    typealias OutboundOut = HTTP2Frame
 
-    private let worker: GatewayWorker
-    /// For the first request; from then on the connection's management sees to it.
-    private var deadline: LazyDeadline?
-
-    init(worker: GatewayWorker) { self.worker = worker }
-
-    func handlerAdded(context: ChannelHandlerContext) {
-        let channel = context.channel
-        self.deadline = LazyDeadline(on: context.eventLoop) { channel.close(promise: nil) }
-        self.deadline?.set(self.worker.limits.keepAliveTimeout)
-    }
-
-    func handlerRemoved(context: ChannelHandlerContext) { self.streamBegan() }
-
-    func streamBegan() {
-        self.deadline?.cancel()
-        self.deadline = nil
-    }
-
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        guard !(error is NIOHTTP2Errors.StreamError) else { return }
-        self.worker.counters.requestsRefused += 1
-        context.close(promise: nil)
-    }
-
-    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-        // Nothing comes after the client's end of input, and its answers cannot be told to be wanted.
-        if case .inputClosed? = event as? ChannelEvent { context.close(promise: nil) }
-        context.fireUserInboundEventTriggered(event)
-    }
-}
-
-/// One request over HTTP/2. Confined to its loop.
-final class HTTP2ServerStream: ChannelInboundHandler, RemovableChannelHandler, Downstream {
-    typealias InboundIn = HTTP2Frame.FramePayload
-    typealias OutboundOut = HTTP2Frame.FramePayload
-
-    var deadline: LazyDeadline? { nil }
-    private let worker: GatewayWorker
-    private let client: ClientConnection
+    let worker: GatewayWorker
+    let client: ClientConnection
     private var context: ChannelHandlerContext?
-    private var exchange: Exchange?
-    private var requestEnded = false
-    private var hasEnded = false
-    private var hasContent = true
+    private var streams: [HTTP2StreamID: HTTP2ServerStream] = [:]
+    private var window = ReceiveWindow(target: HTTP2Bounds.connectionWindow)
+    /// Streams to which the present read has brought content.
+    private var readStreams: [HTTP2ServerStream] = []
+    /// Streams that take more again.
+    private var drainedStreams: [HTTP2ServerStream] = []
     private var isReading = false
-    /// It is written with what follows it: a response without content is one frame, and so gRPC's clients find the status of a
-    /// call that failed at once ("Trailers-Only" of its HTTP/2 protocol).
-    private var unwrittenHead: HPACKHeaders?
-    private var owesContinue = false
-    /// The request asks for a tunnel (RFC 8441): what follows its head is not HTTP's.
-    private var isTunnel = false
-    /// What the client has sent before its tunnel is there.
-    private var early: ByteBuffer?
+    private var isFlushDue = false
+    /// For the first request; from then on the connection's management sees to it.
+    private var firstDeadline: LazyDeadline?
+    /// No later than that of any stream.
+    private var streamDeadline: LazyDeadline?
 
     init(worker: GatewayWorker, client: ClientConnection) {
         self.worker = worker
         self.client = client
     }
 
+    var loop: any EventLoop { self.worker.loop }
+
+    // MARK: Pipeline
+
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
-        if context.channel.isActive { self.readRequest() }
+        let channel = context.channel
+        self.firstDeadline = LazyDeadline(on: self.loop) { channel.close(promise: nil) }
+        self.firstDeadline?.set(self.worker.limits.keepAliveTimeout)
+        self.streamDeadline = LazyDeadline(on: self.loop) { self.endIdleStreams() }
     }
 
-    func handlerRemoved(context: ChannelHandlerContext) { self.context = nil }
-
-    func channelActive(context: ChannelHandlerContext) {
-        context.fireChannelActive()
-        self.readRequest()
-    }
-
-    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        switch self.unwrapInboundIn(data) {
-        case .headers(let frame):
-            if frame.endStream { self.requestEnded = true }
-            if self.exchange == nil, !self.hasEnded {
-                self.begin(frame)
-            } else if frame.endStream {
-                self.exchange?.requestCompleted(HTTP2Heads.trailers(frame.headers))
-            }
-        case .data(let frame):
-            if frame.endStream { self.requestEnded = true }
-            if case .byteBuffer(let bytes) = frame.data, bytes.readableBytes > 0 { self.received(bytes) }
-            if frame.endStream { self.exchange?.requestCompleted(nil) }
-        default: break
-        }
-    }
-
-    private func received(_ bytes: ByteBuffer) {
-        guard self.isTunnel else {
-            self.exchange?.requestSent(bytes)
-            return
-        }
-        // No more than one window of them: nothing is read before the tunnel is there.
-        if self.early == nil { self.early = bytes } else { self.early?.writeImmutableBuffer(bytes) }
-    }
-
-    private func begin(_ frame: HTTP2Frame.FramePayload.Headers) {
-        do {
-            var head = try HTTP2Heads.request(frame.headers, ends: frame.endStream, limits: self.worker.limits)
-            head.port = self.client.port
-            if head.upgrade != nil {
-                self.isTunnel = true
-                // The backend's protocol wants one (RFC 6455 section 4.1); the client's does without.
-                head.fields.set("sec-websocket-key", WebSocketKey.make(using: &self.worker.generator))
-            }
-            self.owesContinue = head.expectsContinue
-            let exchange = Exchange(worker: self.worker, client: self.client, head: head, downstream: self)
-            self.exchange = exchange
-            self.method = head.method
-            exchange.begin()
-        } catch {
-            self.worker.counters.requestsRefused += 1
-            let answer = GatewayAnswer.make(error.status, error.message, to: nil, detail: self.worker.showsReasons)
-            self.answer(answer.head)
-            self.send(answer.body)
-            self.end(nil)
-        }
-    }
-
-    private var method = ""
-
-    func channelReadComplete(context: ChannelHandlerContext) {
-        self.isReading = false
-        if self.exchange != nil { self.exchange?.requestReadComplete() } else if !self.hasEnded { self.readRequest() }
-        context.fireChannelReadComplete()
-    }
-
-    func channelWritabilityChanged(context: ChannelHandlerContext) {
-        if context.channel.isWritable { self.exchange?.downstreamBecameWritable() }
-        context.fireChannelWritabilityChanged()
-    }
-
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        self.gone()
-        context.close(promise: nil)
-    }
+    func handlerRemoved(context: ChannelHandlerContext) { self.gone() }
 
     func channelInactive(context: ChannelHandlerContext) {
         self.gone()
@@ -188,134 +79,192 @@ final class HTTP2ServerStream: ChannelInboundHandler, RemovableChannelHandler, D
     }
 
     private func gone() {
-        let exchange = self.exchange
-        self.exchange = nil
-        self.hasEnded = true
-        exchange?.downstreamClosed()
+        self.context = nil
+        self.firstDeadline?.cancel()
+        self.streamDeadline?.cancel()
+        let streams = self.streams
+        self.streams = [:]
+        self.readStreams = []
+        self.drainedStreams = []
+        for stream in streams.values { stream.closed(isReset: false) }
     }
 
-    // MARK: Downstream
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        self.isReading = true
+        let frame = self.unwrapInboundIn(data)
+        switch frame.payload {
+        case .headers(let head): self.stream(frame.streamID).receive(head)
+        case .data(let content):
+            guard let stream = self.streams[frame.streamID] else { return }
+            stream.receive(content)
+            self.readStreams.append(stream)
+        default: context.fireChannelRead(data)
+        }
+    }
+
+    /// A stream that is new is so by its first frame: those of streams that are over do not come here.
+    private func stream(_ id: HTTP2StreamID) -> HTTP2ServerStream {
+        if let known = self.streams[id] { return known }
+        self.firstDeadline?.cancel()
+        self.firstDeadline = nil
+        let stream = HTTP2ServerStream(id, of: self)
+        self.streams[id] = stream
+        return stream
+    }
+
+    func channelReadComplete(context: ChannelHandlerContext) {
+        let streams = self.readStreams
+        self.readStreams.removeAll(keepingCapacity: true)
+        for stream in streams { stream.readComplete() }
+        self.isReading = false
+        self.flush()
+        self.resumeStreams()
+        context.fireChannelReadComplete()
+    }
+
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if context.channel.isWritable {
+            self.drainedStreams = []
+            for stream in self.streams.values { stream.becameWritable() }
+        }
+        context.fireChannelWritabilityChanged()
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        switch event {
+        case let change as NIOHTTP2WindowUpdatedEvent: return self.windowChanged(change)
+        case let change as NIOHTTP2BulkStreamWindowChangeEvent:
+            for stream in self.streams.values { stream.windowChanged(by: change.delta) }
+        case let start as NIOHTTP2StreamCreatedEvent:
+            // The management counts streams: one whose head was refused never came to be.
+            guard self.streams[start.streamID] != nil else { return }
+        case let end as StreamClosedEvent:
+            guard let stream = self.streams.removeValue(forKey: end.streamID) else { return }
+            stream.closed(isReset: end.reason != nil)
+        case ChannelEvent.inputClosed:
+            // Nothing comes after the client's end of input, and its answers cannot be told to be wanted.
+            context.close(promise: nil)
+        default: break
+        }
+        context.fireUserInboundEventTriggered(event)
+    }
+
+    /// An error of one stream is that stream's; a peer that does not keep to HTTP/2 loses the connection.
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        if let error = error as? NIOHTTP2Errors.StreamError {
+            self.streams[error.streamID]?.abort()
+        } else {
+            self.worker.counters.requestsRefused += 1
+            context.close(promise: nil)
+        }
+    }
+
+    // MARK: Windows
+
+    private func windowChanged(_ change: NIOHTTP2WindowUpdatedEvent) {
+        guard let size = change.inboundWindowSize else { return }
+        if change.streamID == .rootStream {
+            if let increment = self.window.changed(to: size) {
+                self.write(.windowUpdate(windowSizeIncrement: increment), on: .rootStream)
+            }
+        } else {
+            self.streams[change.streamID]?.windowChanged(to: size)
+        }
+    }
+
+    /// Not the time to write: the frame is on its way.
+    func wroteFrame(_ frame: HTTP2Frame) {
+        guard case .data(let content) = frame.payload, let stream = self.streams[frame.streamID] else { return }
+        if stream.sent(content.data.readableBytes) { self.drainedStreams.append(stream) }
+    }
+
+    private func resumeStreams() {
+        guard !self.drainedStreams.isEmpty, self.isWritable else { return }
+        let streams = self.drainedStreams
+        self.drainedStreams = []
+        for stream in streams { stream.becameWritable() }
+    }
+
+    // MARK: Writing
 
     var isWritable: Bool { self.context?.channel.isWritable ?? false }
 
-    func readRequest() {
-        guard !self.isReading, !self.requestEnded, let context = self.context else { return }
-        if self.owesContinue {
-            self.owesContinue = false
-            self.inform(ResponseHead(status: 100))
-        }
-        self.isReading = true
-        context.read()
+    func write(_ payload: HTTP2Frame.FramePayload, on stream: HTTP2StreamID) {
+        guard let context = self.context else { return }
+        // Before the frame: one that ends the last stream of a connection that is to close has it closed in the next tick.
+        self.flushSoon()
+        context.write(self.wrapOutboundOut(HTTP2Frame(streamID: stream, payload: payload)), promise: nil)
     }
 
-    func inform(_ head: ResponseHead) {
-        guard !self.hasEnded else { return }
-        self.write(.headers(.init(headers: HTTP2Heads.encode(head), endStream: false)))
+    /// What all backends bring in one tick of the loop goes together: a flush is a record of TLS and a call of the kernel.
+    private func flushSoon() {
+        guard !self.isFlushDue else { return }
+        self.isFlushDue = true
+        guard !self.isReading else { return }
+        let connection = NIOLoopBound(self, eventLoop: self.loop)
+        self.loop.execute { connection.value.flushAndResume() }
+    }
+
+    private func flushAndResume() {
         self.flush()
-    }
-
-    func answer(_ head: ResponseHead) {
-        guard !self.hasEnded else { return }
-        self.owesContinue = false
-        let isRefused = self.isTunnel && (200..<300).contains(head.status)
-        let head = isRefused ? ResponseHead(status: 502) : self.isTunnel ? self.tunnelled(head) : head
-        self.hasContent = !isRefused && !ResponseHead.hasNoContent(status: head.status, method: self.method)
-        self.unwrittenHead = HTTP2Heads.encode(head)
-    }
-
-    private func writeHead(endStream: Bool) {
-        guard let headers = self.unwrittenHead else { return }
-        self.unwrittenHead = nil
-        self.write(.headers(.init(headers: headers, endStream: endStream)))
-    }
-
-    /// RFC 8441 section 5: a tunnel begins with 200, which is why no other answer to such a request may have it.
-    private func tunnelled(_ head: ResponseHead) -> ResponseHead {
-        guard head.status == 101 else { return head }
-        var head = head
-        head.status = 200
-        for name in ["upgrade", "connection", "sec-websocket-accept"] { head.fields.remove(name) }
-        return head
-    }
-
-    func send(_ bytes: ByteBuffer) {
-        guard !self.hasEnded, self.hasContent else { return }
-        self.writeHead(endStream: false)
-        self.write(.data(.init(data: .byteBuffer(bytes))))
+        self.resumeStreams()
     }
 
     func flush() {
-        self.writeHead(endStream: false)
+        guard self.isFlushDue else { return }
+        self.isFlushDue = false
         self.context?.flush()
     }
 
-    func end(_ trailers: HeaderFields?) {
-        guard !self.hasEnded, let context = self.context else { return }
-        self.hasEnded = true
-        self.exchange = nil
-        if let trailers {
-            self.writeHead(endStream: false)
-            self.write(.headers(.init(headers: HTTP2Heads.encode(trailers), endStream: true)))
-        } else if self.unwrittenHead != nil {
-            self.writeHead(endStream: true)
-        } else {
-            self.write(.data(.init(data: .byteBuffer(ByteBuffer()), endStream: true)))
+    // MARK: Times
+
+    /// A stream has set a deadline this far away.
+    func watch(_ timeout: TimeAmount) {
+        if let deadline = self.streamDeadline, !deadline.isSet { deadline.set(timeout) }
+    }
+
+    private func endIdleStreams() {
+        let now = self.loop.now
+        for stream in self.streams.values where stream.idleDeadline <= now { stream.idledOut() }
+        if let next = self.streams.values.map(\.idleDeadline).min(), next < .distantFuture {
+            self.streamDeadline?.set(max(next - now, .nanoseconds(1)))
         }
-        // RFC 9113 section 8.1: the client may stop sending, and has its answer.
-        if !self.requestEnded { self.write(.rstStream(.noError)) }
-        context.flush()
-    }
-
-    func abort() {
-        self.hasEnded = true
-        self.exchange = nil
-        self.unwrittenHead = nil
-        self.write(.rstStream(.internalError))
-        self.flush()
-    }
-
-    func join(_ channel: any Channel, received: ByteBuffer?) {
-        guard self.isTunnel, !self.hasEnded, let context = self.context else { return channel.close(promise: nil) }
-        self.exchange = nil
-        self.hasEnded = true
-        let pair = GlueHandler.matchedPair(
-            counters: self.worker.glue,
-            idleTimeout: self.worker.limits.streamIdleTimeout,
-            lingerTimeout: self.worker.limits.lingerTimeout
-        )
-        self.writeHead(endStream: false)
-        if let received { self.write(.data(.init(data: .byteBuffer(received)))) }
-        context.flush()
-        let (early, inputEnded) = (self.early, self.requestEnded)
-        self.early = nil
-        do {
-            try channel.pipeline.syncOperations.addHandler(pair.server)
-            let tunnel = HTTP2Tunnel(inputEnded: inputEnded)
-            try context.pipeline.syncOperations.addHandler(pair.client, position: .after(self))
-            try context.pipeline.syncOperations.addHandler(tunnel, position: .after(self))
-        } catch {
-            channel.close(promise: nil)
-            return context.close(promise: nil)
-        }
-        context.pipeline.syncOperations.removeHandler(self, promise: nil)
-        pair.client.start(received: early, inputEnded: inputEnded)
-    }
-
-    private func write(_ frame: HTTP2Frame.FramePayload) {
-        self.context?.write(self.wrapOutboundOut(frame), promise: nil)
     }
 }
 
-/// `Sec-WebSocket-Key`: 16 random bytes in base64.
-enum WebSocketKey {
-    private static let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
+/// How much a peer may send until it is told that there is room for more (RFC 9113 section 6.9). A value.
+struct ReceiveWindow {
+    private let target: Int
+    /// What is left of it; unknown until something has come.
+    private var size: Int?
+    /// Bytes that have come and are kept: for these there is no room yet.
+    private var kept = 0
 
-    static func make(using generator: inout some RandomNumberGenerator) -> String {
-        // The last digit stands for two bits only, and the four behind them are zero.
-        let digits = (0..<22).map { index in
-            let value = Int.random(in: 0..<64, using: &generator)
-            return Self.alphabet[index < 21 ? value : value & 0x30]
-        }
-        return String(decoding: digits, as: UTF8.self) + "=="
+    init(target: Int) { self.target = target }
+
+    mutating func received(_ bytes: Int) { self.kept += bytes }
+
+    /// By how much it is to be opened when bytes have been passed on.
+    mutating func passed(_ bytes: Int) -> Int? {
+        self.kept -= bytes
+        return self.increment
+    }
+
+    /// By how much it is to be opened when it has this size.
+    mutating func changed(to size: Int) -> Int? {
+        self.size = size
+        return self.increment
+    }
+
+    mutating func changed(by delta: Int) -> Int? {
+        self.size = self.size.map { $0 + delta }
+        return self.increment
+    }
+
+    /// At half its size: each is a frame.
+    private var increment: Int? {
+        guard let size else { return nil }
+        let (open, isOver) = size.addingReportingOverflow(self.kept)
+        return isOver || open > self.target / 2 ? nil : self.target - open
     }
 }

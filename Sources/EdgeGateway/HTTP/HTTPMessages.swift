@@ -49,7 +49,7 @@ struct RequestHead: Sendable, Hashable, GatewayRequest {
         switch name {
         case "host", ":authority": return self.authority
         default:
-            guard let first = self.fields.fields.firstIndex(where: { $0.name == name }) else { return nil }
+            guard let first = self.fields.index(of: name) else { return nil }
             let others = self.fields.fields[(first + 1)...].filter { $0.name == name }
             let value = self.fields.fields[first].value
             return others.isEmpty ? value : ([value] + others.map(\.value)).joined(separator: ",")
@@ -93,15 +93,17 @@ extension HeaderFields {
     /// `Connection` nominates. A nomination of what frames or routes the message is not followed: it would change what the next
     /// hop takes the message for.
     mutating func removeHopByHop() {
-        var nominated: [String] = []
-        if self.contains("connection") {
-            nominated = self.elements("connection").filter { !Self.protected.contains($0) }
-        }
+        let nominated = self.contains("connection") ? Self.nominated(self.elements("connection")) : []
         self.fields.removeAll { Self.isHopByHop($0.name) || nominated.contains($0.name) }
     }
 
+    /// The fields that `Connection` takes out, of those that it names.
+    static func nominated(_ elements: [String]) -> [String] {
+        elements.filter { !Self.isHopByHop($0) && !Self.protected.contains($0) }
+    }
+
     /// By the length first: this is asked of every field of every message.
-    private static func isHopByHop(_ name: String) -> Bool {
+    static func isHopByHop(_ name: String) -> Bool {
         switch name.utf8.count {
         case 2: name == "te"
         case 7: name == "upgrade" || name == "trailer"

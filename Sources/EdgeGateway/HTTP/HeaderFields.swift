@@ -17,27 +17,35 @@ struct HeaderFields: Sendable, Hashable {
 
     /// The first value.
     subscript(name: String) -> String? {
-        self.fields.first { $0.name == name }?.value
+        self.index(of: name).map { self.fields[$0].value }
     }
 
     func values(_ name: String) -> [String] {
-        self.fields.lazy.filter { $0.name == name }.map(\.value)
+        guard let first = self.index(of: name) else { return [] }
+        return self.fields[first...].filter { $0.name == name }.map(\.value)
     }
 
-    func contains(_ name: String) -> Bool {
-        self.fields.contains { $0.name == name }
+    func contains(_ name: String) -> Bool { self.index(of: name) != nil }
+
+    /// Of the first such field. Lengths are compared first: names are looked for in vain more often than not.
+    func index(of name: String) -> Int? {
+        let count = name.utf8.count
+        return self.fields.firstIndex { $0.name.utf8.count == count && $0.name == name }
     }
 
     /// The elements of a list field (RFC 9110 section 5.6.1) in lower case, over all of its lines.
     func elements(_ name: String) -> [String] {
-        var elements: [String] = []
-        for field in self.fields where field.name == name {
-            for part in field.value.utf8.split(separator: UInt8(ascii: ",")) {
-                let element = ASCII.trimmed(part)
-                if !element.isEmpty { elements.append(ASCII.lowercased(element)) }
-            }
+        self.fields.filter { $0.name == name }.flatMap { Self.elements(of: $0.value) }
+    }
+
+    static func elements(of value: String) -> [String] {
+        switch value {
+        // What nearly all say.
+        case "close", "keep-alive": [value]
+        default:
+            value.utf8.split(separator: UInt8(ascii: ",")).map { ASCII.trimmed($0) }.filter { !$0.isEmpty }
+                .map { ASCII.lowercased($0) }
         }
-        return elements
     }
 
     mutating func add(_ name: String, _ value: String) {
@@ -46,7 +54,7 @@ struct HeaderFields: Sendable, Hashable {
 
     /// Puts one value in the place of all.
     mutating func set(_ name: String, _ value: String) {
-        if let first = self.fields.firstIndex(where: { $0.name == name }) {
+        if let first = self.index(of: name) {
             self.fields[first].value = value
             guard let second = self.fields.indices.dropFirst(first + 1).first(where: { self.fields[$0].name == name })
             else { return }
@@ -57,22 +65,20 @@ struct HeaderFields: Sendable, Hashable {
     }
 
     mutating func remove(_ name: String) {
-        self.fields.removeAll { $0.name == name }
+        if self.contains(name) { self.fields.removeAll { $0.name == name } }
     }
 }
 
 /// Bytes of header sections, as RFC 9110 and RFC 3986 class them.
 enum ASCII {
     static func isTokenByte(_ byte: UInt8) -> Bool {
-        switch byte {
-        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "!"), UInt8(ascii: "#")...UInt8(ascii: "'"),
-            UInt8(ascii: "*"), UInt8(ascii: "+"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "^"),
-            UInt8(ascii: "_"), UInt8(ascii: "`"), UInt8(ascii: "|"), UInt8(ascii: "~"):
-            true
-        default: false
-        }
+        // One bit for each byte: it is asked for every byte of every name.
+        byte < 128 && (byte < 64 ? Self.lowTokens : Self.highTokens) >> UInt64(byte & 63) & 1 == 1
     }
+
+    /// Digits and !#$%&'*+-. of the first 64 characters; letters and ^_`|~ of the next.
+    private static let lowTokens: UInt64 = 0x03FF_6CFA_0000_0000
+    private static let highTokens: UInt64 = 0x57FF_FFFF_C7FF_FFFE
 
     /// Visible characters, spaces and tabs, and bytes above 127 (`obs-text`).
     static func isValueByte(_ byte: UInt8) -> Bool {

@@ -14,7 +14,8 @@ final class HTTP1Upstream: ChannelInboundHandler, RemovableChannelHandler, Upstr
         case closed
     }
 
-    weak var observer: (any UpstreamObserver)?
+    /// Not weak: it holds its stream until the request is over, which costs less.
+    var observer: (any UpstreamObserver)?
     /// Where it goes when a request is done and it may have another; called once for each.
     var onIdle: ((HTTP1Upstream) -> Void)?
     var onClose: ((HTTP1Upstream) -> Void)?
@@ -22,6 +23,7 @@ final class HTTP1Upstream: ChannelInboundHandler, RemovableChannelHandler, Upstr
     private var context: ChannelHandlerContext?
     private var parser: HTTP1HeadParser
     private let limits: HTTP1HeadParser.Limits
+    private let spares: SpareBuffers
     private var received: ByteBuffer?
     private var method = ""
     private var isChunked = false
@@ -33,7 +35,8 @@ final class HTTP1Upstream: ChannelInboundHandler, RemovableChannelHandler, Upstr
     /// TLS is up, or there is none.
     private var isReady: Bool
 
-    init(limits: HTTP1HeadParser.Limits, isSecured: Bool) {
+    init(limits: HTTP1HeadParser.Limits, isSecured: Bool, spares: SpareBuffers = SpareBuffers()) {
+        self.spares = spares
         self.limits = limits
         self.isReady = !isSecured
         self.parser = HTTP1HeadParser(.response, limits: limits)
@@ -54,9 +57,10 @@ final class HTTP1Upstream: ChannelInboundHandler, RemovableChannelHandler, Upstr
         self.requestEnded = false
         self.keepsAlive = head.upgrade == nil
         self.hasAnswered = false
-        var buffer = context.channel.allocator.buffer(capacity: 1024)
+        var buffer = self.spares.take(1024)
         HTTP1Writer.request(head, into: &buffer)
         context.write(self.wrapOutboundOut(buffer), promise: nil)
+        self.spares.give(buffer)
     }
 
     func write(_ bytes: ByteBuffer) {
@@ -151,6 +155,7 @@ final class HTTP1Upstream: ChannelInboundHandler, RemovableChannelHandler, Upstr
         } catch {
             return self.fail(.malformed(error.message))
         }
+        if bytes.readableBytes == 0 { self.spares.give(bytes) }
         self.finishRead()
     }
 
@@ -235,6 +240,9 @@ final class HTTP1Upstream: ChannelInboundHandler, RemovableChannelHandler, Upstr
         self.observer = nil
         self.state = .closed
         self.onIdle = nil
+        // The pool has no more to do with it.
+        self.onClose?(self)
+        self.onClose = nil
         let rest = bytes.readableBytes > 0 ? bytes : nil
         let channel = context.channel
         context.pipeline.syncOperations.removeHandler(self, promise: nil)

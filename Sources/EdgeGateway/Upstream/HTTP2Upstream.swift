@@ -77,6 +77,9 @@ private final class HTTP2UpstreamGuard: ChannelInboundHandler {
 enum HTTP2Bounds {
     static let streamWindow = 256 * 1024
     static let connectionWindow = 1024 * 1024
+    /// Content of one stream that waits for its peer.
+    static let highWaterMark = 64 * 1024
+    static let lowWaterMark = 16 * 1024
 
     static func connection(_ limits: GatewayLimits, isServer: Bool) -> NIOHTTP2Handler.ConnectionConfiguration {
         var configuration = NIOHTTP2Handler.ConnectionConfiguration()
@@ -98,8 +101,8 @@ enum HTTP2Bounds {
     static func stream(_ limits: GatewayLimits) -> NIOHTTP2Handler.StreamConfiguration {
         var configuration = NIOHTTP2Handler.StreamConfiguration()
         configuration.targetWindowSize = Self.streamWindow
-        configuration.outboundBufferSizeHighWatermark = 64 * 1024
-        configuration.outboundBufferSizeLowWatermark = 16 * 1024
+        configuration.outboundBufferSizeHighWatermark = Self.highWaterMark
+        configuration.outboundBufferSizeLowWatermark = Self.lowWaterMark
         configuration.streamResetFrameRateLimit.maximumCount = limits.resetsPerConnection
         return configuration
     }
@@ -110,7 +113,7 @@ final class HTTP2UpstreamStream: ChannelInboundHandler, UpstreamStream {
     typealias InboundIn = HTTP2Frame.FramePayload
     typealias OutboundOut = HTTP2Frame.FramePayload
 
-    weak var observer: (any UpstreamObserver)?
+    var observer: (any UpstreamObserver)?
     private let limits: GatewayLimits
     private var context: ChannelHandlerContext?
     private var hasAnswered = false

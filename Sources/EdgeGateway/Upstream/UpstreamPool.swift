@@ -18,16 +18,24 @@ final class UpstreamPool {
         var application: ApplicationProtocol
     }
 
-    private struct Idle {
-        let connection: HTTP1Upstream
-        let until: NIODeadline
+    /// The connections of HTTP/1.1 to one endpoint. They know it, so that one that is idle again is not looked up.
+    private final class EndpointConnections {
+        struct Idle {
+            let connection: HTTP1Upstream
+            let until: NIODeadline
+        }
+        /// The oldest first.
+        var idle: [Idle] = []
+        /// Idle or not.
+        var connections = 0
     }
 
     private let loop: any EventLoop
     private let dialer: any EndpointDialing
     private let certificates: CertificateStore
     private var limits: GatewayLimits
-    private var idle: [Key: [Idle]] = [:]
+    private let spares: SpareBuffers
+    private var endpoints: [Key: EndpointConnections] = [:]
     private(set) var idleCount = 0
     private var http2: [Key: [HTTP2Upstream]] = [:]
     /// Requests that wait for an HTTP/2 connection: no more than there are streams of clients.
@@ -35,11 +43,18 @@ final class UpstreamPool {
     private var sweep: RepeatedTask?
     private var isClosed = false
 
-    init(loop: any EventLoop, dialer: any EndpointDialing, certificates: CertificateStore, limits: GatewayLimits) {
+    init(
+        loop: any EventLoop,
+        dialer: any EndpointDialing,
+        certificates: CertificateStore,
+        limits: GatewayLimits,
+        spares: SpareBuffers
+    ) {
         self.loop = loop
         self.dialer = dialer
         self.certificates = certificates
         self.limits = limits
+        self.spares = spares
         let pool = NIOLoopBound(self, eventLoop: loop)
         self.sweep = loop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { _ in
             pool.value.expire()
@@ -51,38 +66,47 @@ final class UpstreamPool {
         var isReused: Bool
     }
 
-    /// - Parameters:
-    ///   - isFresh: not a connection that was idle, as one has just turned out to be closed.
-    ///   - completion: called once, on the loop, perhaps at once.
-    func open(
-        _ endpoint: ResolvedEndpoint,
-        _ backend: Backend,
-        origin: FlowOrigin,
-        isFresh: Bool,
-        deadline: NIODeadline,
-        _ completion: @escaping (Result<Opened, any Error>) -> Void
-    ) {
-        let key = Key(
+    /// An idle connection of HTTP/1.1; nil if there is none, or the backend speaks HTTP/2.
+    func reuse(_ endpoint: ResolvedEndpoint, _ backend: Backend) -> (any UpstreamStream)? {
+        guard case .http1 = backend.application, let connections = self.endpoints[Self.key(endpoint, backend)] else {
+            return nil
+        }
+        while let idle = connections.idle.popLast() {
+            self.idleCount -= 1
+            if idle.connection.isOpen { return idle.connection }
+        }
+        return nil
+    }
+
+    private static func key(_ endpoint: ResolvedEndpoint, _ backend: Backend) -> Key {
+        Key(
             address: endpoint.transportAddress,
             node: endpoint.endpoint.nodeName,
             tls: backend.tls,
             application: backend.application
         )
-        switch backend.application {
-        case .http1:
-            if !isFresh, let connection = self.takeIdle(key) {
-                return completion(.success(Opened(stream: connection, isReused: true)))
-            }
-        case .http2:
-            if let connection = self.http2[key]?.first(where: \.hasRoom) {
-                return connection.open { completion($0.map { Opened(stream: $0, isReused: true) }) }
-            }
-            return self.connectHTTP2(endpoint, key, origin: origin, deadline: deadline, completion) { error in
-                if let error { return completion(.failure(error)) }
-                self.open(endpoint, backend, origin: origin, isFresh: isFresh, deadline: deadline, completion)
-            }
+    }
+
+    /// A stream of a new connection, or of one of HTTP/2.
+    /// - Parameter completion: called once, on the loop, perhaps at once.
+    func open(
+        _ endpoint: ResolvedEndpoint,
+        _ backend: Backend,
+        origin: FlowOrigin,
+        deadline: NIODeadline,
+        _ completion: @escaping (Result<Opened, any Error>) -> Void
+    ) {
+        let key = Self.key(endpoint, backend)
+        guard case .http2 = backend.application else {
+            return self.connect(endpoint, key, origin: origin, deadline: deadline, completion)
         }
-        self.connect(endpoint, key, origin: origin, deadline: deadline, completion)
+        if let connection = self.http2[key]?.first(where: \.hasRoom) {
+            return connection.open { completion($0.map { Opened(stream: $0, isReused: true) }) }
+        }
+        self.connectHTTP2(endpoint, key, origin: origin, deadline: deadline, completion) { error in
+            if let error { return completion(.failure(error)) }
+            self.open(endpoint, backend, origin: origin, deadline: deadline, completion)
+        }
     }
 
     /// Requests that come while a connection is made wait for it, and then share it.
@@ -151,14 +175,16 @@ final class UpstreamPool {
         }
         switch key.application {
         case .http1:
-            let connection = HTTP1Upstream(limits: self.limits.heads, isSecured: tls != nil)
-            connection.onIdle = { [weak self] in
-                guard let self else { return $0.close() }
-                self.putIdle($0, key)
-            }
-            connection.onClose = { [weak self] connection in self?.forget(connection, key) }
+            let connection = HTTP1Upstream(limits: self.limits.heads, isSecured: tls != nil, spares: self.spares)
+            let buffers = SpareReceiveAllocator(limit: GlueReceiveAllocator.maximum, spares: self.spares, on: self.loop)
+            try channel.syncOptions?.setOption(.recvAllocator, value: buffers)
             if tls != nil { try pipeline.addHandler(HandshakeHandler { connection.secured() }) }
             try pipeline.addHandler(connection)
+            let endpoint = self.endpoints[key] ?? EndpointConnections()
+            self.endpoints[key] = endpoint
+            endpoint.connections += 1
+            connection.onIdle = { self.putIdle($0, endpoint) }
+            connection.onClose = { self.forget($0, endpoint, key) }
             completion(.success(Opened(stream: connection, isReused: false)))
         case .http2:
             let connection = try HTTP2Upstream(on: channel, limits: self.limits)
@@ -175,37 +201,28 @@ final class UpstreamPool {
 
     // MARK: Idle connections
 
-    private func takeIdle(_ key: Key) -> HTTP1Upstream? {
-        while let idle = self.idle[key]?.popLast() {
-            self.idleCount -= 1
-            if self.idle[key]?.isEmpty == true { self.idle[key] = nil }
-            if idle.connection.isOpen { return idle.connection }
-        }
-        return nil
-    }
-
-    private func putIdle(_ connection: HTTP1Upstream, _ key: Key) {
+    private func putIdle(_ connection: HTTP1Upstream, _ endpoint: EndpointConnections) {
         guard !self.isClosed, self.idleCount < self.limits.idleBackends,
-            self.idle[key]?.count ?? 0 < self.limits.idlePerEndpoint
+            endpoint.idle.count < self.limits.idlePerEndpoint
         else { return connection.close() }
         self.idleCount += 1
-        self.idle[key, default: []].append(
-            Idle(connection: connection, until: self.loop.now + self.limits.idleBackendTimeout)
+        endpoint.idle.append(
+            EndpointConnections.Idle(connection: connection, until: self.loop.now + self.limits.idleBackendTimeout)
         )
     }
 
-    private func forget(_ connection: HTTP1Upstream, _ key: Key) {
-        guard let index = self.idle[key]?.firstIndex(where: { $0.connection === connection }) else { return }
-        self.idle[key]?.remove(at: index)
+    private func forget(_ connection: HTTP1Upstream, _ endpoint: EndpointConnections, _ key: Key) {
+        endpoint.connections -= 1
+        if endpoint.connections == 0 { self.endpoints[key] = nil }
+        guard let index = endpoint.idle.firstIndex(where: { $0.connection === connection }) else { return }
+        endpoint.idle.remove(at: index)
         self.idleCount -= 1
-        if self.idle[key]?.isEmpty == true { self.idle[key] = nil }
     }
 
     private func expire() {
         let now = self.loop.now
-        for (_, list) in self.idle {
-            // The oldest are in front.
-            for idle in list.prefix(while: { $0.until <= now }) { idle.connection.close() }
+        for endpoint in self.endpoints.values {
+            for idle in endpoint.idle.prefix(while: { $0.until <= now }) { idle.connection.close() }
         }
         let since = now - self.limits.idleBackendTimeout
         for connection in self.http2.values.flatMap({ $0 }) where connection.isIdle(since: since) { connection.close() }
@@ -216,7 +233,7 @@ final class UpstreamPool {
     func close() {
         self.isClosed = true
         self.sweep?.cancel()
-        for idle in self.idle.values.flatMap({ $0 }) { idle.connection.close() }
+        for idle in self.endpoints.values.flatMap(\.idle) { idle.connection.close() }
         for connection in self.http2.values.flatMap({ $0 }) { connection.close() }
     }
 }

@@ -59,8 +59,11 @@ public struct RequestHost: Sendable, Hashable {
     public let port: UInt16?
 
     /// Nil if it is no host with, or without, a port: the request is to be refused with 400.
-    public init?(_ authority: some StringProtocol) {
-        var host = Substring(String(authority)).utf8
+    public init?(_ authority: some StringProtocol) { self.init(String(authority)) }
+
+    /// Nil if it is no host with, or without, a port: the request is to be refused with 400.
+    public init?(_ authority: String) {
+        var host = authority[...].utf8
         if host.first == UInt8(ascii: "[") {
             guard let end = host.firstIndex(of: UInt8(ascii: "]")) else { return nil }
             let port = host[host.index(after: end)...]
@@ -78,7 +81,11 @@ public struct RequestHost: Sendable, Hashable {
         }
         if host.last == UInt8(ascii: ".") { host = host.dropLast() }
         guard (1...253).contains(host.count), host.allSatisfy(Self.isAllowed) else { return nil }
-        self.name = String(decoding: host.map { (0x41...0x5A).contains($0) ? $0 | 0x20 : $0 }, as: UTF8.self)
+        let hasCapitals = host.contains { (0x41...0x5A).contains($0) }
+        self.name =
+            hasCapitals
+            ? String(decoding: host.map { (0x41...0x5A).contains($0) ? $0 | 0x20 : $0 }, as: UTF8.self)
+            : String(Substring(host))
     }
 
     /// Nil if it is none; `.some(nil)` if there is none.

@@ -2,8 +2,11 @@ extension HTTPHosts {
     /// The host whose pattern fits best.
     /// - Parameter name: as `RequestHost.name` has it.
     public func host(named name: String) -> Host? {
-        self.patterns.best(for: name).map { self.hosts[$0] }
+        self.position(ofHostNamed: name).map { self.hosts[$0] }
     }
+
+    /// Where it stands in `hosts`.
+    public func position(ofHostNamed name: String) -> Int? { self.patterns.best(for: name) }
 
     /// What is to be done with a request; nil for 404.
     public func rule(for request: some GatewayRequest, within budget: MatchBudget = MatchBudget()) -> HTTPRule? {
@@ -15,8 +18,17 @@ extension HTTPHosts {
 extension HTTPHosts.Host {
     /// The first rule that matches; nil if the budget was used up before that is known.
     public func rule(for request: some GatewayRequest, within budget: MatchBudget = MatchBudget()) -> HTTPRule? {
-        let rule = self.rules.first { $0.matches(request, within: budget) || budget.isExhausted }
-        return budget.isExhausted ? nil : rule
+        self.ruleIndex(for: request, within: budget).map { self.rules[$0] }
+    }
+
+    /// Where it stands in `rules`.
+    public func ruleIndex(for request: some GatewayRequest, within budget: MatchBudget = MatchBudget()) -> Int? {
+        for index in self.rules.indices {
+            let isMatched = self.rules[index].matches(request, within: budget)
+            if budget.isExhausted { return nil }
+            if isMatched { return index }
+        }
+        return nil
     }
 }
 
@@ -25,17 +37,22 @@ extension TLSServer {
     /// every name, or the only one.
     /// - Parameter name: in lower case, without a final dot.
     public static func best(of servers: [TLSServer], for name: String?) -> TLSServer? {
+        self.bestIndex(of: servers, for: name).map { servers[$0] }
+    }
+
+    /// Where it stands.
+    public static func bestIndex(of servers: [TLSServer], for name: String?) -> Int? {
         guard let name else {
-            return servers.first { $0.hosts.contains(.any) } ?? (servers.count == 1 ? servers[0] : nil)
+            return servers.firstIndex { $0.hosts.contains(.any) } ?? (servers.count == 1 ? 0 : nil)
         }
-        var best: (server: TLSServer, host: HostPattern)?
-        for server in servers {
+        var best: (index: Int, host: HostPattern)?
+        for (index, server) in servers.enumerated() {
             for host in server.hosts where host.matches(name) {
                 guard best.map({ HostPattern.isMoreSpecific(host, than: $0.host) }) ?? true else { continue }
-                best = (server, host)
+                best = (index, host)
             }
         }
-        return best?.server
+        return best?.index
     }
 
     /// Whether a request for `name` may come over a connection to this server: otherwise 421 sends the client to another.
@@ -45,17 +62,19 @@ extension TLSServer {
 /// Finds the best of many patterns in as many steps as the name has labels.
 struct HostIndex: Sendable {
     private var positions: [String: Int] = [:]
+    private var hasSuffixes = false
 
     init(_ patterns: some Sequence<HostPattern>) {
         for (position, pattern) in patterns.enumerated() where self.positions[pattern.text] == nil {
             self.positions[pattern.text] = position
+            if pattern.text.utf8.count > 1, pattern.text.utf8.first == UInt8(ascii: "*") { self.hasSuffixes = true }
         }
     }
 
     func best(for name: String) -> Int? {
         if let position = self.positions[name] { return position }
         var rest = name[...]
-        while let dot = rest.utf8.firstIndex(of: UInt8(ascii: ".")) {
+        while self.hasSuffixes, let dot = rest.utf8.firstIndex(of: UInt8(ascii: ".")) {
             if let position = self.positions["*" + rest[dot...]] { return position }
             rest = rest[rest.utf8.index(after: dot)...]
         }
@@ -134,13 +153,19 @@ extension PathMatch {
 extension [WeightedBackend] {
     /// One of them, each with the probability of its weight; nil if there is none or all weigh nothing.
     public func choose(using generator: inout some RandomNumberGenerator) -> WeightedBackend? {
-        if self.count == 1 { return self[0].weight > 0 ? self[0] : nil }
+        self.chooseIndex(using: &generator).map { self[$0] }
+    }
+
+    /// Where it stands.
+    public func chooseIndex(using generator: inout some RandomNumberGenerator) -> Int? {
+        if self.count == 1 { return self[0].weight > 0 ? 0 : nil }
         let total = self.reduce(0 as UInt64) { $0 + UInt64($1.weight) }
         guard total > 0 else { return nil }
         var draw = UInt64.random(in: 0..<total, using: &generator)
-        for backend in self {
-            if draw < UInt64(backend.weight) { return backend }
-            draw -= UInt64(backend.weight)
+        for index in self.indices {
+            let weight = UInt64(self[index].weight)
+            if draw < weight { return index }
+            draw -= weight
         }
         return nil
     }

@@ -24,8 +24,16 @@ public struct RequestTarget: Sendable, Hashable {
     public let query: String?
 
     /// - Parameter target: the request target in origin form.
-    public init(_ target: some StringProtocol) throws(Failure) {
-        let text = Substring(String(target))
+    public init(_ target: some StringProtocol) throws(Failure) { try self.init(String(target)) }
+
+    /// - Parameter target: the request target in origin form.
+    public init(_ target: String) throws(Failure) {
+        if Self.isNormal(target) {
+            self.path = target
+            self.query = nil
+            return
+        }
+        let text = target[...]
         guard text.utf8.count <= Self.maximumBytes else { throw .tooLong }
         let mark = text.utf8.firstIndex(of: UInt8(ascii: "?"))
         let query = mark.map { text[text.utf8.index(after: $0)...] }
@@ -33,6 +41,21 @@ public struct RequestTarget: Sendable, Hashable {
         self.query = query.map { String($0) }
         let path = text[..<(mark ?? text.endIndex)]
         self.path = path == "*" ? "*" : try Self.normalized(Array(path.utf8))
+    }
+
+    /// Whether it is a path without a query and stays as it is, as most do: each `/` but the last goes before an unreserved character
+    /// that is no dot, and the others are unreserved.
+    private static func isNormal(_ target: String) -> Bool {
+        var last = UInt8(ascii: "x")
+        for byte in target.utf8 {
+            let isFirst = last == UInt8(ascii: "/")
+            guard
+                byte == UInt8(ascii: "/")
+                    ? !isFirst : Self.isUnreserved(byte) && !(isFirst && byte == UInt8(ascii: "."))
+            else { return false }
+            last = byte
+        }
+        return target.utf8.first == UInt8(ascii: "/") && target.utf8.count <= Self.maximumBytes
     }
 
     private static func isAllowed(_ byte: UInt8) -> Bool { byte > 0x20 && byte < 0x7F && byte != UInt8(ascii: "#") }
