@@ -37,6 +37,9 @@ enum HTTP2Server {
         try pipeline.addHandler(connectionGuard)
         try channel.syncOptions?.setOption(.autoRead, value: true)
     }
+
+    /// Whether the client has broken HTTP/2, and not only ended its connection without a word.
+    static func isBreach(_ error: any Error) -> Bool { error is any NIOHTTP2Error || error is any NIOHPACKError }
 }
 
 /// Ends a connection whose peer does not keep to HTTP/2. An error of one stream is that stream's.
@@ -64,7 +67,7 @@ private final class HTTP2ConnectionGuard: ChannelInboundHandler {
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
         guard !(error is NIOHTTP2Errors.StreamError) else { return }
-        self.worker.counters.requestsRefused += 1
+        if HTTP2Server.isBreach(error) { self.worker.counters.requestsRefused += 1 }
         context.close(promise: nil)
     }
 
