@@ -175,7 +175,7 @@ let package = Package(
         library(
             "Admin",
             [
-                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
                 "MeshInterfaces", nioCore, nioPosix, nioHTTP1, hashTrees, logging, lifecycle,
             ]
         ),
@@ -340,8 +340,8 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "EdgeTunnel", "FakeKube", "GatewayRouting", "LibP2P", "MeshTesting", "Multiformats", "MeshApp", "Admin",
-                "EdgeDNS",
+                "EdgeTunnel", "FakeKube", "GatewayRouting", "KubeClient", "LibP2P", "MeshTesting", "Multiformats",
+                "MeshApp", "Admin", "EdgeDNS",
                 "EdgeGateway", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
                 "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioHTTP1, nioPosix, hashTrees, logging,
                 lifecycle,
