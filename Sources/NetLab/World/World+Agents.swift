@@ -26,7 +26,7 @@ extension World {
           edgeTunnel:
             enable: true
             listenPort: \(WorldPlan.tunnelPort)
-        \(self.sharedTunnelSettings)
+        \(self.sharedTunnelSettings)\((self.options.agentModules[node] ?? []).map { "  \($0)\n" }.joined())
         """
     }
 
