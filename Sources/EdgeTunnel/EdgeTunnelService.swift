@@ -254,9 +254,10 @@ public final class EdgeTunnelService: Service, NodeTunneling {
     public func openStream(
         to target: TunnelTarget,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart?
     ) -> EventLoopFuture<any Channel> {
-        self.open(target, .tcp, on: loop, deadline: deadline)
+        self.open(target, .tcp, on: loop, deadline: deadline, early: early)
     }
 
     public func openDatagrams(
@@ -275,12 +276,13 @@ public final class EdgeTunnelService: Service, NodeTunneling {
         _ target: TunnelTarget,
         _ transport: TransportProtocol,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart? = nil
     ) -> EventLoopFuture<any Channel> {
         guard let node = self.state.withLock({ $0.running }) else {
             return loop.makeFailedFuture(Self.notRunning(target.node))
         }
-        return node.open(target, transport, on: loop, deadline: deadline)
+        return node.open(target, transport, on: loop, deadline: deadline, early: early)
     }
 
     /// Measures one round trip to a node by the best path there is, which is made if there is none. Throws `TunnelError` within

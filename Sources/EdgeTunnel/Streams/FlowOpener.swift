@@ -37,14 +37,17 @@ final class FlowOpener: Sendable {
     /// The future completes on the loop of that connection, by `deadline`; fails with `TunnelError`. The channel has `autoRead`
     /// off and `allowRemoteHalfClosure` on; bytes that came with the answer wait for the first read. For `udp` each buffer read
     /// or written is one datagram.
-    /// - Parameter loop: of the future if it fails before there is a connection.
+    /// - Parameters:
+    ///   - loop: of the future if it fails before there is a connection.
+    ///   - early: of a byte stream, called when the request is written, if the peer and its path are known to be there.
     func open(
         _ target: TunnelTarget,
         transport: TransportProtocol,
         peer: PeerID,
         addresses: [Multiaddr] = [],
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart? = nil
     ) -> EventLoopFuture<any Channel> {
         let remaining = deadline - loop.now
         guard remaining > .zero else { return loop.makeFailedFuture(self.failed(.late(target))) }
@@ -61,13 +64,28 @@ final class FlowOpener: Sendable {
             options: DialOptions(timeout: remaining)
         )
         let promise = connected.eventLoop.makePromise(of: (any Channel).self)
-        let request = FlowOpening.Request(target: target, transport: transport, peer: peer, deadline: deadline)
+        let request = FlowOpening.Request(
+            target: target,
+            transport: transport,
+            peer: peer,
+            deadline: deadline,
+            early: transport == .tcp ? early : nil
+        )
         if connected.eventLoop.inEventLoop {
             FlowOpening(request, self, promise).begin(connected)
         } else {
             connected.eventLoop.execute { FlowOpening(request, self, promise).begin(connected) }
         }
         return promise.futureResult
+    }
+
+    /// A peer that owes an answer for longer may be gone. What is written early is lost with it, and cannot be sent elsewhere, as
+    /// nobody knows how far it came.
+    static let earlyPatience = TimeAmount.milliseconds(250)
+
+    /// Whether a peer that was last heard and sent something then is there, as far as anybody can tell.
+    static func isEarlySafe(heard: NIODeadline, sent: NIODeadline, now: NIODeadline) -> Bool {
+        heard >= sent || now - heard < Self.earlyPatience
     }
 
     /// What the peer has told that it speaks decides; with one protocol the request travels with its proposal.
@@ -92,6 +110,7 @@ private final class FlowOpening {
         let transport: TransportProtocol
         let peer: PeerID
         let deadline: NIODeadline
+        let early: EarlyStart?
     }
 
     private let request: Request
@@ -126,16 +145,21 @@ private final class FlowOpening {
             allowLimitedConnection: true,
             timeout: max(.milliseconds(1), self.request.deadline - connection.eventLoop.now)
         )
+        let mayBeEarly = FlowOpener.isEarlySafe(
+            heard: connection.lastHeard,
+            sent: connection.lastSent,
+            now: connection.eventLoop.now
+        )
         connection.openStream(protocols: self.opener.protocols(of: connection), options: options)
             .assumeIsolated().whenComplete { result in
                 switch result {
-                case .success(let stream): self.ask(stream)
+                case .success(let stream): self.ask(stream, mayBeEarly: mayBeEarly)
                 case .failure(let error): self.fail(TunnelError(error, opening: self.request.target))
                 }
             }
     }
 
-    private func ask(_ stream: NegotiatedStream) {
+    private func ask(_ stream: NegotiatedStream, mayBeEarly: Bool) {
         guard !self.isDone else { return stream.reset() }
         let channel = stream.channel
         let isOurs = stream.protocolID == TunnelProtocol.flow
@@ -155,6 +179,7 @@ private final class FlowOpening {
             return self.fail(TunnelError(error, opening: self.request.target))
         }
         channel.writeAndFlush(self.message(isOurs: isOurs, now: channel.eventLoop.now), promise: nil)
+        if isOurs, mayBeEarly, !self.isDone { self.request.early?(channel) }
     }
 
     private func message(isOurs: Bool, now: NIODeadline) -> ByteBuffer {
