@@ -183,7 +183,7 @@ enum GatewayObjects {
             backendRefs: [{name: tools, port: 9000}]
           - backendRefs: [{name: far-2, port: 80}]
 
-        """ + self.streamRoute("TCP", port: 2701) + self.streamRoute("UDP", port: 2702)
+        """ + Self.streamRoute("TCP", port: 2701) + Self.streamRoute("UDP", port: 2702)
 
     /// From the listener of that name to `far-2`.
     private static func streamRoute(_ transport: String, port: Int) -> String {
