@@ -125,7 +125,8 @@ extension EndToEnd {
         }
 
         @Test(arguments: [2701, 8081]) func tcpIsCarried(port: UInt16) async throws {
-            let socket = try LabSocket(self.world.lab, on: WorldPlan.outside, .tcp)
+            // The first stream to a node may have to wait for its path.
+            let socket = try LabSocket(self.world.lab, on: WorldPlan.outside, .tcp, within: 60)
             try socket.connect(try self.world.gatewayAddress(), port)
             try socket.send("half\n".utf8)
             socket.finishWriting()
