@@ -16,7 +16,8 @@ public protocol NodeTunneling: Sendable {
         early: EarlyStart?
     ) -> EventLoopFuture<any Channel>
 
-    /// Opens a flow of datagrams to a UDP target: each `ByteBuffer` read or written is one datagram. As `openStream` otherwise.
+    /// Opens a flow of datagrams to a UDP target: each `ByteBuffer` read or written is one datagram. As `openStream` otherwise, but
+    /// it may be open before the target has answered: if that fails, the channel has an error.
     func openDatagrams(
         to target: TunnelTarget,
         on loop: any EventLoop,

@@ -36,7 +36,7 @@ final class FlowOpener: Sendable {
     ///
     /// The future completes on the loop of that connection, by `deadline`; fails with `TunnelError`. The channel has `autoRead`
     /// off and `allowRemoteHalfClosure` on; bytes that came with the answer wait for the first read. For `udp` each buffer read
-    /// or written is one datagram.
+    /// or written is one datagram, and where bytes may leave early the answer is not waited for: an error of the channel is one.
     /// - Parameters:
     ///   - loop: of the future if it fails before there is a connection.
     ///   - early: of a byte stream, called when the request is written, if the peer and its path are known to be there.
@@ -118,6 +118,7 @@ private final class FlowOpening {
     private let promise: EventLoopPromise<any Channel>
     private var timer: Scheduled<Void>?
     private var isDone = false
+    private var isHandedOver = false
 
     init(_ request: Request, _ opener: FlowOpener, _ promise: EventLoopPromise<any Channel>) {
         self.request = request
@@ -166,20 +167,35 @@ private final class FlowOpening {
         do {
             if !isOurs, self.request.transport == .udp { try channel.keepFramesAsDatagrams() }
             try PreambleHandler.read(on: channel, deadline: self.request.deadline) { result in
-                do {
-                    try self.check(try result.get(), isOurs: isOurs)
-                    try self.hand(over: channel, isOurs: isOurs)
-                } catch {
-                    channel.closeWithReset()
-                    self.fail(TunnelError(error, opening: self.request.target))
-                }
+                self.answered(result, on: channel, isOurs: isOurs)
+            }
+            channel.writeAndFlush(self.message(isOurs: isOurs, now: channel.eventLoop.now), promise: nil)
+            guard isOurs, mayBeEarly, !self.isDone else { return }
+            switch self.request.transport {
+            // Datagrams may be lost, and who sends them knows that: they do not wait for the answer.
+            case .udp: try self.hand(over: channel, isOurs: true)
+            case .tcp, .sctp: self.request.early?(channel)
             }
         } catch {
             stream.reset()
-            return self.fail(TunnelError(error, opening: self.request.target))
+            self.fail(TunnelError(error, opening: self.request.target))
         }
-        channel.writeAndFlush(self.message(isOurs: isOurs, now: channel.eventLoop.now), promise: nil)
-        if isOurs, mayBeEarly, !self.isDone { self.request.early?(channel) }
+    }
+
+    private func answered(_ result: Result<ByteBuffer, any Error>, on channel: any Channel, isOurs: Bool) {
+        do {
+            try self.check(try result.get(), isOurs: isOurs)
+            if !self.isHandedOver { try self.hand(over: channel, isOurs: isOurs) }
+        } catch {
+            let error = TunnelError(error, opening: self.request.target)
+            if self.isHandedOver {
+                self.opener.failed(error)
+                channel.pipeline.fireErrorCaught(error)
+            } else {
+                self.fail(error)
+            }
+            channel.closeWithReset()
+        }
     }
 
     private func message(isOurs: Bool, now: NIODeadline) -> ByteBuffer {
@@ -217,6 +233,7 @@ private final class FlowOpening {
             try channel.pipeline.syncOperations.addDatagramHandler(isFramed: isOurs, traffic)
         }
         self.isDone = true
+        self.isHandedOver = true
         self.timer?.cancel()
         let (opener, peer) = (self.opener, self.request.peer)
         channel.closeFuture.whenComplete { _ in opener.tally.leave(peer) }
