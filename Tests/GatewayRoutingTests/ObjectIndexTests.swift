@@ -52,29 +52,7 @@ import Testing
         }
         #expect(reads == rules && found == rules)
 
-        let gateway = """
-            apiVersion: networking.istio.io/v1
-            kind: Gateway
-            metadata: {name: edge, namespace: shop}
-            spec: {servers: [{port: {number: 80, name: web, protocol: HTTP}, hosts: ["*"]}]}
-            """
-        func route(_ number: Int) -> String {
-            """
-            apiVersion: networking.istio.io/v1
-            kind: VirtualService
-            metadata: {name: route-\(number), namespace: shop}
-            spec:
-              hosts: [web-\(number).example]
-              gateways: [edge]
-              http: [{route: [{destination: {host: web-\(number * services / routes), port: {number: 80}}}]}]
-            """
-        }
-        let yaml = ([gateway] + (0..<routes).map(route)).joined(separator: "\n---\n")
-        let resources = try Document.parseYAML(Array(yaml.utf8)).flatMap { document in
-            try ClusterObject.decode(document).compactMap { object in
-                if case .gateway(let resource) = object { resource } else { nil }
-            }
-        }
+        let resources = try Self.resources(routes: routes) { "web-\($0 * services / routes)" }
         let asked = Counter()
         let input = GatewayInput(
             resources: resources,
@@ -89,5 +67,33 @@ import Testing
         let compilation = GatewayCompiler.compile(input, settings: CompilerSettings())
         #expect(compilation.plan.listeners.count == 1 && compilation.findings.isEmpty)
         #expect(asked.value == routes, "one backend each")
+    }
+
+    /// A Gateway and its VirtualServices.
+    private static func resources(routes: Int, _ service: (Int) -> String) throws -> [GatewayResource] {
+        func object(_ kind: String, _ name: String, _ spec: Document) -> Document {
+            [
+                "apiVersion": "networking.istio.io/v1", "kind": .string(kind),
+                "metadata": ["name": .string(name), "namespace": "shop"], "spec": spec,
+            ]
+        }
+        let port: Document = ["number": 80, "name": "web", "protocol": "HTTP"]
+        let gateway = object("Gateway", "edge", ["servers": [["port": port, "hosts": ["*"]]]])
+        let others = (0..<routes).map { number in
+            let destination: Document = ["host": .string(service(number)), "port": ["number": 80]]
+            return object(
+                "VirtualService",
+                "route-\(number)",
+                [
+                    "hosts": [.string("web-\(number).example")], "gateways": ["edge"],
+                    "http": [["route": [["destination": destination]]]],
+                ]
+            )
+        }
+        return try ([gateway] + others).flatMap { document in
+            try ClusterObject.decode(document).compactMap { object in
+                if case .gateway(let resource) = object { resource } else { nil }
+            }
+        }
     }
 }
