@@ -40,8 +40,7 @@ enum Command {
 
     /// Programs run side by side for as long as they like: a pool of as many threads as the machine has processors would have a
     /// third one wait until two clients that measure have ended.
-    static func onThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value
-    {
+    static func onThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
         try await withCheckedThrowingContinuation { continuation in
             DispatchQueue.global().async { continuation.resume(with: Result { try body() }) }
         }
