@@ -167,8 +167,8 @@ let package = Package(
         library(
             "EdgeCNI",
             [
-                "MeshCore", "PacketWire", "KubeModel", "LinuxNetwork", "ServiceCatalog", nioCore, nioPosix, hashTrees,
-                deques,
+                "MeshCore", "Documents", "PacketWire", "KubeModel", "LinuxNetwork", "ServiceCatalog", "MeshInterfaces",
+                nioCore, nioPosix, hashTrees, deques, logging, lifecycle,
             ]
         ),
         library("CNIPlugin", ["MeshCore", "Documents", "LinuxNetwork"]),
@@ -185,8 +185,8 @@ let package = Package(
             "MeshApp",
             [
                 "CLinux", "MeshCore", "Documents", "KubeModel", "KubeClient", "LinuxNetwork", "ByteStreams",
-                "LoadBalancing", "GatewayRouting", "ServiceCatalog", "MeshInterfaces", "EdgeDNS", "EdgeProxy",
-                "EdgeTunnel",
+                "LoadBalancing", "GatewayRouting", "ServiceCatalog", "MeshInterfaces", "EdgeCNI", "EdgeDNS",
+                "EdgeProxy", "EdgeTunnel",
                 "EdgeGateway", "Admin", "Configuration", "PeerIdentity", "Multiformats", "LibP2PSecurity",
                 hashTrees, nioCore, nioPosix, logging, lifecycle, unixSignals,
             ]
@@ -342,6 +342,10 @@ let package = Package(
             [
                 "EdgeTunnel", "FakeKube", "GatewayRouting", "KubeClient", "LibP2P", "MeshTesting", "Multiformats",
                 "MeshApp", "Admin", "EdgeDNS",
+                "EdgeCNI", "EdgeTunnel", "FakeKube", "GatewayRouting", "LibP2P", "MeshTesting", "Multiformats",
+                "MeshApp",
+                "Admin",
+                "EdgeDNS",
                 "EdgeGateway", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
                 "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioHTTP1, nioPosix, hashTrees, logging,
                 lifecycle,
@@ -392,7 +396,8 @@ let package = Package(
             "EdgeCNITests",
             [
                 "EdgeCNI", "CNIPlugin", "PacketWire", "MeshCore", "MeshTesting", "Documents", "KubeModel",
-                "LinuxNetwork", "LoadBalancing", "ServiceCatalog", nioCore, nioPosix, hashTrees,
+                "LinuxNetwork", "LoadBalancing", "ServiceCatalog", "MeshInterfaces", nioCore, nioPosix, nioEmbedded,
+                hashTrees, logging,
             ]
         ),
         tests(

@@ -15,6 +15,8 @@ public struct SystemChecks<Host: HostReading>: Sendable {
         public var agentProcess: Int32?
         /// The configured one: `auto`, `nftables`, `iptables` or `none`.
         public var kernelBackend: String
+        /// Of the addresses of pods that edgeCNI serves; none if it is off.
+        public var podFamilies: Set<IPFamily>
 
         public init(
             bridgeAddress: IPAddress,
@@ -23,7 +25,8 @@ public struct SystemChecks<Host: HostReading>: Sendable {
             isProxyEnabled: Bool,
             isAgentRunning: Bool,
             agentProcess: Int32? = nil,
-            kernelBackend: String = "auto"
+            kernelBackend: String = "auto",
+            podFamilies: Set<IPFamily> = []
         ) {
             self.bridgeAddress = bridgeAddress
             self.dnsPort = dnsPort
@@ -32,6 +35,7 @@ public struct SystemChecks<Host: HostReading>: Sendable {
             self.isAgentRunning = isAgentRunning
             self.agentProcess = agentProcess
             self.kernelBackend = kernelBackend
+            self.podFamilies = podFamilies
         }
     }
 
@@ -46,7 +50,9 @@ public struct SystemChecks<Host: HostReading>: Sendable {
     public func run() async -> [CheckResult] {
         var results = [self.fileLimit()]
         // A gateway by itself changes nothing on its node.
-        if self.expectation.isProxyEnabled || self.expectation.isDNSEnabled { results.insert(self.privileges(), at: 0) }
+        if self.expectation.isProxyEnabled || self.expectation.isDNSEnabled || !self.expectation.podFamilies.isEmpty {
+            results.insert(self.privileges(), at: 0)
+        }
         if self.expectation.isProxyEnabled {
             results.append(await self.packetFilter())
             results.append(self.ipForward())
@@ -55,6 +61,10 @@ public struct SystemChecks<Host: HostReading>: Sendable {
             results.append(await self.kubeProxy())
             results.append(await self.forwarding())
             results.append(self.defaultRoute())
+        }
+        if !self.expectation.podFamilies.isEmpty {
+            if !self.expectation.isProxyEnabled { results += [self.ipForward(), await self.forwarding()] }
+            results += await self.podNetwork()
         }
         if self.expectation.isDNSEnabled {
             results.append(await self.dnsPort())

@@ -162,6 +162,13 @@ extension AgentConfiguration {
                 "modules.edgeCNI is enabled without meshCIDRConfig.cloudCIDR and meshCIDRConfig.edgeCIDR; list both"
             )
         }
+        if cni.enable, !tunnel.enable {
+            report.add(
+                .error,
+                "modules.edgeCNI.enable",
+                "modules.edgeCNI is enabled without the tunnel that carries its packets; set modules.edgeTunnel.enable: true"
+            )
+        }
         let gateway = self.modules.edgeGateway
         if tunnel.enable, self.role == .gateway, tunnel.listenPort == .max {
             report.add(

@@ -20,6 +20,14 @@ struct PacketForwarder {
         case spoofed
         /// From a peer, to an address that is not on this node.
         case misdirected
+        /// To a node that cannot be reached now.
+        case unreachable
+        /// Behind too many others to the same node.
+        case overflow
+        /// In a form that the agent of the other node does not know: IPv6 to v1.17.
+        case unsupported
+        /// The device did not take it.
+        case device
     }
 
     struct Counters: Sendable, Hashable {
@@ -34,9 +42,19 @@ struct PacketForwarder {
         var drops: [Drop: UInt64] = [:]
     }
 
+    /// A packet of the device that goes to another node.
+    struct Sending: Equatable {
+        var node: String
+        var packet: IPPacket
+        var offload: PacketOffload
+        var flow: UInt32
+        /// It opens a connection of TCP: what it says of the size of segments is to be bounded.
+        var isOpening: Bool
+    }
+
     /// What to do with a packet of the device.
     enum Outgoing: Equatable {
-        case send(node: String, offload: PacketOffload, flow: UInt32)
+        case send(Sending)
         /// A packet for its sender, to be written to the device.
         case answer([UInt8])
         case drop(Drop)
@@ -59,54 +77,65 @@ struct PacketForwarder {
     private(set) var counters = Counters()
     private let mtu: Int
     private let offloads: TunDevice.Offloads
-    /// Who tells senders, of each family.
-    private let routers: [IPAddress]
     private var answerBucket: TokenBucket
 
     init(
         routes: PodRoutes,
         mtu: Int,
         offloads: TunDevice.Offloads,
-        routers: [IPAddress],
         now: MonotonicTime
     ) {
         self.routes = routes
         self.mtu = mtu
         self.offloads = offloads
-        self.routers = routers
         self.answerBucket = TokenBucket(rate: Self.answerRate, burst: Self.answerBurst, now: now)
     }
 
-    /// Judges what was read from the device: a header and a packet, which is changed in place where its segments would be too large.
-    mutating func outgoing(_ bytes: UnsafeMutableRawBufferPointer, now: MonotonicTime) -> Outgoing {
+    /// Judges what was read from the device: a header and a packet.
+    mutating func outgoing(_ bytes: UnsafeRawBufferPointer, now: @autoclosure () -> MonotonicTime) -> Outgoing {
         let packet: IPPacket
         let offload: PacketOffload
-        let body = UnsafeMutableRawBufferPointer(rebasing: bytes.dropFirst(VirtioNetHeader.length))
+        let body = UnsafeRawBufferPointer(rebasing: bytes.dropFirst(VirtioNetHeader.length))
         do {
-            let header = try VirtioNetHeader(parsing: UnsafeRawBufferPointer(bytes))
-            packet = try IPPacket(parsing: UnsafeRawBufferPointer(body))
-            offload = try header.offload(of: packet, UnsafeRawBufferPointer(body))
+            let header = try VirtioNetHeader(parsing: bytes)
+            packet = try IPPacket(parsing: body)
+            offload = try header.offload(of: packet, body)
         } catch {
-            return .drop(self.dropped(.malformed))
+            return .drop(self.drop(.malformed))
         }
         switch self.routes.place(of: packet.destination) {
         case .node(let node):
-            guard self.routes.place(of: packet.source) == .local else { return .drop(self.dropped(.foreignSource)) }
-            let limit = IPPacket.maximumSegmentSize(mtu: self.mtu, isVersion6: packet.family == .v6)
-            if packet.clampSegmentSize(in: body, to: limit, isChecksumPartial: offload.isChecksumPartial) {
-                self.counters.clampedSegmentSizes &+= 1
-            }
+            guard self.routes.place(of: packet.source) == .local else { return .drop(self.drop(.foreignSource)) }
             self.counters.sentPackets &+= 1
             self.counters.sentBytes &+= UInt64(packet.length)
-            return .send(node: node, offload: offload, flow: packet.flowHash(in: UnsafeRawBufferPointer(body)))
+            return .send(
+                Sending(
+                    node: node,
+                    packet: packet,
+                    offload: offload,
+                    flow: packet.flowHash(in: body),
+                    isOpening: packet.opensConnection(in: body)
+                )
+            )
         case .local:
-            return .drop(self.dropped(.local))
+            return .drop(self.drop(.local))
         case .outside:
-            return .drop(self.dropped(.outside))
+            return .drop(self.drop(.outside))
         case .unknown:
-            self.dropped(.unknownNode)
-            return self.answer(.unreachable, to: packet, UnsafeRawBufferPointer(body), now: now)
-                .map { .answer($0) } ?? .drop(.unknownNode)
+            self.drop(.unknownNode)
+            return self.answer(.unreachable, to: packet, body, now: now()).map { .answer($0) } ?? .drop(.unknownNode)
+        }
+    }
+
+    /// Bounds the segments of the connection that a packet opens, in a copy of it.
+    mutating func clamp(_ sending: Sending, in bytes: UnsafeMutableRawBufferPointer) {
+        let limit = IPPacket.maximumSegmentSize(mtu: self.mtu, isVersion6: sending.packet.family == .v6)
+        if sending.packet.clampSegmentSize(
+            in: bytes,
+            to: limit,
+            isChecksumPartial: sending.offload.isChecksumPartial
+        ) {
+            self.counters.clampedSegmentSizes &+= 1
         }
     }
 
@@ -117,9 +146,10 @@ struct PacketForwarder {
         _ bytes: UnsafeRawBufferPointer,
         now: MonotonicTime
     ) -> [UInt8]? {
+        // In the name of its destination: the kernel takes no packet from a device with a source that it would look for elsewhere, as
+        // it would for the addresses of this node.
         guard self.routes.place(of: packet.source) == .local,
-            let router = self.routers.first(where: { $0.family == packet.family }),
-            let answer = error.answer(to: packet, bytes, from: router)
+            let answer = error.answer(to: packet, bytes, from: packet.destination)
         else { return nil }
         guard self.answerBucket.take(now: now) else {
             self.counters.answersWithheld &+= 1
@@ -133,9 +163,9 @@ struct PacketForwarder {
     mutating func incoming(_ bytes: UnsafeRawBufferPointer, _ offload: PacketOffload, from node: String) -> Incoming {
         do {
             let packet = try IPPacket(parsing: bytes)
-            guard self.routes.permits(source: packet.source, from: node) else { return .drop(self.dropped(.spoofed)) }
+            guard self.routes.permits(source: packet.source, from: node) else { return .drop(self.drop(.spoofed)) }
             guard self.routes.place(of: packet.destination) == .local else {
-                return .drop(self.dropped(.misdirected))
+                return .drop(self.drop(.misdirected))
             }
             let header = try VirtioNetHeader(offload, of: packet, bytes)
             let isTaken = offload.segmentSize == 0 || self.offloads.contains(packet.isDatagram ? .udp : .tcp)
@@ -145,13 +175,14 @@ struct PacketForwarder {
             self.counters.receivedBytes &+= UInt64(packet.length)
             return incoming
         } catch {
-            return .drop(self.dropped(.malformed))
+            return .drop(self.drop(.malformed))
         }
     }
 
+    /// Counts packets that go no further.
     @discardableResult
-    private mutating func dropped(_ reason: Drop) -> Drop {
-        self.counters.drops[reason, default: 0] &+= 1
+    mutating func drop(_ reason: Drop, count: UInt64 = 1) -> Drop {
+        self.counters.drops[reason, default: 0] &+= count
         return reason
     }
 }

@@ -132,6 +132,7 @@ extension MeshNode {
         let (paths, opened, accepted, named) = (
             self.paths.counters, self.opener.counters, self.acceptor.counters, self.exchange.counters
         )
+        let (packetsOpened, packetsAccepted) = (self.packetOpener.counters, self.packetAcceptor.counters)
         let (greeted, relayed, punched) = (
             self.greeter.counters, self.relayClient.metrics, self.puncher?.metrics ?? HolePunchMetrics()
         )
@@ -140,6 +141,13 @@ extension MeshNode {
             ("flowsOpenFailed", opened.failed.values.reduce(0, +)), ("flowsAccepted", accepted.opened),
             ("flowsAcceptedFromOriginals", accepted.openedForOriginals),
             ("flowsRefused", accepted.refused.values.reduce(0, +)),
+            ("packetChannelsOpened", packetsOpened.opened),
+            ("packetChannelsOpenedWithOriginals", packetsOpened.openedWithOriginals),
+            ("packetChannelsOpenFailed", packetsOpened.failed.values.reduce(0, +)),
+            ("packetChannelsAccepted", packetsAccepted.accepted),
+            ("packetChannelsAcceptedFromOriginals", packetsAccepted.acceptedFromOriginals),
+            ("packetChannelsRefused", packetsAccepted.refused.values.reduce(0, +)),
+            ("packetChannelsMoved", self.packetChannels.moves),
             ("targetsRefused", self.access.refusals.values.reduce(0, +)),
             ("connectionsDialled", host.connectionsDialled), ("connectionsAccepted", host.connectionsAccepted),
             ("connectionsRefused", host.connectionsRefused), ("handshakesFailed", host.handshakesFailed),
@@ -169,7 +177,8 @@ extension MeshNode {
         let host = self.host.metrics
         let members: [(String, Int)] = [
             ("connections", host.openConnections), ("flowsOutbound", self.opener.tally.total),
-            ("flowsInbound", self.acceptor.tally.total), ("knownPeers", host.knownPeers),
+            ("flowsInbound", self.acceptor.tally.total), ("packetChannels", self.packetChannels.count),
+            ("knownPeers", host.knownPeers),
             ("reservations", self.relayClient.reservations.count),
             ("nodesDown", paths.values.count { $0.state == .down }),
         ]

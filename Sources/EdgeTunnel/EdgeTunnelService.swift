@@ -16,7 +16,7 @@ import Synchronization
 ///
 /// It may be run again after it has failed; in between, and before it is up, flows fail with `notRunning` and no node is known.
 /// Any thread.
-public final class EdgeTunnelService: Service, NodeTunneling {
+public final class EdgeTunnelService: Service, NodeTunneling, PacketTunneling {
     struct State {
         var settings: TunnelSettings
         var running: MeshNode?
@@ -31,6 +31,7 @@ public final class EdgeTunnelService: Service, NodeTunneling {
 
     let state: Mutex<State>
     let unreachable: UnreachableNodes
+    private let packets = PacketReception()
     private let catalog: any CatalogReading
     private let group: any EventLoopGroup
     private let annotator: (any NodeAnnotating)?
@@ -161,7 +162,8 @@ public final class EdgeTunnelService: Service, NodeTunneling {
             surroundings: MeshNode.Surroundings(
                 dialBackTransports: [transport],
                 mdns: mdns,
-                revocations: revocations
+                revocations: revocations,
+                packets: self.packets
             ),
             logger: self.logger
         )
@@ -284,6 +286,19 @@ public final class EdgeTunnelService: Service, NodeTunneling {
         }
         return node.open(target, transport, on: loop, deadline: deadline, early: early)
     }
+
+    public func openPackets(
+        to node: String,
+        on loop: any EventLoop,
+        deadline: NIODeadline
+    ) -> EventLoopFuture<PacketChannel> {
+        guard let running = self.state.withLock({ $0.running }) else {
+            return loop.makeFailedFuture(Self.notRunning(node))
+        }
+        return running.openPackets(to: node, on: loop, deadline: deadline)
+    }
+
+    public func acceptPackets(_ accept: (@Sendable (PacketChannel) -> Void)?) { self.packets.set(accept) }
 
     /// Measures one round trip to a node by the best path there is, which is made if there is none. Throws `TunnelError` within
     /// `pingTimeout`.

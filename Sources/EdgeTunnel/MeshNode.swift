@@ -25,6 +25,9 @@ final class MeshNode: Sendable {
         /// Nil: those who are revoked are forgotten at the end.
         var revocations: RevocationFile?
         var paths = PathTable.Configuration()
+        /// Who takes packets of other nodes.
+        var packets = PacketReception()
+        var packetLimits = PacketLimits()
     }
 
     struct State {
@@ -51,6 +54,9 @@ final class MeshNode: Sendable {
     let opener: FlowOpener
     let acceptor: FlowAcceptor
     let access: TargetAccess
+    let packetChannels: PacketChannels
+    let packetOpener: PacketOpener
+    let packetAcceptor: PacketAcceptor
     let exchange: DiscoveryExchange
     let greeter: PeerGreeter
     let relayClient: RelayClient
@@ -96,6 +102,16 @@ final class MeshNode: Sendable {
             dialer: surroundings.dialer,
             logger: logger
         )
+        let packetChannels = PacketChannels(host: host, limits: surroundings.packetLimits)
+        let packetOpener = PacketOpener(host: host, channels: packetChannels, limits: surroundings.packetLimits)
+        let packetAcceptor = PacketAcceptor(
+            host: host,
+            naming: directory,
+            channels: packetChannels,
+            reception: surroundings.packets,
+            limits: surroundings.packetLimits,
+            logger: logger
+        )
         let observed = ObservedAddresses(host: host)
         let puncher = settings.holePunching ? HolePuncher(host: host, observed: observed) : nil
         var paths = surroundings.paths
@@ -105,6 +121,9 @@ final class MeshNode: Sendable {
         self.opener = opener
         self.access = access
         self.acceptor = acceptor
+        self.packetChannels = packetChannels
+        self.packetOpener = packetOpener
+        self.packetAcceptor = packetAcceptor
         self.observed = observed
         self.puncher = puncher
         self.paths = PathTable(
@@ -113,7 +132,13 @@ final class MeshNode: Sendable {
             relays: relays,
             surroundings: PathTable.Surroundings(
                 isPunched: { puncher?.isPunched($0) ?? false },
-                flows: { (opener.tally.flows(with: $0), acceptor.tally.flows(with: $0)) }
+                flows: { peer in
+                    (
+                        opener.tally.flows(with: peer) + packetOpener.tally.flows(with: peer),
+                        acceptor.tally.flows(with: peer) + packetAcceptor.tally.flows(with: peer)
+                    )
+                },
+                pathChanged: { packetChannels.pathChanged(to: $0) }
             ),
             unreachable: unreachable,
             configuration: paths,
@@ -183,6 +208,7 @@ final class MeshNode: Sendable {
         // What other agents are told by the first identify must be there before the first connection.
         self.paths.start()
         if self.settings.acceptsFlows { self.acceptor.start() }
+        self.packetAcceptor.start()
         self.exchange.start()
         self.greeter.start()
         self.host.setPeerRouting(self.dht)
@@ -224,6 +250,8 @@ final class MeshNode: Sendable {
         await server?.stop()
         await self.mapper?.stop()
         await self.surroundings.revocations?.finish()
+        self.packetAcceptor.stop()
+        self.packetChannels.closeAll()
         let cut = await self.acceptor.stop(deadline: deadline)
         if cut > 0 { self.logger.notice("flows of other nodes were cut", metadata: ["flows": "\(cut)"]) }
         await self.host.shutdown(deadline: deadline)
@@ -269,6 +297,18 @@ final class MeshNode: Sendable {
                 deadline: deadline,
                 early: early
             )
+        }
+    }
+
+    func openPackets(
+        to node: String,
+        on loop: any EventLoop,
+        deadline: NIODeadline
+    ) -> EventLoopFuture<PacketChannel> {
+        let peer: PeerID
+        do throws(TunnelError) { peer = try self.peer(of: node) } catch { return loop.makeFailedFuture(error) }
+        return self.paths.connection(to: node, peer, on: loop, deadline: deadline).flatMap { connection in
+            self.packetOpener.open(node, over: connection, deadline: deadline)
         }
     }
 

@@ -14,12 +14,19 @@ public struct Leftovers: Sendable {
     }
 
     private let bridgeName: String
+    private let tunnelName: String
     private let bridgeAddress: IPAddress
     private let namespace: NetworkNamespace?
 
     /// `namespace` is nil for this process's own.
-    public init(bridgeName: String = "edgemesh0", bridgeAddress: IPAddress, namespace: NetworkNamespace? = nil) {
+    public init(
+        bridgeName: String = "edgemesh0",
+        tunnelName: String = "edge_tun0",
+        bridgeAddress: IPAddress,
+        namespace: NetworkNamespace? = nil
+    ) {
         self.bridgeName = bridgeName
+        self.tunnelName = tunnelName
         self.bridgeAddress = bridgeAddress
         self.namespace = namespace
     }
@@ -46,11 +53,12 @@ public struct Leftovers: Sendable {
     ) async -> Report {
         var report = Report()
         if backend != .nftables { await self.tables(removing: removing, into: &report) }
-        for variant in await self.variants() where backend != .iptables(variant) {
+        for variant in await IPTablesTools.inUse(in: self.namespace) where backend != .iptables(variant) {
             for family in IPFamily.allCases where ChildProcess.find(variant.tool("save", family)) != nil {
                 await self.chains(variant, family, sparing: backend, removing: removing, into: &report)
             }
         }
+        await self.podNetwork(sparing: backend, removing: removing, into: &report)
         if includingBridge { self.bridge(removing: removing, into: &report) }
         return report
     }
@@ -59,7 +67,7 @@ public struct Leftovers: Sendable {
 
     private func tables(removing: Bool, into report: inout Report) async {
         do {
-            let families = try self.inNamespace { try Self.tableFamilies() }
+            let families = try self.inNamespace { try NFTablesProgram.families(with: NFTBatch.tableName) }
             guard !families.isEmpty else { return }
             if removing { try await self.inNamespace { try NFTablesProgram() }.remove() }
             report.found += families.map { "nftables table \($0) \(NFTBatch.tableName)" }
@@ -68,32 +76,7 @@ public struct Leftovers: Sendable {
         }
     }
 
-    /// The families in which our table is there, in the namespace of the calling thread.
-    private static func tableFamilies() throws -> [NFTFamily] {
-        try NFTFamily.allCases.filter { family in
-            do {
-                return try NFTablesProgram.isTablePresent(family)
-            } catch let error as LinuxNetworkError {
-                // No nf_tables, or not in this family: no table of ours either.
-                guard [EINVAL, EOPNOTSUPP, EAFNOSUPPORT, EPROTONOSUPPORT].contains(error.errno) else { throw error }
-                return false
-            }
-        }
-    }
-
     // MARK: iptables
-
-    /// The variants that may hold rules. The plain name is another name of one of the others, if there are others.
-    private func variants() async -> [IPTablesVariant] {
-        var variants: [IPTablesVariant] = IPTablesVariant.nft.isInstalled ? [.nft] : []
-        if IPTablesVariant.legacy.isInstalled, await IPTablesTools.legacyHoldsRules(in: self.namespace) {
-            variants.append(.legacy)
-        }
-        if !IPTablesVariant.nft.isInstalled, !IPTablesVariant.legacy.isInstalled, IPTablesVariant.plain.isInstalled {
-            variants.append(.plain)
-        }
-        return variants
-    }
 
     private func chains(
         _ variant: IPTablesVariant,
@@ -179,6 +162,37 @@ public struct Leftovers: Sendable {
             || IPTablesDump.translation(of: rule) == self.bridgeAddress
     }
 
+    // MARK: Network of pods
+
+    /// Its device goes with its agent; the rules around it do not. While the device is there, they are in use.
+    private func podNetwork(
+        sparing backend: ServiceProgrammingBackend?,
+        removing: Bool,
+        into report: inout Report
+    ) async {
+        let rules = PodNetworkRules(
+            device: self.tunnelName,
+            forwarding: ForwardAcceptance(namespace: self.namespace),
+            namespace: self.namespace
+        )
+        do {
+            let found = try await rules.find()
+            guard !found.isEmpty else { return }
+            let name = self.tunnelName
+            if try self.inNamespace({ try RouteNetlink.links().contains { $0.name == name } }) {
+                // At its own start an agent may have made them already.
+                if backend == nil {
+                    report.kept += found.map { "\($0) is kept: the device \(name) is there, so that an agent runs" }
+                }
+                return
+            }
+            if removing { try await rules.removeTables() }
+            report.found += found
+        } catch {
+            report.failures.append("rules of the network of pods: \(error)")
+        }
+    }
+
     // MARK: Bridge
 
     private func bridge(removing: Bool, into report: inout Report) {
@@ -210,16 +224,29 @@ public struct Leftovers: Sendable {
 }
 
 extension NFTablesProgram {
+    /// The families in which a table is there, in the namespace of the calling thread.
+    static func families(with table: String) throws -> [NFTFamily] {
+        try NFTFamily.allCases.filter { family in
+            do {
+                return try self.isTablePresent(family, name: table)
+            } catch let error as LinuxNetworkError {
+                // No nf_tables, or not in this family: no table of ours either.
+                guard [EINVAL, EOPNOTSUPP, EAFNOSUPPORT, EPROTONOSUPPORT].contains(error.errno) else { throw error }
+                return false
+            }
+        }
+    }
+
     /// Asks the kernel in the namespace of the calling thread. Throws if it has no nf_tables.
-    static func isTablePresent(_ family: NFTFamily) throws -> Bool {
+    static func isTablePresent(_ family: NFTFamily, name: String = NFTBatch.tableName) throws -> Bool {
         do throws(LinuxNetworkError) {
             try NetlinkSocket(.netfilter).request(
                 type: NFTBatch.Message.getTable.type,
                 flags: [],
-                what: "looking for the table \(NFTBatch.tableName)"
+                what: "looking for the table \(name)"
             ) {
                 $0.netfilterHeader(family: family.number)
-                $0.attribute(1, text: NFTBatch.tableName)
+                $0.attribute(1, text: name)
             }
             return true
         } catch {

@@ -8,12 +8,15 @@ public struct DeviceRoute: Hashable, Sendable {
     public var metric: UInt32
     /// Who made it (`rtm_protocol`): a number of one's own finds them again.
     public var origin: UInt8
+    /// Which address of this host its own packets have there; nil leaves it to the kernel.
+    public var source: IPAddress?
 
-    public init(block: CIDR, linkIndex: Int32, metric: UInt32, origin: UInt8) {
+    public init(block: CIDR, linkIndex: Int32, metric: UInt32, origin: UInt8, source: IPAddress? = nil) {
         self.block = block
         self.linkIndex = linkIndex
         self.metric = metric
         self.origin = origin
+        self.source = source
     }
 }
 
@@ -78,7 +81,8 @@ extension RouteNetlink {
                 block: block,
                 linkIndex: index,
                 metric: attributes.native(6, UInt32.self) ?? 0,
-                origin: head[5]
+                origin: head[5],
+                source: attributes[7].flatMap { IPAddress(networkBytes: Array($0)) }
             )
         }
     }
@@ -101,6 +105,7 @@ extension RouteNetlink {
             $0.attribute(1, route.block.address.networkBytes)
             $0.attribute(4, native: route.linkIndex)
             $0.attribute(6, native: route.metric)
+            if let source = route.source { $0.attribute(7, source.networkBytes) }
         }
     }
 }

@@ -12,6 +12,15 @@ func systemError(_ message: String) -> LinuxNetworkError {
     LinuxNetworkError(.system(errno), message)
 }
 
+/// Writes a file of procfs that is there.
+func writeSmallFile(_ path: String, _ text: String) -> Bool {
+    let descriptor = open(path, O_WRONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return false }
+    defer { close(descriptor) }
+    let bytes = Array(text.utf8)
+    return write(descriptor, bytes, bytes.count) == bytes.count
+}
+
 /// Reads a small file such as those of procfs, at most 64 KiB; nil if it cannot be read.
 func readSmallFile(_ path: String) -> String? {
     let descriptor = open(path, O_RDONLY | O_CLOEXEC)

@@ -17,6 +17,7 @@ struct Agent: Sendable {
     static let shutdownDeadline = Duration.seconds(20)
     static let dnsModule = "edgeDNS"
     static let proxyModule = "edgeProxy"
+    static let cniModule = "edgeCNI"
     static let bridgeModule = "bridge"
     static let sourceModule = "source"
     static let manifestsModule = "manifests"

@@ -1,6 +1,7 @@
 import Admin
 import CLinux
 import Configuration
+import EdgeCNI
 import EdgeDNS
 import EdgeProxy
 import EdgeTunnel
@@ -26,6 +27,7 @@ final class AgentParts: Sendable {
     /// Nil if it is off.
     let socks5: SOCKS5Module?
     let tunnel: EdgeTunnelService?
+    let cni: EdgeCNIService?
     let gateway: GatewayModule?
 
     private let configuration: AgentConfiguration
@@ -76,6 +78,17 @@ final class AgentParts: Sendable {
             group: group,
             logger: logger
         )
+        self.cni = tunnel.flatMap { tunnel -> EdgeCNIService? in
+            guard modules.edgeCNI.enable, configuration.role == .agent else { return nil }
+            return EdgeCNIService(
+                settings: configuration.cniSettings,
+                catalog: catalog,
+                tunnel: tunnel,
+                platform: platform.makePodNetwork(modules.edgeProxy.kernelBackend.rawValue, logger),
+                loops: Array(group.makeIterator()),
+                logger: logger
+            )
+        }
         self.gateway =
             modules.edgeGateway.enable
             ? GatewayModule(
@@ -85,10 +98,11 @@ final class AgentParts: Sendable {
                 group: group,
                 logger: logger
             ) : nil
-        let others = configuration.role == .agent ? [Agent.dnsModule, Agent.proxyModule] : []
+        let others = configuration.role == .agent ? [Agent.dnsModule, Agent.proxyModule, Agent.cniModule] : []
         for (name, isEnabled) in [
             (Agent.dnsModule, modules.edgeDNS.enable), (Agent.proxyModule, modules.edgeProxy.enable),
             (TunnelModule.name, modules.edgeTunnel.enable), (GatewayModule.name, modules.edgeGateway.enable),
+            (Agent.cniModule, modules.edgeCNI.enable),
         ] where !isEnabled && (others + [TunnelModule.name, GatewayModule.name]).contains(name) {
             self.board.set(name, .disabled)
         }
@@ -96,7 +110,9 @@ final class AgentParts: Sendable {
 
     /// Those that report to status and metrics.
     var reporters: [any StatusReporting] {
-        let parts: [(any StatusReporting)?] = [self.dns, self.proxy, self.socks5, self.tunnel, self.gateway]
+        let parts: [(any StatusReporting)?] = [
+            self.dns, self.proxy, self.socks5, self.tunnel, self.cni, self.gateway,
+        ]
         return parts.compactMap { $0 }
     }
 
@@ -143,6 +159,9 @@ final class AgentParts: Sendable {
         // Before the proxy, so that it goes on while the flows through it are drained.
         if let tunnel = self.tunnel {
             services.append(self.supervised(TunnelModule.name) { isUp in try await tunnel.run(isUp: isUp) })
+        }
+        if let cni = self.cni {
+            services.append(self.supervised(Agent.cniModule) { isUp in try await cni.run(isUp: isUp) })
         }
         if let proxy = self.proxy {
             let module = self.supervised(Agent.proxyModule) { isUp in try await proxy.run(isUp: isUp) }

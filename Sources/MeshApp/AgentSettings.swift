@@ -1,4 +1,5 @@
 import Configuration
+import EdgeCNI
 import EdgeDNS
 import EdgeProxy
 import KubeClient
@@ -84,6 +85,11 @@ extension AgentConfiguration {
             user: user.isEmpty ? nil : user,
             password: user.isEmpty ? "" : try Self.secret(proxy.socks5Proxy.passwordFile)
         )
+    }
+
+    var cniSettings: EdgeCNISettings {
+        let cni = self.modules.edgeCNI
+        return EdgeCNISettings(nodeName: self.commonConfig.nodeName, mesh: cni.cloudCIDR + cni.edgeCIDR)
     }
 
     /// The first line of a file that holds a secret.

@@ -73,10 +73,8 @@ struct ConfigSource: Sendable {
 
     /// Parts of the schema that are accepted, so that existing files load, and that this build has no code for.
     static func unservedParts(of configuration: AgentConfiguration) -> [String] {
-        let modules = configuration.modules
         let parts = [
-            (modules.edgeCNI.enable, "modules.edgeCNI: pods of other networks are not reached by their addresses"),
-            (configuration.commonConfig.pprof.enableProfiling, "commonConfig.pprofConfig"),
+            (configuration.commonConfig.pprof.enableProfiling, "commonConfig.pprofConfig")
         ]
         return parts.filter(\.0).map { "this version does not serve \($0.1)" }
     }

@@ -51,7 +51,9 @@ public enum NodeCheck {
                 isProxyEnabled: modules.edgeProxy.enable,
                 isAgentRunning: isRunning,
                 agentProcess: client.agentProcess,
-                kernelBackend: modules.edgeProxy.kernelBackend.rawValue
+                kernelBackend: modules.edgeProxy.kernelBackend.rawValue,
+                podFamilies: modules.edgeCNI.enable
+                    ? Set((modules.edgeCNI.cloudCIDR + modules.edgeCNI.edgeCIDR).map(\.address.family)) : []
             )
         ).run()
         results += await Self.source(of: configuration)

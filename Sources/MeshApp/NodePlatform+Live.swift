@@ -1,3 +1,4 @@
+import EdgeCNI
 import EdgeProxy
 import LinuxNetwork
 import Logging
@@ -12,6 +13,7 @@ extension NodePlatform {
         return NodePlatform(
             ensureBridge: { name, addresses in try RouteNetlink.ensureBridge(name, addresses: addresses) },
             makeProgramming: { try await Self.makeProgramming($0, $1, $2) },
+            makePodNetwork: { PodNetworkPlatform.live(backend: $0, logger: $1) },
             udpOriginalDestination: { client, listener in lookups.udp(client: client, listener: listener) },
             clearStaleFlows: { stale in
                 do {

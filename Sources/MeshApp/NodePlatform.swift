@@ -1,3 +1,4 @@
+import EdgeCNI
 import EdgeProxy
 import LinuxNetwork
 import Logging
@@ -12,6 +13,8 @@ struct NodePlatform: Sendable {
     var makeProgramming:
         @Sendable (_ backend: String, _ bridgeAddress: IPAddress, _ logger: Logger) async throws ->
             any ServiceProgramming
+    /// What the network of pods asks of the machine; its rules go to the packet filter `backend`, as those of services do.
+    var makePodNetwork: @Sendable (_ backend: String, _ logger: Logger) -> PodNetworkPlatform
     var udpOriginalDestination: UDPOriginalDestination
     var clearStaleFlows: @Sendable ([StaleUDPFlows]) async -> Void
 }

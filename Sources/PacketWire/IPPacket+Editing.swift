@@ -17,6 +17,14 @@ extension IPPacket {
         return true
     }
 
+    /// Whether it is a SYN of TCP: with or without ACK.
+    public func opensConnection(in bytes: UnsafeRawBufferPointer) -> Bool {
+        guard self.protocolNumber == Self.tcp, self.hasUpperLayerHeader, bytes.count >= self.payloadOffset + 20 else {
+            return false
+        }
+        return bytes[self.payloadOffset + 13] & 0x02 != 0
+    }
+
     /// The largest TCP segment that fits into packets of `mtu` bytes without options.
     public static func maximumSegmentSize(mtu: Int, isVersion6: Bool) -> UInt16 {
         UInt16(clamping: mtu - (isVersion6 ? 60 : 40))
@@ -32,9 +40,8 @@ extension IPPacket {
         to limit: UInt16,
         isChecksumPartial: Bool = false
     ) -> Bool {
-        guard self.protocolNumber == Self.tcp, self.hasUpperLayerHeader else { return false }
+        guard self.opensConnection(in: UnsafeRawBufferPointer(bytes)) else { return false }
         let start = self.payloadOffset
-        guard bytes.count >= start + 20, bytes[start + 13] & 0x02 != 0 else { return false }
         let end = start + Int(bytes[start + 12] >> 4) * 4
         guard end <= bytes.count else { return false }
         var offset = start + 20

@@ -27,6 +27,9 @@ public struct VirtioNetHeader: Hashable, Sendable {
     var checksumStart: UInt16 = 0
     var checksumOffset: UInt16 = 0
 
+    /// Of a packet on which nothing is left to be done.
+    public init() {}
+
     /// Reads the header at the beginning of `bytes`.
     public init(parsing bytes: UnsafeRawBufferPointer) throws(PacketError) {
         guard bytes.count >= Self.length else { throw PacketError(.truncated) }
@@ -63,11 +66,10 @@ public struct VirtioNetHeader: Hashable, Sendable {
         precondition(bytes.count >= Self.length)
         bytes[0] = self.flags
         bytes[1] = self.type
-        for (index, number) in [
-            self.headersLength, self.segmentSize, self.checksumStart, self.checksumOffset,
-        ].enumerated() {
-            bytes.storeBytes(of: number, toByteOffset: 2 + 2 * index, as: UInt16.self)
-        }
+        bytes.storeBytes(of: self.headersLength, toByteOffset: 2, as: UInt16.self)
+        bytes.storeBytes(of: self.segmentSize, toByteOffset: 4, as: UInt16.self)
+        bytes.storeBytes(of: self.checksumStart, toByteOffset: 6, as: UInt16.self)
+        bytes.storeBytes(of: self.checksumOffset, toByteOffset: 8, as: UInt16.self)
     }
 
     /// What the device left to be done on the packet behind the header.

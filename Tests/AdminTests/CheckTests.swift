@@ -79,6 +79,39 @@ struct FakeHost: HostReading {
         #expect(!CheckReport(results).hasFailed)
     }
 
+    /// Nothing of it is asked where edgeCNI is off; `aSoundNodePasses` sees to that.
+    @Test(
+        arguments: [
+            ([:], [:], false, "tunnel-device", .warn),
+            (["/proc/misc": " 60 vmci\n200 tun\n"], [:], false, "tunnel-device", .pass),
+            (["/proc/misc": "200 tun\n"], [:], true, "tunnel-device", .fail),
+            (["/proc/sys/net/ipv4/conf/edge_tun0/rp_filter": "2\n"], [:], true, "tunnel-device", .pass),
+            ([:], [:], true, "pod-sources", .warn),
+            ([:], ["nft": "oifname \"edge_tun0\" snat to ip saddr"], true, "pod-sources", .pass),
+            ([:], ["iptables-legacy-save": "-A POSTROUTING -j EDGECNI-POSTROUTING"], true, "pod-sources", .pass),
+            ([:], [:], false, "ip6-forward", .warn),
+            (["/proc/sys/net/ipv6/conf/all/forwarding": "0\n"], [:], false, "ip6-forward", .fail),
+            (["/proc/sys/net/ipv6/conf/all/forwarding": "1\n"], [:], false, "ip6-forward", .pass),
+        ] as [([String: String], [String: String], Bool, String, CheckResult.Outcome)]
+    )
+    func theNetworkOfPodsIsChecked(
+        files: [String: String],
+        programs: [String: String],
+        isRunning: Bool,
+        check: String,
+        outcome: CheckResult.Outcome
+    ) async {
+        var host = Self.soundHost
+        host.files.merge(files) { $1 }
+        host.programs.merge(programs.mapValues { CommandResult(status: 0, output: $0) }) { $1 }
+        var expectation = Self.checks(host, running: isRunning).expectation
+        expectation.podFamilies = [.v4, .v6]
+        let results = await SystemChecks(host: host, expectation: expectation).run()
+        let result = results.first { $0.name == check }
+        #expect(result?.outcome == outcome, "\(String(describing: result))")
+        #expect(result?.mend.isEmpty == (outcome == .pass))
+    }
+
     struct Defect: Sendable, CustomTestStringConvertible {
         var testDescription: String
         var check: String

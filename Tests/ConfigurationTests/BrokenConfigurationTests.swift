@@ -112,6 +112,10 @@ struct BrokenConfigurationTests {
         ("modules: {edgeTunnel: {targets: {allow: [\"10.0.0.0/8:80-79\"]}}}", 1, 42, .error, ":FIRST-LAST"),
         ("modules: {edgeTunnel: {identity: name}}", 1, 34, .error, "derived, node"),
         ("modules: {edgeCNI: {enable: true}}", 1, 20, .error, "list both"),
+        (
+            "modules: {edgeCNI: {enable: true, meshCIDRConfig: {cloudCIDR: [10.0.0.0/16], edgeCIDR: [10.1.0.0/16]}}}",
+            1, 29, .error, "set modules.edgeTunnel.enable: true"
+        ),
         ("modules: {edgeDNS: {cacheDNS: {enable: true, autoDetect: false}}}", 1, 31, .error, "nobody to ask"),
         (
             "modules: {edgeDNS: {listenPort: 1080}, edgeProxy: {enable: true, socks5Proxy: {enable: true, listenPort: 1080}}}",

@@ -32,7 +32,7 @@ struct RelayedNodes {
     let two: SimulatedNode
     var all: [SimulatedNode] { self.relays + [self.one, self.two] }
 
-    init(_ simulation: Simulation, relays count: Int) throws {
+    init(_ simulation: Simulation, relays count: Int, holePunching: Bool = false) throws {
         let names = (0..<count).map { "relay-\($0)" }
         let hosts = (0..<count).map { IPv4Address(31, 0, 0, UInt8($0 + 1)) }
         let known = zip(names, hosts).map { TunnelSettings.Relay($0, at: $1) }
@@ -51,10 +51,10 @@ struct RelayedNodes {
             )
         }
         self.one = try SimulatedNode("one", on: homes[0].machine("one", 2, in: simulation), relays: known) {
-            $0.holePunching = false
+            $0.holePunching = holePunching
         }
         self.two = try SimulatedNode("two", on: homes[1].machine("two", 3, in: simulation), relays: known) {
-            $0.holePunching = false
+            $0.holePunching = holePunching
         }
     }
 }

@@ -131,6 +131,43 @@ extension FlowSocketTests {
             }
         }
 
+        @Test("packets go to whoever takes them at another node, and both services say so")
+        func packets() async throws {
+            let (near, far) = (
+                Self.service(Self.settings("edge-near", key: nil)), Self.service(Self.settings("edge-far", key: nil))
+            )
+            let taken = TakenPackets()
+            // It is said before the tunnel is up.
+            far.acceptPackets { taken.take($0) }
+            let loop = MultiThreadedEventLoopGroup.singleton.next()
+            try await Self.running([near, far]) { nodes in
+                nodes[0].host.peers.add(nodes[1].host.listenAddresses, to: nodes[1].host.peerID, lifetime: .permanent)
+                // As its catalog would have told it.
+                #expect(nodes[1].directory.peer(of: "edge-near") == nodes[0].host.peerID)
+                let channel = try await near.openPackets(
+                    to: "edge-far",
+                    on: loop,
+                    deadline: .now() + .seconds(60)
+                ).get()
+                channel.channel.send("a packet")
+                try await eventually("it is taken") { taken.all.first?.log.text == "a packet" }
+                #expect(taken.all.first?.channel.node == "edge-near" && channel.node == "edge-far")
+                try await eventually("it counts as a flow") { near.paths["edge-far"]?.flows == 1 }
+                let (here, there) = (await near.status(), await far.status())
+                #expect(here["counters"]?["packetChannelsOpened"]?.integer == 1)
+                #expect(here["gauges"]?["packetChannels"]?.integer == 1)
+                #expect(there["counters"]?["packetChannelsAccepted"]?.integer == 1)
+                let own = try await FlowFixture.error {
+                    try await near.openPackets(to: "edge-near", on: loop, deadline: .now() + .seconds(60)).get()
+                }
+                #expect(own.code == .noPath)
+            }
+            let stopped = try await FlowFixture.error {
+                try await near.openPackets(to: "edge-far", on: loop, deadline: .now() + .seconds(60)).get()
+            }
+            #expect(stopped.code == .notRunning)
+        }
+
         @Test("who holds another pre-shared key does not get in, and the error says what was tried")
         func strangers() async throws {
             let services = [

@@ -1,5 +1,6 @@
 import Configuration
 import Documents
+import EdgeCNI
 import EdgeTunnel
 import FakeKube
 import Glibc
@@ -20,6 +21,7 @@ extension NodePlatform {
     static let nothing = NodePlatform(
         ensureBridge: { _, _ in },
         makeProgramming: { _, _, _ in NoKernelProgramming() },
+        makePodNetwork: { PodNetworkPlatform.live(backend: $0, logger: $1) },
         udpOriginalDestination: { _, _ in nil },
         clearStaleFlows: { _ in }
     )

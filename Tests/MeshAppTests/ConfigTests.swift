@@ -46,10 +46,10 @@ import Testing
 
     @Test func whatIsNotServedIsSaid() throws {
         let path = try Self.temporaryFile(
-            "modules: {edgeCNI: {enable: true, meshCIDRConfig: {cloudCIDR: [10.0.0.0/16], edgeCIDR: [10.1.0.0/16]}}, edgeProxy: {enable: true}}"
+            "{commonConfig: {pprofConfig: {enableProfiling: true}}, modules: {edgeProxy: {enable: true}}}"
         )
         let warnings = try Self.source(path).read().warnings
-        #expect(warnings.filter { $0.contains("edgeCNI") }.count == 1)
+        #expect(warnings.filter { $0.contains("pprofConfig") }.count == 1)
     }
 
     @Test func aReloadAppliesWhatItCanAndNamesTheRest() async throws {

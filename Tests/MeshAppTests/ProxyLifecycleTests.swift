@@ -1,4 +1,5 @@
 import Configuration
+import EdgeCNI
 import KubeModel
 import LinuxNetwork
 import Logging
@@ -43,6 +44,7 @@ import Testing
             platform: NodePlatform(
                 ensureBridge: { _, _ in try bridge() },
                 makeProgramming: { _, _, _ in kernel },
+                makePodNetwork: { PodNetworkPlatform.live(backend: $0, logger: $1) },
                 udpOriginalDestination: { _, _ in nil },
                 clearStaleFlows: { _ in }
             ),

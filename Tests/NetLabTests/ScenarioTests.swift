@@ -12,6 +12,7 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
             name: all
             summary: Everything that a file can say.
             transport: ws
+            podNetwork: true
             lans:
               - name: cloud
                 nat: public
@@ -49,6 +50,7 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
         )
         expected.summary = "Everything that a file can say."
         expected.transport = .ws
+        expected.hasPodNetwork = true
         #expect(scenario == expected)
     }
 
@@ -60,7 +62,7 @@ private func parse(_ text: String) throws -> Scenario { try Scenario.parse(Array
         ("name: a\nlans: home", "lab.yaml:2:7: 'lans' is a list", "- name: home"),
         ("name: a\nlans: []", "lab.yaml:1:1: a scenario needs a node", "nodes: [{name: edge-1}]"),
         ("name: A", "lab.yaml:1:7: 'A' is no name", "lower-case letters"),
-        ("name: a\nlan: []", "lab.yaml:2:1: a scenario has no key 'lan'", "name, summary, transport, lans"),
+        ("name: a\nlan: []", "lab.yaml:2:1: a scenario has no key 'lan'", "name, summary, transport, podNetwork, lans"),
         ("name: a\ntransport: quic", "lab.yaml:2:12:", "choose one of tcp, ws"),
         ("name: a\nlans:\n  - {name: x, nat: half-cone}", "lab.yaml:3:", "full-cone, cone, masquerade"),
         ("name: a\nlans:\n  - {name: x, nat: firewall-v6}", "lab.yaml:3:", "choose one of public"),

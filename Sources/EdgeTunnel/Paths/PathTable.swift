@@ -79,6 +79,8 @@ final class PathTable: Sendable {
         var isPunched: @Sendable (Connection) -> Bool = { _ in false }
         /// Flows that this node has opened to the peer, and those that the peer has opened to it.
         var flows: @Sendable (PeerID) -> (own: Int, others: Int) = { _ in (0, 0) }
+        /// The best connection to the peer may be another one than before.
+        var pathChanged: @Sendable (PeerID) -> Void = { _ in }
     }
 
     let configuration: Configuration
@@ -257,6 +259,7 @@ final class PathTable: Sendable {
 
     /// Looks anew at the connections to a peer.
     func refresh(_ peer: PeerID) {
+        self.surroundings.pathChanged(peer)
         guard let node = self.naming.node(of: peer) else { return }
         let now = self.loop.now
         let kind = self.host.bestConnection(to: peer).map { self.kind(of: $0) }

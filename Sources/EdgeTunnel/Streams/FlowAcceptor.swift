@@ -6,7 +6,7 @@ import Multiformats
 import NIOCore
 import Synchronization
 
-/// Takes the flows and packets of other agents, of both kinds. Any thread; each flow lives on the loop of its stream, where its
+/// Takes the flows of other agents, of both kinds. Any thread; each flow lives on the loop of its stream, where its
 /// target is dialled.
 final class FlowAcceptor: Sendable {
     struct Counters: Sendable, Hashable {
@@ -19,14 +19,7 @@ final class FlowAcceptor: Sendable {
         var silent: UInt64 = 0
         /// Flows whose peer left before the target answered.
         var abandoned: UInt64 = 0
-        /// Offers of packets that were taken, and those that nobody here takes.
-        var packetStreams: UInt64 = 0
-        var packetStreamsRefused: UInt64 = 0
     }
-
-    /// Takes a stream of IP packets after its handshake, on the stream's loop. `autoRead` is off; what the peer sent on waits for
-    /// the first read. The number is that of the IP protocol.
-    typealias PacketHandler = @Sendable (_ channel: any Channel, _ protocolNumber: UInt8, _ peer: PeerID) -> Void
 
     let access: TargetAccess
     let tally: FlowTally
@@ -37,7 +30,6 @@ final class FlowAcceptor: Sendable {
     private let host: Host
     private let naming: any PeerNaming
     private let state = Mutex(Counters())
-    private let packetHandler = Mutex<PacketHandler?>(nil)
     private let observation = Mutex<Observation?>(nil)
 
     init(
@@ -68,7 +60,6 @@ final class FlowAcceptor: Sendable {
         for dialect in FlowDialect.allCases {
             self.host.handle(dialect.protocolID, options: options) { self.accept($0, dialect) }
         }
-        self.host.handle(TunnelProtocol.packets, options: options) { self.acceptPackets($0) }
         self.readInterfaces()
         let observation = self.host.observe { [weak self] event in
             if case .addressesChanged = event { self?.readInterfaces() }
@@ -80,14 +71,9 @@ final class FlowAcceptor: Sendable {
     /// - Returns: how many had to be reset.
     @discardableResult
     func stop(deadline: NIODeadline) async -> Int {
-        for item in [TunnelProtocol.flow, TunnelProtocol.proxy, TunnelProtocol.packets] { self.host.stopHandling(item) }
+        for dialect in FlowDialect.allCases { self.host.stopHandling(dialect.protocolID) }
         self.observation.withLock { $0.take() }?.cancel()
         return await self.book.drain(until: deadline)
-    }
-
-    /// Who takes the packets of other nodes; nil for nobody.
-    func setPacketHandler(_ handler: PacketHandler?) {
-        self.packetHandler.withLock { $0 = handler }
     }
 
     private func readInterfaces() {
@@ -154,26 +140,5 @@ final class FlowAcceptor: Sendable {
             metadata: ["peer": "\(name)", "target": "\(request.target)", "reason": "\(reason.rawValue)"]
         )
         return reason
-    }
-
-    // MARK: Packets
-
-    private func acceptPackets(_ stream: InboundStream) -> EventLoopFuture<Void> {
-        let (channel, peer) = (stream.channel, stream.connection.remotePeer)
-        return channel.eventLoop.makeCompletedFuture {
-            try PreambleHandler.read(on: channel, deadline: channel.eventLoop.now + self.limits.requestTimeout) {
-                result in
-                // Its protocol has no word for a refusal.
-                guard let handler = self.packetHandler.withLock({ $0 }), let offer = try? ProxyMessage(result.get()),
-                    offer.kind == .connect, let number = offer.packetProtocol
-                else {
-                    self.count { $0.packetStreamsRefused += 1 }
-                    return channel.closeWithReset()
-                }
-                self.count { $0.packetStreams += 1 }
-                channel.writeAndFlush(offer.success.framed, promise: nil)
-                handler(channel, number, peer)
-            }
-        }
     }
 }

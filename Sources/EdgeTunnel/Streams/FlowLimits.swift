@@ -21,7 +21,7 @@ public struct FlowLimits: Sendable, Hashable {
     public init() {}
 }
 
-/// How many flows are open in one direction, by peer. Any thread.
+/// How many flows, or channels of packets, are open in one direction, by peer. Any thread.
 final class FlowTally: Sendable {
     private struct State {
         var total = 0
@@ -30,11 +30,18 @@ final class FlowTally: Sendable {
 
     let maximum: Int
     let maximumPerPeer: Int
+    private let noun: String
     private let state = Mutex(State())
 
-    init(_ limits: FlowLimits) {
-        self.maximum = limits.maximumFlows
-        self.maximumPerPeer = limits.maximumFlowsPerPeer
+    /// - Parameter noun: what is counted, in the plural.
+    init(maximum: Int, maximumPerPeer: Int, of noun: String) {
+        self.maximum = maximum
+        self.maximumPerPeer = maximumPerPeer
+        self.noun = noun
+    }
+
+    convenience init(_ limits: FlowLimits) {
+        self.init(maximum: limits.maximumFlows, maximumPerPeer: limits.maximumFlowsPerPeer, of: "flows")
     }
 
     var total: Int { self.state.withLock { $0.total } }
@@ -45,9 +52,11 @@ final class FlowTally: Sendable {
     /// - Returns: nil, or which limit is reached.
     func enter(_ peer: PeerID) -> String? {
         self.state.withLock { state in
-            guard state.total < self.maximum else { return "\(self.maximum) flows are open" }
+            guard state.total < self.maximum else { return "\(self.maximum) \(self.noun) are open" }
             let ofPeer = state.peers[peer] ?? 0
-            guard ofPeer < self.maximumPerPeer else { return "\(self.maximumPerPeer) flows of one peer are open" }
+            guard ofPeer < self.maximumPerPeer else {
+                return "\(self.maximumPerPeer) \(self.noun) of one peer are open"
+            }
             state.total += 1
             state.peers[peer] = ofPeer + 1
             return nil

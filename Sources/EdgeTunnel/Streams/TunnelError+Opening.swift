@@ -40,14 +40,33 @@ extension TunnelError {
 
     /// Tells why there is no flow, for whatever stood in its way.
     init(_ error: any Error, opening target: TunnelTarget) {
-        let agent = "the agent of \(target.node)"
+        if case PreambleError.late = error {
+            self = .late(target)
+        } else {
+            self.init(error, with: target.node)
+        }
+    }
+
+    /// Tells why there is no channel of packets.
+    init(_ error: any Error, openingPacketsTo node: String) {
+        if case PreambleError.late = error {
+            self.init(
+                code: .timedOut,
+                message:
+                    "no answer in time from the agent of \(node) about packets: check its path (edgemesh ping \(node))"
+            )
+        } else {
+            self.init(error, with: node)
+        }
+    }
+
+    private init(_ error: any Error, with node: String) {
+        let agent = "the agent of \(node)"
         switch error {
         case let error as TunnelError:
             self = error
         case let error as LibP2PError:
             self.init(code: Self.code(of: error.code), message: "\(agent): \(error)")
-        case PreambleError.late:
-            self = .late(target)
         case is MultiformatsError:
             self.init(code: .badAnswer, message: "\(agent) answers what this one does not understand: \(error)")
         case let error as YamuxError where error.code == .streamReset:
@@ -56,7 +75,7 @@ extension TunnelError {
                 message: "\(agent) reset the stream without an answer: it is at a limit, or stopping (\(error))"
             )
         case let error as YamuxError where error.code == .limitExceeded:
-            self.init(code: .overloaded, message: "the connection to \(target.node) is at a limit: \(error)")
+            self.init(code: .overloaded, message: "the connection to \(node) is at a limit: \(error)")
         default:
             self.init(code: .noPath, message: "the stream to \(agent) was lost before it answered: \(error)")
         }

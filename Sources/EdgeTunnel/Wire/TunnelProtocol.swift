@@ -6,10 +6,12 @@ import NIOCore
 enum TunnelProtocol {
     /// Ours: `docs/protocols/flow.md`.
     static let flow: ProtocolID = "/edgemesh/flow/1.0.0"
+    /// Ours: `docs/protocols/packets.md`.
+    static let packets: ProtocolID = "/edgemesh/packets/1.0.0"
     /// Those of kubeedge/edgemesh v1.17.
     static let discovery: ProtocolID = "/libp2p/tunnel-discovery/1.0.0"
     static let proxy: ProtocolID = "/libp2p/tunnel-proxy/1.0.0"
-    static let packets: ProtocolID = "/libp2p/tunnel-cni/1.0.0"
+    static let originalPackets: ProtocolID = "/libp2p/tunnel-cni/1.0.0"
 
     /// The longest message that is read.
     static let maximumMessageLength = 4096

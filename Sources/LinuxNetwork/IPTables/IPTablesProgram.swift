@@ -143,7 +143,7 @@ public actor IPTablesProgram: ServiceProgramming {
         for family in IPFamily.allCases where ChildProcess.find(self.tools.variant.tool("save", family)) != nil {
             do {
                 let dump = try await self.tools.save(family)
-                let text = IPTablesTransaction.removal(from: dump, where: { _, _ in true })
+                let text = IPTablesTransaction.removal(from: dump) { IPTablesChain.isOurs($1) }
                 guard !text.text.isEmpty else { continue }
                 try await self.tools.restore(text.text, family)
             } catch {
@@ -237,7 +237,7 @@ struct IPTablesTransaction {
         for name in chains.sorted() { self.text += "-X \(name)\n" }
     }
 
-    /// Removes those of our chains, and of what refers to them, that `chosen` (table, chain) names. Empty if there are none.
+    /// Removes the chains that `chosen` (table, chain) names, and what refers to them. Empty if there are none.
     static func removal(
         from dump: IPTablesDump,
         where chosen: (_ table: String, _ chain: String) -> Bool
@@ -245,7 +245,7 @@ struct IPTablesTransaction {
         var transaction = IPTablesTransaction()
         // `nat` before `filter`: nothing is redirected any more when redirected flows are no longer let in.
         for (table, chains) in dump.tables.sorted(by: { $0.key > $1.key }) {
-            let doomed = Set(chains.keys.filter { IPTablesChain.isOurs($0) && chosen(table, $0) })
+            let doomed = Set(chains.keys.filter { chosen(table, $0) })
             guard !doomed.isEmpty else { continue }
             transaction.begin(table)
             for (chain, rule) in dump.references(to: doomed, table: table) { transaction.delete(rule, from: chain) }

@@ -27,6 +27,16 @@ struct IPTablesTools: Sendable {
     /// Nil for this process's own.
     var namespace: NetworkNamespace?
 
+    /// The variants that may hold rules here. The plain name is another name of one of the others, if there are others.
+    static func inUse(in namespace: NetworkNamespace?) async -> [IPTablesVariant] {
+        var variants: [IPTablesVariant] = IPTablesVariant.nft.isInstalled ? [.nft] : []
+        if IPTablesVariant.legacy.isInstalled, await Self.legacyHoldsRules(in: namespace) { variants.append(.legacy) }
+        if !IPTablesVariant.nft.isInstalled, !IPTablesVariant.legacy.isInstalled, IPTablesVariant.plain.isInstalled {
+            variants.append(.plain)
+        }
+        return variants
+    }
+
     func save(_ family: IPFamily) async throws -> IPTablesDump {
         IPTablesDump(try await self.run("save", [], family))
     }

@@ -25,12 +25,14 @@ struct NFTBatch {
     let first: UInt32
     private(set) var count: UInt32 = 0
     private var setIdentifiers: UInt32 = 0
+    private let table: String
     private let marksFlows: Bool
     /// Whether anything was added.
     var isEmpty: Bool { self.count == 0 }
 
-    init(first: UInt32, marksFlows: Bool = false, reserving capacity: Int = 4096) {
+    init(first: UInt32, table: String = Self.tableName, marksFlows: Bool = false, reserving capacity: Int = 4096) {
         self.first = first
+        self.table = table
         self.marksFlows = marksFlows
         self.writer = NetlinkWriter(reserving: capacity)
         self.writer.begin(type: 16, flags: .request, sequence: first)
@@ -57,7 +59,7 @@ struct NFTBatch {
         self.count &+= 1
         self.writer.begin(type: message.type, flags: flags.union(.request), sequence: self.first &+ self.count)
         self.writer.netfilterHeader(family: family.number)
-        self.writer.attribute(1, text: Self.tableName)
+        self.writer.attribute(1, text: self.table)
         body(&self.writer)
         self.writer.end()
     }
@@ -73,6 +75,7 @@ struct NFTBatch {
     /// Hook numbers of the two IP families.
     enum Hook: UInt32 {
         case prerouting = 0
+        case forward = 2
         case output = 3
         case postrouting = 4
     }

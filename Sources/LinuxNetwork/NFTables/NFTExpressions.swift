@@ -111,6 +111,13 @@ struct NFTExpressions {
         }
     }
 
+    /// The packet leaves by a device, or came by it (`oifname`, `iifname`).
+    mutating func passesDevice(_ name: String, isLeaving: Bool) {
+        self.meta(NFTRegister(0), key: isLeaving ? 7 : 6)
+        let bytes = Array(name.utf8.prefix(15))
+        self.compare(NFTRegister(0), bytes + [UInt8](repeating: 0, count: 16 - bytes.count))
+    }
+
     /// The packet is of this protocol.
     mutating func isTransport(_ transport: TransportProtocol) {
         self.transport(NFTRegister(0))
@@ -291,6 +298,18 @@ struct NFTExpressions {
             writer.attribute(2, network: UInt32(family.number))
             writer.attribute(3, network: address.number)
             writer.attribute(5, network: port.number)
+        }
+    }
+
+    /// SNAT to the source that the packet has: nobody translates it after that.
+    mutating func keepSource() {
+        let source = NFTRegister(0)
+        let family = self.family
+        self.sourceAddress(source)
+        self.expression("nat") { writer in
+            writer.attribute(1, network: UInt32(0))
+            writer.attribute(2, network: UInt32(family.number))
+            writer.attribute(3, network: source.number)
         }
     }
 

@@ -12,6 +12,13 @@ public final class NodeLab: Sendable {
     public struct Pod: Sendable, Hashable {
         public var name: String
         public var address: IPv4Address
+        /// Nil if it has IPv4 alone.
+        public var address6: IPAddress?
+
+        init(name: String, address: IPv4Address) {
+            self.name = name
+            self.address = address
+        }
     }
 
     /// Who is where.

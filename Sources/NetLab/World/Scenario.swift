@@ -70,6 +70,8 @@ public struct Scenario: Sendable, Hashable {
     /// What it shows, for people.
     public var summary = ""
     public var transport = Transport.tcp
+    /// Whether the agents serve the network of pods (`edgeCNI`); pods have IPv6, too, then.
+    public var hasPodNetwork = false
     public var lans: [LAN]
     public var services: [Service] = []
 

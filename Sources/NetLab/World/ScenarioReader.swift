@@ -25,10 +25,15 @@ private struct ScenarioReader {
     let file: String
 
     func scenario(_ document: Document) throws(LabError) -> Scenario {
-        try self.checkKeys(of: document, "a scenario", ["name", "summary", "transport", "lans", "services"])
+        try self.checkKeys(
+            of: document,
+            "a scenario",
+            ["name", "summary", "transport", "podNetwork", "lans", "services"]
+        )
         var scenario = Scenario(name: try self.name(document, of: "scenario", limit: 24), lans: [])
         if let summary = document["summary"] { scenario.summary = try self.text(summary, "summary") }
         if let transport = document["transport"] { scenario.transport = try self.choice(transport, "transport") }
+        scenario.hasPodNetwork = try self.flag(document, "podNetwork")
         var taken: [String: SourcePosition] = [
             Internet.core: .none, "switch": .none, WorldPlan.outside: .none,
         ]

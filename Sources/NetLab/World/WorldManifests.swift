@@ -43,6 +43,7 @@ enum WorldManifests {
             topology.kubernetes.io/zone: \(node.lan)
         spec:
           podCIDR: \(node.podNetwork)
+          podCIDRs: [\(([node.podNetwork] + (node.podNetwork6.map { ["\"\($0)\""] } ?? [])).joined(separator: ", "))]
         status:
           addresses:
             - {type: InternalIP, address: "\(node.address)"}

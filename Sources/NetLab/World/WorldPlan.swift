@@ -21,6 +21,8 @@ public struct WorldNode: Sendable, Hashable {
     /// The service that has its name.
     public var clusterIP: IPv4Address { IPv4Address(10, 96, 1, UInt8(truncatingIfNeeded: self.number)) }
     var podNetwork: String { "10.244.\(self.number).0/24" }
+    /// Of pods that have IPv6, too; nil if they do not.
+    var podNetwork6: String? { self.client.address6 == nil ? nil : "fd00:244:\(self.number)::/64" }
 }
 
 /// A scenario with names and addresses: the plan of its lab.
@@ -46,7 +48,15 @@ struct WorldPlan: Sendable {
             let site = try internet.addSite(lan.nat, lan.name)
             self.sites[lan.name] = site
             for (index, node) in lan.nodes.enumerated() {
-                try Self.add(node, to: site, index: index, number: self.nodes.count + 1, &internet, &self.nodes)
+                try Self.add(
+                    node,
+                    to: site,
+                    index: index,
+                    number: self.nodes.count + 1,
+                    hasIPv6: scenario.hasPodNetwork,
+                    &internet,
+                    &self.nodes
+                )
                 if node.isRelay {
                     let addresses = try site.reachableAddresses(of: index).filter { $0.family == .v4 }
                     self.relays.append((node.name, addresses))
@@ -82,6 +92,7 @@ struct WorldPlan: Sendable {
         to site: Internet.Site,
         index: Int,
         number: Int,
+        hasIPv6: Bool,
         _ internet: inout Internet,
         _ nodes: inout [WorldNode]
     ) throws(LabError) {
@@ -89,9 +100,16 @@ struct WorldPlan: Sendable {
             let address = try site.addresses(of: index).first?.address
         else { throw LabError(.invalidPlan, "a world has at most 249 nodes, each with an address") }
         let podNetwork = "10.244.\(number).0/24"
+        func address6(_ last: UInt64) -> IPAddress {
+            .v6(IPv6Address(high: 0xFD00_0244_0000_0000 | UInt64(third) << 16, low: last))
+        }
         let gateway = IPv4Address(10, 244, third, 1)
+        let gateways = [.v4(gateway)] + (hasIPv6 ? [address6(1)] : [])
+        func networks(_ addresses: [IPAddress]) -> [InterfaceAddress] {
+            addresses.map { InterfaceAddress($0, prefixLength: $0.family == .v4 ? 24 : 64) }
+        }
         var host = LabPlan.Host(name: node.name)
-        host.bridges = [.init(name: "cni0", addresses: [InterfaceAddress(gateway, prefixLength: 24)])]
+        host.bridges = [.init(name: "cni0", addresses: networks(gateways))]
         host.forwardsPackets = true
         host.hasOwnRunDirectory = true
         host.resolverConfiguration = "# A world has no other name servers than its agents.\n"
@@ -109,12 +127,14 @@ struct WorldPlan: Sendable {
         if let card { host.interfaces.append(card) }
         try internet.add(host, to: site, index: index)
 
-        let client = NodeLab.Pod(name: "\(node.name)-client", address: IPv4Address(10, 244, third, 100))
-        let apps = (0..<node.pods).map { pod in
-            NodeLab.Pod(
-                name: pod == 0 ? "\(node.name)-app" : "\(node.name)-app-\(pod + 1)",
-                address: IPv4Address(10, 244, third, UInt8(10 + pod))
-            )
+        func pod(_ name: String, _ last: UInt8) -> NodeLab.Pod {
+            var pod = NodeLab.Pod(name: name, address: IPv4Address(10, 244, third, last))
+            if hasIPv6 { pod.address6 = address6(UInt64(last)) }
+            return pod
+        }
+        let client = pod("\(node.name)-client", 100)
+        let apps = (0..<node.pods).map { index in
+            pod(index == 0 ? "\(node.name)-app" : "\(node.name)-app-\(index + 1)", UInt8(10 + index))
         }
         for pod in [client] + apps {
             var host = LabPlan.Host(name: pod.name)
@@ -122,10 +142,10 @@ struct WorldPlan: Sendable {
                 .init(
                     name: "eth0",
                     attachment: .bridge("cni0", on: node.name),
-                    addresses: [InterfaceAddress(pod.address, prefixLength: 24)]
+                    addresses: networks([.v4(pod.address)] + (pod.address6.map { [$0] } ?? []))
                 )
             ]
-            host.routes = [LabPlan.Route.defaultRoute(via: .v4(gateway))].compactMap(\.self)
+            host.routes = gateways.compactMap { LabPlan.Route.defaultRoute(via: $0) }
             host.resolverConfiguration = NodeLab.Layout.podResolverConfiguration(Self.resolver)
             internet.add(host)
         }

@@ -11,7 +11,6 @@ import Testing
 struct PacketForwarderTests {
     private typealias Sample = SamplePackets
     private static let now = MonotonicTime(nanoseconds: 1)
-    private static let router = IPAddress.v4(IPv4Address(10, 244, 1, 1))
 
     /// This node has 10.244.1.0/24, the node `far` 10.244.2.0/24.
     private func forwarder(offloads: TunDevice.Offloads = [.tcp, .udp], mtu: Int = 1400) throws -> PacketForwarder {
@@ -24,13 +23,18 @@ struct PacketForwarderTests {
         )
         let routesMade = builder.apply(CatalogSnapshot(services: [], nodes: nodes), changed: [])
         let routes = try #require(routesMade)
-        return PacketForwarder(routes: routes, mtu: mtu, offloads: offloads, routers: [Self.router], now: Self.now)
+        return PacketForwarder(routes: routes, mtu: mtu, offloads: offloads, now: Self.now)
     }
 
     private func outgoing(_ forwarder: inout PacketForwarder, _ packet: [UInt8]) -> (PacketForwarder.Outgoing, [UInt8])
     {
         var bytes = [UInt8](repeating: 0, count: VirtioNetHeader.length) + packet
-        let outgoing = bytes.withUnsafeMutableBytes { forwarder.outgoing($0, now: Self.now) }
+        let outgoing = bytes.withUnsafeBytes { forwarder.outgoing($0, now: Self.now) }
+        if case .send(let sending) = outgoing, sending.isOpening {
+            bytes.withUnsafeMutableBytes {
+                forwarder.clamp(sending, in: UnsafeMutableRawBufferPointer(rebasing: $0[VirtioNetHeader.length...]))
+            }
+        }
         return (outgoing, Array(bytes.dropFirst(VirtioNetHeader.length)))
     }
 
@@ -38,12 +42,13 @@ struct PacketForwarderTests {
     func packetsGoToTheNodeOfTheirPod() throws {
         var forwarder = try self.forwarder()
         for packet in [Sample.version4(payload: [1]), Sample.version6(payload: [1])] {
-            guard case (.send(let node, let offload, _), let bytes) = self.outgoing(&forwarder, packet) else {
+            guard case (.send(let sending), let bytes) = self.outgoing(&forwarder, packet) else {
                 Issue.record("not sent")
                 continue
             }
-            #expect(node == "far")
-            #expect(offload == .none)
+            #expect(sending.node == "far")
+            #expect(sending.offload == .none)
+            #expect(!sending.isOpening)
             #expect(bytes == packet)
         }
         #expect(forwarder.counters.sentPackets == 2)
@@ -65,11 +70,6 @@ struct PacketForwarderTests {
         (SamplePackets.version4(target: .v4(IPv4Address(8, 8, 8, 8)), payload: []), .outside),
         (SamplePackets.version4(source: .v4(IPv4Address(192, 168, 1, 1)), payload: []), .foreignSource),
         (SamplePackets.version4(source: .v4(IPv4Address(10, 244, 2, 1)), payload: []), .foreignSource),
-        // Nobody tells IPv6 here, as there is no router of that family.
-        (
-            SamplePackets.version6(target: .v6(IPv6Address(high: 0xFD00_0244_0003_0000, low: 1)), payload: []),
-            .unknownNode
-        ),
         ([0x45, 0, 0], .malformed),
     ])
     func otherPacketsOfTheDeviceGoNowhere(packet: [UInt8], reason: PacketForwarder.Drop) throws {
@@ -89,13 +89,29 @@ struct PacketForwarderTests {
                 return
             }
             let parsed = try Sample.parse(answer)
-            #expect(parsed.source == Self.router)
+            #expect(parsed.source == IPAddress.v4(IPv4Address(10, 244, 3, 7)))
             #expect(parsed.destination == Sample.source4)
         }
         #expect(self.outgoing(&forwarder, packet).0 == .drop(.unknownNode))
         #expect(forwarder.counters.answers == UInt64(PacketForwarder.answerBurst))
         #expect(forwarder.counters.answersWithheld == 1)
         #expect(forwarder.counters.drops == [.unknownNode: UInt64(PacketForwarder.answerBurst) + 1])
+    }
+
+    @Test
+    func sendersOfVersion6AreToldToo() throws {
+        var forwarder = try self.forwarder()
+        let target = IPAddress.v6(IPv6Address(high: 0xFD00_0244_0003_0000, low: 1))
+        let packet = Sample.version6(
+            target: target,
+            payload: Sample.udp(payload: [1], between: Sample.source6, and: target)
+        )
+        guard case .answer(let answer) = self.outgoing(&forwarder, packet).0 else {
+            Issue.record("no answer")
+            return
+        }
+        #expect(try Sample.parse(answer).destination == Sample.source6)
+        #expect(try Sample.isSound(answer))
     }
 
     private func incoming(

@@ -119,12 +119,13 @@ extension FlowSocketTests {
         @Test("a length that no message has is refused before anything is kept for it", arguments: Self.badLengths)
         func lengths(_ bytes: [UInt8]) async throws {
             try await MaliciousPeerFixture.with { fixture in
+                fixture.victim.surroundings.packets.set { _ in }
                 let attacker = try await fixture.attacker()
                 let reply = try await fixture.reply(to: ByteBuffer(bytes: bytes), of: attacker)
                 #expect(reply.code == .badRequest && !reply.message.isEmpty)
                 for (protocolID, answer) in [
                     (TunnelProtocol.proxy, [ProxyMessage.failed.framed]), (TunnelProtocol.discovery, []),
-                    (TunnelProtocol.packets, []),
+                    (TunnelProtocol.originalPackets, []),
                 ] {
                     let channel = try await fixture.stream(attacker, protocolID)
                     let log = try await channel.record()
@@ -133,7 +134,7 @@ extension FlowSocketTests {
                     #expect(log.reads == answer)
                 }
                 #expect(fixture.victim.acceptor.counters.refused == [.badRequest: 2])
-                #expect(fixture.victim.acceptor.counters.packetStreamsRefused == 1)
+                #expect(fixture.victim.packetAcceptor.counters.refused == [.badRequest: 1])
                 #expect(fixture.victim.exchange.counters.failed == 1)
                 try await fixture.expectNothingIsLeft(of: attacker)
                 try await fixture.expectHonestIsServed()

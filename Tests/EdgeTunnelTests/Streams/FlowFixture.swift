@@ -26,7 +26,7 @@ final class TestNaming: PeerNaming {
 
     func peer(of node: String) -> PeerID? { self.nodes.withLock { $0[node] } }
     func node(of peer: PeerID) -> String? { self.nodes.withLock { $0.first { $0.value == peer }?.key } }
-    func set(_ node: String, _ peer: PeerID) { self.nodes.withLock { $0[node] = peer } }
+    func set(_ node: String, _ peer: PeerID?) { self.nodes.withLock { $0[node] = peer } }
 }
 
 /// Two agents on loopback: `near` opens flows, `far` dials.
@@ -189,6 +189,7 @@ final class ReadLog: Sendable {
         var reads: [ByteBuffer] = []
         var hasEnded = false
         var isClosed = false
+        var isToMove = false
         var error: String?
     }
 
@@ -198,6 +199,8 @@ final class ReadLog: Sendable {
     var text: String { self.reads.map { String(buffer: $0) }.joined() }
     var hasEnded: Bool { self.state.withLock { $0.hasEnded } }
     var isClosed: Bool { self.state.withLock { $0.isClosed } }
+    /// `ChannelShouldQuiesceEvent` has come.
+    var isToMove: Bool { self.state.withLock { $0.isToMove } }
     var error: String? { self.state.withLock { $0.error } }
 
     func note(_ body: (inout State) -> Void) { self.state.withLock { body(&$0) } }
@@ -219,6 +222,7 @@ private final class ReadLogHandler: ChannelInboundHandler {
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if case .inputClosed? = event as? ChannelEvent { self.log.note { $0.hasEnded = true } }
+        if event is ChannelShouldQuiesceEvent { self.log.note { $0.isToMove = true } }
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) { self.log.note { $0.error = "\(error)" } }
@@ -229,12 +233,15 @@ extension Channel {
     /// Reads from now on.
     func record() async throws -> ReadLog {
         let log = ReadLog()
-        try await self.eventLoop.submit {
-            guard self.isActive else { return log.note { $0.isClosed = true } }
-            try self.pipeline.syncOperations.addHandler(ReadLogHandler(log))
-            self.read()
-        }.get()
+        try await self.eventLoop.submit { try self.record(log) }.get()
         return log
+    }
+
+    /// The same on the channel's loop.
+    func record(_ log: ReadLog) throws {
+        guard self.isActive else { return log.note { $0.isClosed = true } }
+        try self.pipeline.syncOperations.addHandler(ReadLogHandler(log))
+        self.read()
     }
 
     func send(_ text: String) { self.writeAndFlush(ByteBuffer(string: text), promise: nil) }

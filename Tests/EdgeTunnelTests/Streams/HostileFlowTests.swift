@@ -209,14 +209,13 @@ extension FlowSocketTests {
             var limits = FlowLimits()
             limits.requestTimeout = .milliseconds(50)
             try await FlowFixture.with(limits: limits) { fixture in
-                for protocolID in [TunnelProtocol.flow, TunnelProtocol.proxy, TunnelProtocol.packets] {
+                for protocolID in [TunnelProtocol.flow, TunnelProtocol.proxy] {
                     let channel = try await fixture.rawStream(protocolID)
                     let log = try await channel.record()
                     channel.writeAndFlush(ByteBuffer(bytes: [200]), promise: nil)
                     try await eventually("the reset") { log.isClosed && log.error != nil }
                 }
                 #expect(fixture.acceptor.counters.silent == 2)
-                #expect(fixture.acceptor.counters.packetStreamsRefused == 1)
                 // One that leaves with half a message.
                 let channel = try await fixture.rawStream(TunnelProtocol.flow)
                 channel.writeAndFlush(ByteBuffer(bytes: [200, 1]), promise: nil)
@@ -267,35 +266,6 @@ extension FlowSocketTests {
             }
             try await server.close()
         }
-
-        // MARK: Packets
-
-        @Test
-        func packetsGoToWhoTakesThem() async throws {
-            try await FlowFixture.with { fixture in
-                let offer = ProxyMessage.packets(protocol: 6, to: FlowFixture.farNode)
-                let refused = try await fixture.rawStream(TunnelProtocol.packets)
-                let refusal = try await refused.record()
-                refused.writeAndFlush(offer.framed, promise: nil)
-                try await eventually("the reset") { refusal.isClosed && refusal.reads.isEmpty }
-                #expect(fixture.acceptor.counters.packetStreamsRefused == 1)
-
-                let taken = Mutex<[(UInt8, PeerID)]>([])
-                fixture.acceptor.setPacketHandler { channel, number, peer in
-                    taken.withLock { $0.append((number, peer)) }
-                    try? channel.pipeline.syncOperations.addHandler(PacketEcho())
-                    channel.read()
-                }
-                let accepted = try await fixture.rawStream(TunnelProtocol.packets)
-                let log = try await accepted.record()
-                accepted.writeAndFlush(offer.framed, promise: nil)
-                try await eventually("the answer") { log.reads.map(\.hex) == [offer.success.framed.hex] }
-                accepted.send("packet")
-                try await eventually("the packet") { log.reads.count == 2 && String(buffer: log.reads[1]) == "packet" }
-                #expect(taken.withLock { $0.map(\.0) } == [6])
-                #expect(taken.withLock { $0.map(\.1) } == [fixture.near.peerID])
-            }
-        }
     }
 }
 
@@ -313,11 +283,4 @@ final class EndlessTarget: ChannelInboundHandler, Sendable {
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
-}
-
-private final class PacketEcho: ChannelInboundHandler {
-    typealias InboundIn = ByteBuffer
-
-    func channelRead(context: ChannelHandlerContext, data: NIOAny) { context.writeAndFlush(data, promise: nil) }
-    func channelReadComplete(context: ChannelHandlerContext) { context.read() }
 }

@@ -12,10 +12,17 @@ public enum CaptureRoutes {
 
     /// Makes the routes over a device those to `blocks`: what is missing is added, others of ours are removed. In the network
     /// namespace of the thread that calls; blocks for the kernel's answers.
-    public static func set(_ blocks: [CIDR], over device: TunDevice) throws {
+    /// - Parameter sources: the addresses that packets of this host itself have there, one for each family.
+    public static func set(_ blocks: [CIDR], over device: TunDevice, from sources: [IPAddress] = []) throws {
         let wanted = Set(
-            blocks.map {
-                DeviceRoute(block: $0, linkIndex: device.index, metric: Self.metric, origin: Self.origin)
+            blocks.map { block in
+                DeviceRoute(
+                    block: block,
+                    linkIndex: device.index,
+                    metric: Self.metric,
+                    origin: Self.origin,
+                    source: sources.first { $0.family == block.address.family }
+                )
             }
         )
         let present = Set(try RouteNetlink.deviceRoutes().filter { $0.origin == Self.origin })
