@@ -175,7 +175,7 @@ let package = Package(
         library(
             "Admin",
             [
-                "MeshCore", "Documents", "KubeModel", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
+                "MeshCore", "Documents", "KubeModel", "ByteStreams", "LinuxNetwork", "LoadBalancing", "ServiceCatalog",
                 "MeshInterfaces", nioCore, nioPosix, nioHTTP1, hashTrees, logging, lifecycle,
             ]
         ),
@@ -340,6 +340,8 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
+                "EdgeTunnel", "FakeKube", "GatewayRouting", "KubeClient", "LibP2P", "MeshTesting", "Multiformats",
+                "MeshApp", "Admin", "EdgeDNS",
                 "EdgeCNI", "EdgeTunnel", "FakeKube", "GatewayRouting", "LibP2P", "MeshTesting", "Multiformats",
                 "MeshApp",
                 "Admin",

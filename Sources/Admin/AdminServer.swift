@@ -1,3 +1,4 @@
+import ByteStreams
 import Glibc
 public import Logging
 public import MeshCore
@@ -56,11 +57,21 @@ public struct AdminServer: Service {
 
     private func bind() async throws -> any Channel {
         let respond = self.respond
+        let (logger, listener) = (self.logger, self.listener)
         let bootstrap = ServerBootstrap(group: self.eventLoop)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .serverChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.addHandler(ConnectionBound(limit: Self.connectionLimit))
+                    let pause = AcceptPause { error, isFirst in
+                        guard isFirst else { return }
+                        logger.error(
+                            "the admin interface accepts nothing for a while: descriptors or memory are short; raise LimitNOFILE",
+                            metadata: ["address": "\(listener)", "error": "\(error)"]
+                        )
+                    }
+                    try channel.pipeline.syncOperations.addHandlers([
+                        pause, ConnectionBound(limit: Self.connectionLimit),
+                    ])
                 }
             }
             .childChannelInitializer { channel in

@@ -40,7 +40,7 @@ public enum GatewayText {
                 "edgeGateway does not listen on \(listener["address"]?.string ?? "?"): \($0)"
             }
         }
-        let others = ["certificateProblems", "credentialProblems"].flatMap { key in
+        let others = ["certificateProblems", "credentialProblems", "subsetProblems"].flatMap { key in
             (gateway?[key]?.array ?? []).compactMap { $0.string.map { "edgeGateway: \($0)" } }
         }
         return listeners + others

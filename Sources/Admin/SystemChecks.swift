@@ -48,7 +48,11 @@ public struct SystemChecks<Host: HostReading>: Sendable {
     }
 
     public func run() async -> [CheckResult] {
-        var results = [self.privileges(), self.fileLimit()]
+        var results = [self.fileLimit()]
+        // A gateway by itself changes nothing on its node.
+        if self.expectation.isProxyEnabled || self.expectation.isDNSEnabled || !self.expectation.podFamilies.isEmpty {
+            results.insert(self.privileges(), at: 0)
+        }
         if self.expectation.isProxyEnabled {
             results.append(await self.packetFilter())
             results.append(self.ipForward())

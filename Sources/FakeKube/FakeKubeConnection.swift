@@ -94,7 +94,7 @@ struct FakeKubeConnection {
             break
         }
         if let (code, message) = refusal { return try await answer.fail(code, message) }
-        guard let place else { return try await self.answerOther(request, with: &answer) }
+        guard let place else { return try await self.answerOther(request, body, with: &answer) }
         if request.method == "PATCH" {
             return try await self.patch(
                 place,
@@ -112,7 +112,7 @@ struct FakeKubeConnection {
     }
 
     @concurrent
-    private func answerOther(_ request: FakeKubeRequest, with answer: inout Answer) async throws {
+    private func answerOther(_ request: FakeKubeRequest, _ body: [UInt8], with answer: inout Answer) async throws {
         switch request.path {
         case "/version":
             let version: Document = [
@@ -120,6 +120,13 @@ struct FakeKubeConnection {
                 "platform": "linux/amd64",
             ]
             try await answer.send(version.jsonBytes())
+        case "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" where request.method == "POST":
+            let wanted = (try? Document.parseJSON(body))?["spec"]?["resourceAttributes"]
+            let parts = ["resource", "subresource"].compactMap { wanted?[$0]?.string }
+            let isForbidden = self.fake.state.withLock { $0.forbidden.contains(parts.joined(separator: "/")) }
+            try await answer.send(
+                Document.object([.init("status", ["allowed": .init(.bool(!isForbidden))])]).jsonBytes()
+            )
         case "/healthz", "/livez", "/readyz":
             try await answer.send(Array("ok".utf8))
         default:
@@ -194,7 +201,7 @@ struct FakeKubeConnection {
         var items = Array("\"items\":[".utf8)
         for (index, item) in page.items.enumerated() {
             if index > 0 { items.append(UInt8(ascii: ",")) }
-            items += item
+            items += request.asksForMetadata ? Self.metadata(of: item) : item
         }
         items.append(UInt8(ascii: "]"))
         let describedBy = Array("\"metadata\":".utf8) + Document.object(metadata).jsonBytes()
@@ -252,7 +259,7 @@ struct FakeKubeConnection {
         if isTooOld { return try await answer.fail(410, "too old resource version", reason: "Expired") }
         let selector = request.query["fieldSelector"]
         try await answer.begin()
-        try await answer.events(first.filter { place.holds($0.key, selector) })
+        try await answer.events(Self.shown(first.filter { place.holds($0.key, selector) }, to: request))
         var iterator = wakes.makeAsyncIterator()
         repeat {
             let (events, order) = self.fake.state.withLock { state in
@@ -261,7 +268,7 @@ struct FakeKubeConnection {
             }
             switch events {
             case .events(let events) where order != .disconnect:
-                try await answer.events(events.filter { place.holds($0.key, selector) })
+                try await answer.events(Self.shown(events.filter { place.holds($0.key, selector) }, to: request))
                 cursor = events.last?.version ?? cursor
             case .events: break
             case .tooOld:
@@ -286,6 +293,24 @@ struct FakeKubeConnection {
 }
 
 extension FakeKubeConnection {
+    private static func shown(_ events: [FakeKubeStore.Event], to request: FakeKubeRequest) -> [FakeKubeStore.Event] {
+        guard request.asksForMetadata else { return events }
+        return events.map { event in
+            var event = event
+            event.json = Self.metadata(of: event.json)
+            return event
+        }
+    }
+
+    /// An object as `PartialObjectMetadata`.
+    private static func metadata(of json: [UInt8]) -> [UInt8] {
+        let metadata = (try? Document.parseJSON(json))?["metadata"] ?? [:]
+        let object: Document = [
+            "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+        ]
+        return object.jsonBytes()
+    }
+
     private static func parse(_ head: HTTPRequestHead, connection: Int) -> FakeKubeRequest {
         let halves = head.uri.split(separator: "?", maxSplits: 1)
         var query: [String: String] = [:]

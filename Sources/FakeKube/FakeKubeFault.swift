@@ -14,6 +14,8 @@ public struct FakeKubeRequest: Hashable, Sendable {
     public var connection: Int
 
     public var isWatch: Bool { self.query["watch"] == "true" || self.query["watch"] == "1" }
+    /// The first form that is accepted is `PartialObjectMetadata`, or a list of it.
+    public var asksForMetadata: Bool { self.accept?.hasPrefix("application/json;as=PartialObjectMetadata") == true }
 }
 
 /// Something that goes wrong with the next requests that fit.

@@ -24,13 +24,15 @@ public enum FakeObjects {
         ]
     }
 
+    /// - Parameter pods: the names of the pods at `addresses`, in the same order; nil to name none.
     public static func endpointSlice(
         namespace: String = "default",
         service: String,
         suffix: String = "abcde",
         addresses: [String],
         port: Int = 8080,
-        node: String = "node-0"
+        node: String = "node-0",
+        pods: [String]? = nil
     ) -> Document {
         [
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
@@ -40,11 +42,13 @@ public enum FakeObjects {
             ],
             "ports": [["name": "http", "protocol": "TCP", "port": .integer(port)]],
             "endpoints": .array(
-                addresses.map {
-                    [
-                        "addresses": [.string($0)], "nodeName": .string(node),
-                        "conditions": ["ready": true, "serving": true, "terminating": false],
+                addresses.enumerated().map { index, address in
+                    var members: [Document.Member] = [
+                        .init("addresses", [.string(address)]), .init("nodeName", .string(node)),
+                        .init("conditions", ["ready": true, "serving": true, "terminating": false]),
                     ]
+                    if let pods { members.append(.init("targetRef", ["kind": "Pod", "name": .string(pods[index])])) }
+                    return .object(members)
                 }
             ),
         ]
@@ -65,6 +69,17 @@ public enum FakeObjects {
                     "ports": [["name": "http", "protocol": "TCP", "port": .integer(port)]],
                 ]
             ],
+        ]
+    }
+
+    public static func pod(namespace: String, name: String, labels: [String: String]) -> Document {
+        [
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": [
+                "name": .string(name), "namespace": .string(namespace),
+                "labels": .object(labels.sorted { $0.key < $1.key }.map { .init($0.key, .string($0.value)) }),
+            ],
+            "spec": ["containers": [["name": "app", "image": "app"]]], "status": ["phase": "Running"],
         ]
     }
 

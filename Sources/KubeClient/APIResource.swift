@@ -10,6 +10,10 @@ public struct APIResource: Hashable, Sendable, CustomStringConvertible {
     public var plural: String
     /// The one object that is meant; nil for the whole collection.
     var object: ObjectName?
+    /// The namespace whose part of the collection is meant.
+    var namespace: String?
+    /// Whether only names and labels are asked for. A server that does not know how sends the whole objects.
+    var isMetadataOnly = false
 
     init(_ kind: ObjectKind, _ plural: String, group: String = "", version: String = "v1") {
         self.kind = kind
@@ -20,13 +24,20 @@ public struct APIResource: Hashable, Sendable, CustomStringConvertible {
 
     var path: String {
         let root = self.group.isEmpty ? "/api/\(self.version)" : "/apis/\(self.group)/\(self.version)"
-        let namespace = self.object?.namespace ?? ""
+        let namespace = self.object?.namespace ?? self.namespace ?? ""
         return root + (namespace.isEmpty ? "" : "/namespaces/\(namespace)") + "/\(self.plural)"
     }
 
     /// What of the collection is meant, for lists and watches.
     var selector: [(String, String)] {
         self.object.map { [("fieldSelector", "metadata.name=\($0.name)")] } ?? []
+    }
+
+    /// Of lists, or of watches, whose events hold single objects.
+    func accept(list isList: Bool) -> String {
+        guard self.isMetadataOnly else { return "application/json" }
+        let form = isList ? "PartialObjectMetadataList" : "PartialObjectMetadata"
+        return "application/json;as=\(form);g=meta.k8s.io;v=v1,application/json"
     }
 
     /// The path of one of its objects.
@@ -78,6 +89,14 @@ struct WatchedResource: Hashable, Sendable {
     static func named(_ kind: ObjectKind, _ name: ObjectName) -> WatchedResource {
         var resource = APIResource(kind, kind == .secret ? "secrets" : "configmaps")
         resource.object = name
+        return WatchedResource(candidates: [resource])
+    }
+
+    /// The labels of the pods of one namespace.
+    static func podLabels(in namespace: String) -> WatchedResource {
+        var resource = APIResource(.pod, "pods")
+        resource.namespace = namespace
+        resource.isMetadataOnly = true
         return WatchedResource(candidates: [resource])
     }
 

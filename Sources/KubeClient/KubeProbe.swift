@@ -22,6 +22,12 @@ public struct KubeProbe: Sendable {
         public var latency: Duration
     }
 
+    public struct RightCheck: Hashable, Sendable {
+        public var right: AccessRight
+        /// Nil if the server does not say.
+        public var isAllowed: Bool?
+    }
+
     /// The server's URL.
     public var origin: String
     /// `gitVersion`; nil if the server does not say (the MetaServer does not).
@@ -31,18 +37,26 @@ public struct KubeProbe: Sendable {
     /// The server's clock less this machine's, to within a second; nil without a `Date` header.
     public var clockSkew: Duration?
     public var resources: [ResourceCheck] = []
+    /// Of what was asked for.
+    public var rights: [RightCheck] = []
     /// Why the server could not be asked, if it could not.
     public var failure: KubeError?
 }
 
 extension KubernetesSource {
-    /// Asks the server for its version and for one object of each resource that the mesh follows. Takes at most about
-    /// 10 seconds per resource; never throws but reports what failed.
-    public func probe() async -> KubeProbe {
+    /// Asks the server for its version and for one object of each resource that is followed. Takes at most about 10 seconds per
+    /// resource; never throws but reports what failed.
+    /// - Parameter rights: are asked for in words; nothing is done that needs them.
+    public func probe(rights: [AccessRight] = []) async -> KubeProbe {
         do {
-            return try await self.transport.withConnection { connection in
+            var probe = try await self.transport.withConnection { connection in
                 try await self.probe(on: &connection)
             }
+            for right in rights {
+                let isAllowed = try await self.transport.withConnection { try await Self.review(right, on: &$0) }
+                probe.rights.append(KubeProbe.RightCheck(right: right, isAllowed: isAllowed))
+            }
+            return probe
         } catch {
             var probe = KubeProbe(origin: self.configuration.endpoint.url)
             probe.failure = error as? KubeError ?? KubeError(.disconnected, "the probe was broken off", cause: error)
@@ -72,7 +86,37 @@ extension KubernetesSource {
                 probe.resources.append(check)
             }
         }
+        for resource in self.options.followsGateway ? WatchedResource.gateway : [] {
+            probe.resources += try await self.firstPresent(of: resource)
+        }
         return probe
+    }
+
+    /// What is known of the candidate that would be followed; of the last one if the server has none.
+    @concurrent
+    private func firstPresent(of resource: WatchedResource) async throws -> [KubeProbe.ResourceCheck] {
+        var found: KubeProbe.ResourceCheck?
+        for candidate in resource.candidates {
+            found = try await self.transport.withConnection { try await Self.check(candidate, on: &$0) }
+            if found?.permission != .absent { break }
+        }
+        return found.map { [$0] } ?? []
+    }
+
+    @concurrent
+    private static func review(_ right: AccessRight, on connection: inout KubeConnection) async throws -> Bool? {
+        let limit = Duration.seconds(10)
+        let response = try await connection.send(
+            KubeRequest(
+                path: AccessRight.reviewPath,
+                body: .json(right.review.jsonBytes()),
+                idleLimit: limit,
+                totalLimit: limit
+            )
+        )
+        let body = try await connection.collect(limit: Reflector.errorBodyLimit)
+        guard [200, 201].contains(response.status.code) else { return nil }
+        return (try? Document.parseJSON(body))?["status"]?["allowed"]?.bool
     }
 
     @concurrent

@@ -11,6 +11,8 @@ struct KubeRequest: Sendable {
     var path: String
     /// Nil means GET.
     var body: Body?
+    /// The form of the answer that is asked for.
+    var accept = "application/json"
     var acceptsGzip = false
     /// The longest silence while an answer is awaited.
     var idleLimit: Duration
@@ -170,7 +172,7 @@ struct KubeConnection {
     mutating func send(_ request: KubeRequest) async throws -> HTTPResponseHead {
         let endpoint = self.transport.endpoint
         var headers: HTTPHeaders = [
-            "Host": endpoint.authority, "User-Agent": self.transport.userAgent, "Accept": "application/json",
+            "Host": endpoint.authority, "User-Agent": self.transport.userAgent, "Accept": request.accept,
             "Accept-Encoding": request.acceptsGzip ? "gzip" : "identity",
         ]
         if let authorization = try await self.transport.credentials.authorization() {

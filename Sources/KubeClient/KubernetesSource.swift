@@ -38,7 +38,7 @@ public struct KubernetesSource: ClusterObjectSource {
     let configuration: KubeConfiguration
     let options: Options
     let transport: KubeTransport
-    private let logger: Logger
+    let logger: Logger
 
     /// - Parameter group: the loops on which connections run; decoding runs in the tasks of `run`.
     public init(

@@ -53,22 +53,15 @@ public struct NamedObjectSource: Sendable {
         _ wanted: AsyncStream<Set<Reference>>,
         sink: @escaping @Sendable (Reference, Event) async -> Void
     ) async throws {
-        var following: [Reference: Task<Void, any Error>] = [:]
-        defer { for task in following.values { task.cancel() } }
+        var following = FollowedTasks<Reference>()
+        defer { following.cancel() }
         for await references in wanted {
             let chosen = references.sorted().prefix(Self.maximumObjects)
             for reference in references.subtracting(chosen) {
                 let most = "\(Self.maximumObjects) objects are followed already; this one is not"
                 await sink(reference, .failing(most))
             }
-            for (reference, task) in following where !chosen.contains(reference) {
-                task.cancel()
-                following[reference] = nil
-            }
-            for reference in chosen where following[reference] == nil {
-                // Not of a group, of which single ones cannot be cancelled; they end with this function.
-                following[reference] = Task { try await self.follow(reference, sink) }
-            }
+            following.replace(with: chosen) { reference in Task { try await self.follow(reference, sink) } }
         }
         try Task.checkCancellation()
     }

@@ -103,6 +103,7 @@ final class Reflector {
         let response = try await connection.send(
             KubeRequest(
                 path: request.path,
+                accept: request.resource.accept(list: true),
                 acceptsGzip: true,
                 idleLimit: .seconds(60),
                 totalLimit: .seconds(300)
@@ -139,7 +140,12 @@ final class Reflector {
         try await self.gate.pass()
         let limit = Duration.seconds(request.timeoutSeconds + 30)
         let response = try await connection.send(
-            KubeRequest(path: request.path, idleLimit: limit, totalLimit: limit)
+            KubeRequest(
+                path: request.path,
+                accept: request.resource.accept(list: false),
+                idleLimit: limit,
+                totalLimit: limit
+            )
         )
         guard try await self.accepts(response, on: &connection) else { return }
         await self.perform(self.machine.watchBegan())

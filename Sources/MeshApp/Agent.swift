@@ -21,6 +21,7 @@ struct Agent: Sendable {
     static let sourceModule = "source"
     static let manifestsModule = "manifests"
     static let credentialsModule = "gatewaySecrets"
+    static let subsetsModule = "gatewaySubsets"
     static let gatewayStatusModule = "gatewayStatus"
     static let adminModule = "admin"
     static let metricsModule = "metrics"

@@ -171,7 +171,10 @@ final class AgentParts: Sendable {
             services.append(self.supervised(SOCKS5Module.name) { isUp in try await socks5.run(isUp: isUp) })
         }
         if let gateway = self.gateway {
-            if self.configuration.followsAPI { services.append(self.credentials(of: gateway)) }
+            if self.configuration.followsAPI {
+                services.append(self.credentials(of: gateway))
+                services.append(self.podLabels(of: gateway))
+            }
             if self.configuration.writesGatewayStatus { services.append(self.status(of: gateway)) }
             services.append(self.supervised(GatewayModule.name) { isUp in try await gateway.run(isUp: isUp) })
         }
@@ -198,20 +201,24 @@ final class AgentParts: Sendable {
     }
 
     private func api() -> any ServiceLifecycle.Service {
-        self.supervised(Agent.sourceModule) { [configuration, catalog, group, logger] isUp in
-            var options = configuration.sourceOptions
-            options.knownObjects = Self.knownObjects(catalog.snapshot)
-            let source = KubernetesSource(
-                try configuration.kubeConfiguration(variable: ProcessEnvironment.variable),
-                options: options,
-                group: group,
-                logger: logger
-            )
+        self.supervised(Agent.sourceModule) { [catalog] isUp in
+            let source = try self.source(knownObjects: Self.knownObjects(catalog.snapshot))
             isUp()
             try await cancelWhenGracefulShutdown {
                 try await source.run { catalog.apply($0, from: .api) }
             }
         }
+    }
+
+    private func source(knownObjects: [ObjectKind: Int] = [:]) throws -> KubernetesSource {
+        var options = self.configuration.sourceOptions
+        options.knownObjects = knownObjects
+        return KubernetesSource(
+            try self.configuration.kubeConfiguration(variable: ProcessEnvironment.variable),
+            options: options,
+            group: self.group,
+            logger: self.logger
+        )
     }
 
     /// Secrets and ConfigMaps that the gateway's plan names, and nothing else of their kinds.
@@ -226,6 +233,17 @@ final class AgentParts: Sendable {
             isUp()
             try await cancelWhenGracefulShutdown {
                 try await source.run(vault.requests()) { vault.take($1, of: $0) }
+            }
+        }
+    }
+
+    /// Of the namespaces in which the gateway's plan has subsets, and of no others.
+    private func podLabels(of gateway: GatewayModule) -> any ServiceLifecycle.Service {
+        self.supervised(Agent.subsetsModule) { [pods = gateway.pods] isUp in
+            let source = try self.source()
+            isUp()
+            try await cancelWhenGracefulShutdown {
+                try await source.followPodLabels(pods.namespaces.requests()) { pods.take($0) }
             }
         }
     }

@@ -24,7 +24,8 @@ extension AgentConfiguration {
                 ?? .filterIfLabelExists,
             clusterDomain: domain.isEmpty ? "cluster.local" : domain,
             ringLoadFactor: ring.load,
-            ringSize: min(ring.partitionCount * ring.replicationFactor, ConsistentHashPolicy.ringSizes.upperBound)
+            ringSize: min(ring.partitionCount * ring.replicationFactor, ConsistentHashPolicy.ringSizes.upperBound),
+            keepsPodNames: gateway.enable
         )
     }
 

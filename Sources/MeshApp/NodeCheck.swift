@@ -14,7 +14,7 @@ public enum NodeCheck {
     public static func run(_ options: AgentOptions, client: AdminClient) async -> CheckReport {
         let source = ConfigSource(options: options)
         var results: [CheckResult] = []
-        var configuration = AgentConfiguration.defaults(source.environment)
+        var configuration = AgentConfiguration.defaults(source.environment, role: options.role)
         configuration.commonConfig.manifestsDir = options.manifestFolder ?? ""
         do {
             let reading = try source.read()
@@ -104,12 +104,19 @@ public enum NodeCheck {
         guard configuration.followsAPI else { return results }
         do {
             let api = try configuration.kubeConfiguration(variable: ProcessEnvironment.variable)
+            var options = KubernetesSource.Options()
+            options.followsGateway = configuration.modules.edgeGateway.enable
             let source = KubernetesSource(
                 api,
+                options: options,
                 group: MultiThreadedEventLoopGroup.singleton,
                 logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() }
             )
-            results += Self.results(of: await source.probe(), isMetaServer: api.isMetaServer)
+            // A MetaServer has no rights of its own to tell of.
+            let rights = options.followsGateway && !api.isMetaServer ? Self.gatewayRights(configuration) : []
+            let probe = await source.probe(rights: rights)
+            results += Self.results(of: probe, isMetaServer: api.isMetaServer)
+            results += Self.gatewayResults(of: probe)
         } catch {
             results.append(CheckResult("api", .fail, "\(error)", mend: "mend kubeAPIConfig"))
         }
@@ -142,7 +149,7 @@ public enum NodeCheck {
                         name,
                         .fail,
                         "may not be listed: \(reason)",
-                        mend: "give the agent's ServiceAccount get, list and watch on \(check.resource)"
+                        mend: "give the ServiceAccount get, list and watch on \(check.resource)"
                     )
                 )
             case .failed(let reason):
@@ -163,5 +170,51 @@ public enum NodeCheck {
             )
         }
         return results
+    }
+
+    // MARK: The gateway
+
+    private static func gatewayRights(_ configuration: AgentConfiguration) -> [AccessRight] {
+        GatewayRights.credentials + GatewayRights.pods + (configuration.writesGatewayStatus ? GatewayRights.status : [])
+    }
+
+    /// What a gateway lacks is told with what it does without. None of it keeps it from serving.
+    static func gatewayResults(of probe: KubeProbe) -> [CheckResult] {
+        let parts: [(name: String, rights: [AccessRight], without: String, mend: String)] = [
+            (
+                "gateway-secrets", GatewayRights.credentials,
+                "only Secrets and ConfigMaps that Roles allow one by one can be used for TLS",
+                "apply the role of the gateway, or see that the Roles name every Secret that Gateways name"
+            ),
+            (
+                "gateway-pods", GatewayRights.pods,
+                "routes to subsets of DestinationRules lead to all endpoints",
+                "apply the role of the gateway"
+            ),
+            (
+                "gateway-status", GatewayRights.status,
+                "the status of Gateways, routes and policies is not written",
+                "apply the role of the gateway, or set modules.edgeGateway.updateStatus: false"
+            ),
+        ]
+        return parts.compactMap { part in
+            let asked = probe.rights.filter { part.rights.contains($0.right) }
+            guard !asked.isEmpty else { return nil }
+            let missing = asked.filter { $0.isAllowed == false }.map(\.right.description)
+            guard missing.isEmpty else {
+                let list = missing.joined(separator: ", ")
+                return CheckResult(part.name, .warn, "may not \(list): \(part.without)", mend: part.mend)
+            }
+            guard asked.allSatisfy({ $0.isAllowed == true }) else {
+                let unknown = "the server does not say what this account may do"
+                return CheckResult(
+                    part.name,
+                    .warn,
+                    unknown,
+                    mend: "allow selfsubjectaccessreviews, as system:basic-user does"
+                )
+            }
+            return CheckResult(part.name, .pass, "all rights are there")
+        }
     }
 }

@@ -28,6 +28,8 @@ public struct CatalogSnapshot: Sendable {
     public internal(set) var rejectedOverflow: UInt64 = 0
     /// Objects that are in force, but probably not as their author meant: what an operator should know.
     public internal(set) var warnings: TreeDictionary<RejectedKey, String> = [:]
+    /// The labels of all pods that are known, for subsets; read from manifests, and of the cluster only what `replacePods` tells.
+    var podLabels: TreeDictionary<ObjectName, [String: String]> = [:]
     /// Services, nodes, rules and objects of the gateway that came from manifests, for the store: their folder answers for them at the next start.
     var fromManifests: TreeSet<RejectedKey> = []
 

@@ -70,7 +70,7 @@ extension CatalogState {
         case .namespace:
             if self.snapshot.namespaceLabels.removeValue(forKey: key.name.name) != nil { self.isChanged = true }
         case .pod:
-            self.setLabels([:], of: key.name)
+            self.setLabels(nil, of: key.name)
         case .manifest:
             break
         default:
@@ -102,7 +102,7 @@ extension CatalogState {
             return .namespace(namespace)
         case .pod:
             var pod = PodObject(name: name)
-            pod.labels = self.podLabels[name] ?? [:]
+            pod.labels = self.snapshot.podLabels[name] ?? [:]
             return .pod(pod)
         case .manifest:
             return nil
@@ -112,9 +112,9 @@ extension CatalogState {
     }
 
     /// What else a pod has counts only where endpoints are made of it.
-    private mutating func setLabels(_ labels: [String: String], of pod: ObjectName) {
-        guard self.podLabels[pod] ?? [:] != labels else { return }
-        self.podLabels[pod] = labels.isEmpty ? nil : labels
+    private mutating func setLabels(_ labels: [String: String]?, of pod: ObjectName) {
+        guard self.snapshot.podLabels[pod] != labels else { return }
+        self.snapshot.podLabels[pod] = labels
         for name in self.servicesWithSubsets where name.namespace == pod.namespace {
             let groups = self.snapshot.services[name]?.groups ?? []
             if groups.contains(where: { $0.endpoints.contains { $0.podName == pod.name } }) {
@@ -123,7 +123,8 @@ extension CatalogState {
         }
     }
 
-    /// Of each subset of a rule, the pods behind `groups` that have its labels.
+    /// Of each subset of a rule, the pods behind `groups` that have its labels. Where nothing is known of any of these pods there
+    /// are no subsets, so that all endpoints serve: nobody follows the labels, or may, or they have yet to be listed.
     mutating func subsets(
         of rule: ValidatedRule?,
         for service: ObjectName,
@@ -135,11 +136,14 @@ extension CatalogState {
         }
         self.servicesWithSubsets.insert(service)
         let pods = Set(groups.lazy.flatMap(\.endpoints).compactMap(\.podName))
-        return subsets.mapValues { wanted in
-            pods.filter { pod in
-                let labels = self.podLabels[ObjectName(namespace: service.namespace, name: pod)] ?? [:]
-                return wanted.allSatisfy { labels[$0.key] == $0.value }
+        let labels = Dictionary(
+            uniqueKeysWithValues: pods.map { pod in
+                (pod, self.snapshot.podLabels[ObjectName(namespace: service.namespace, name: pod)])
             }
+        )
+        guard labels.contains(where: { $0.value != nil }) else { return [:] }
+        return subsets.mapValues { wanted in
+            Set(labels.filter { pod in wanted.allSatisfy { pod.value?[$0.key] == $0.value } }.keys)
         }
     }
 

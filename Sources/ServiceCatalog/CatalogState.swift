@@ -60,8 +60,6 @@ struct CatalogState {
     /// Names of rules by the one service that their host means, in order.
     var rulesByHost: [ObjectName: [ObjectName]] = [:]
     var wildcardRules: Set<ObjectName> = []
-    /// The labels of pods that have some, for subsets.
-    var podLabels: [ObjectName: [String: String]] = [:]
     /// Services whose rule has subsets.
     var servicesWithSubsets: Set<ObjectName> = []
     /// Cluster IPs that several services claim.
@@ -158,6 +156,8 @@ struct CatalogState {
     private mutating func upsert(_ object: ClusterObject, by owner: Ownership) {
         let key = ObjectKey(object)
         let source = owner.source
+        // Where nobody follows pods, nobody would take away what the store had of them.
+        if source == .store, key.kind == .pod, !self.settings.keepsPodNames { return }
         let former = self.owners[key]
         if let former, former.source < source {
             if source == .manifests { self.hidden[key] = (object, owner.listing) }
@@ -235,6 +235,32 @@ struct CatalogState {
         for key in self.rejectedOwners.filter({ isGone($0.key, $0.value) }).keys { self.clearRejection(key) }
     }
 
+    // MARK: Pods
+
+    /// Takes in all pods of a namespace of the cluster, as a listing of them alone.
+    mutating func replacePods(_ pods: [PodObject], in namespace: String) -> Set<ObjectName>? {
+        for pod in pods where pod.name.namespace == namespace {
+            let listing = self.listing(.api, .pod)
+            self.upsert(.pod(pod), by: Ownership(source: .api, origin: .api, listing: listing))
+        }
+        let names = Set(pods.map(\.name))
+        self.removePods { $0.namespace == namespace && !names.contains($0) }
+        return self.commit()
+    }
+
+    /// Forgets the cluster's pods of all other namespaces.
+    mutating func keepPods(in namespaces: Set<String>) -> Set<ObjectName>? {
+        self.removePods { !namespaces.contains($0.namespace) }
+        return self.commit()
+    }
+
+    private mutating func removePods(where isGone: (ObjectName) -> Bool) {
+        let gone = self.owners.filter { key, owner in
+            key.kind == .pod && isGone(key.name) && self.answers(.api, for: owner)
+        }
+        for key in gone.keys { self.remove(key) }
+    }
+
     /// The store names slices by itself: beside those that a source lists for its services they would never go.
     private func owns(_ source: ObjectSource, serviceOf slice: ObjectKey, _ owner: Ownership) -> Bool {
         let service = ObjectName(namespace: slice.name.namespace, name: owner.serviceName)
@@ -249,7 +275,9 @@ struct CatalogState {
         if self.storedOrigins.contains(where: isAnswered) {
             self.storedOrigins = self.storedOrigins.filter { !isAnswered($0) }
             func isGone(_ owner: Ownership) -> Bool { owner.source == .store && isAnswered(owner.origin) }
-            for key in self.owners.filter({ isGone($0.value) }).keys { self.remove(key) }
+            // The cluster's pods are not listed by its source: `replacePods` and `keepPods` answer for them.
+            func isFollowedApart(_ key: ObjectKey) -> Bool { key.kind == .pod && source == .api }
+            for key in self.owners.filter({ isGone($0.value) && !isFollowedApart($0.key) }).keys { self.remove(key) }
             for key in self.rejectedOwners.filter({ isGone($0.value) }).keys { self.clearRejection(key) }
         }
         if source == self.authority, self.storedOrigins.isEmpty { self.sourceBook.forget(.store) }

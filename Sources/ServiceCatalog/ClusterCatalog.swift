@@ -48,6 +48,16 @@ public final class ClusterCatalog: Sendable {
         self.change { $0.apply(events, from: source, origin: origin, now: now) }
     }
 
+    /// Takes in all pods of a namespace of the cluster: those that are not among them are gone. Later changes come by `apply`.
+    public func replacePods(_ pods: [PodObject], in namespace: String) {
+        self.change { $0.replacePods(pods, in: namespace) }
+    }
+
+    /// Forgets the cluster's pods of all other namespaces: nobody follows them.
+    public func keepPods(in namespaces: Set<String>) {
+        self.change { $0.keepPods(in: namespaces) }
+    }
+
     public func update(settings: CatalogSettings) {
         self.change { $0.update(settings: settings) }
     }

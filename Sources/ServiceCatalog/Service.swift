@@ -25,7 +25,7 @@ public final class Service: Sendable {
     /// Policies of single service ports.
     public let portPolicies: [UInt16: LoadBalancingPolicy]
     /// The names of the pods in each subset of its DestinationRule, of those that are behind endpoints and whose labels are known;
-    /// empty without `CatalogSettings.keepsPodNames`.
+    /// empty if those of none are, and without `CatalogSettings.keepsPodNames`.
     public let subsets: [String: Set<String>]
     /// Which endpoints go first by where they are; nil if no DestinationRule says so.
     public let locality: LocalityPreference?

@@ -107,6 +107,7 @@ enum StoreFile {
                 return EndpointSliceObject(name: name, serviceName: service.name.name, group: group)
             }
             return [(ClusterObject.service(service.object), origin)] + slices.map { (.endpointSlice($0), origin) }
+                + Self.pods(of: service, snapshot).map { (.pod($0), origin) }
         }
         let namespaces = snapshot.namespaces.map { name in
             var namespace = NamespaceObject(name: name)
@@ -121,6 +122,18 @@ enum StoreFile {
             AnySequence(namespaces.map { ($0, ObjectSource.api) }),
             AnySequence(others.map { ($0, origin($0.kind, $0.name)) }), AnySequence(services),
         ].lazy.joined()
+    }
+
+    /// What its subsets are made of: names and labels.
+    private static func pods(of service: Service, _ snapshot: CatalogSnapshot) -> [PodObject] {
+        guard !service.subsets.isEmpty else { return [] }
+        let names = Set(service.groups.lazy.flatMap(\.endpoints).compactMap(\.podName))
+        return names.sorted().compactMap { name in
+            var pod = PodObject(name: ObjectName(namespace: service.name.namespace, name: name))
+            guard let labels = snapshot.podLabels[pod.name] else { return nil }
+            pod.labels = labels
+            return pod
+        }
     }
 
     private static func marked(_ object: Document) -> Document {

@@ -1,5 +1,6 @@
 import Admin
 import ArgumentParser
+import Configuration
 import Documents
 import MeshApp
 
@@ -10,8 +11,8 @@ struct CheckCommand: AsyncParsableCommand {
         discussion: "Reads only, and works without a running agent. Exit code 1 if a check failed."
     )
 
-    @Option(help: "The agent's configuration file.")
-    var configFile = AgentFlags.defaultConfigFile
+    @Option(help: "The configuration file of the agent, or of the gateway with --gateway.")
+    var configFile: String?
 
     @Option(help: "The folder of manifests, if the agent is run with one.")
     var manifests: String?
@@ -20,9 +21,11 @@ struct CheckCommand: AsyncParsableCommand {
     @OptionGroup var socket: SocketOptions
 
     func run() async throws {
+        let role: AgentConfiguration.Role = self.socket.gateway ? .gateway : .agent
         let report = await NodeCheck.run(
             AgentOptions(
-                configFile: self.configFile,
+                role: role,
+                configFile: self.configFile ?? AgentFlags(role: role).configFile,
                 isConfigFileRequired: self.manifests == nil,
                 manifestFolder: self.manifests
             ),

@@ -46,6 +46,24 @@ import Testing
         #expect(try self.render(identity).first("ValidatingAdmissionPolicy") == nil)
     }
 
+    /// A gateway within the agents needs what a gateway of its own may do, and the agents' account has it then.
+    @Test func aGatewayWithinTheAgentsHasItsRights() throws {
+        defer { self.deployment.remove() }
+        func own(_ values: String) throws -> [Document] {
+            try self.render(values).filter { $0["metadata"]?["name"]?.string == "edgemesh-agent-gateway" }
+        }
+        #expect(try own("").isEmpty)
+        #expect(try own("agent: {modules: {edgeGateway: {enable: false}}}").isEmpty)
+        let values = "agent: {psk: fixed, modules: {edgeGateway: {enable: true}}}"
+        let objects = try own(values)
+        let role = try #require(objects.first("ClusterRole"))
+        let plain = try #require(try Deployment.manifest("01-rbac", in: "gateway").first("ClusterRole"))
+        #expect(role["rules"] != nil && role["rules"]?.jsonText() == plain["rules"]?.jsonText())
+        let binding = try #require(objects.first("ClusterRoleBinding"))
+        #expect(binding["roleRef"]?["name"]?.string == "edgemesh-agent-gateway")
+        #expect(binding["subjects"]?.array?.first?["name"]?.string == "edgemesh-agent")
+    }
+
     // MARK: Pre-shared key
 
     private static func psk(_ rendered: [Document]) -> String? {

@@ -54,6 +54,19 @@ import Testing
         }
     }
 
+    /// The client is told to stop sending, but not before it has what it waits for: a reset drops what its window still keeps back.
+    @Test func anAnswerBeforeTheEndOfItsRequestComesWhole() async throws {
+        let body = [UInt8](repeating: 98, count: 300_000)
+        let rule = matching("/early", .respond(DirectResponse(status: 403, body: body)))
+        try await HTTPProxyTests.withWeb([rule]) { port, _, _ in
+            let client = try await ClientHTTP2(port)
+            let stream = try await client.open(http2Head("POST", "/early"), ends: false)
+            try await eventually("all of it") { stream.bytes == body.count }
+            #expect(stream.status == "403")
+            try await client.channel.close()
+        }
+    }
+
     @Test("each stream has its own time, also one that was opened later")
     func idleStreams() async throws {
         var limits = GatewayLimits()

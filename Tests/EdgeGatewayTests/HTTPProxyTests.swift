@@ -12,7 +12,7 @@ private func get(_ path: String, _ more: String = "Connection: close\r\n") -> St
     "GET \(path) HTTP/1.1\r\nHost: web.example\r\n\(more)\r\n"
 }
 
-private func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
+func matching(_ path: String, _ action: HTTPRule.Action) -> HTTPRule {
     HTTPRule(origin: path, matches: [HTTPMatch(path: .elements(path))], action: action)
 }
 

@@ -187,6 +187,41 @@ struct StreamRouteTests {
         #expect(try tls(two)?.name == "a.io")
         #expect(two.status(.backendTLSPolicy, "infra/young")?.conditions[0].reason == "Conflicted")
     }
+
+    @Test("a policy tells its state at the Gateways with a route to its target, whether or not it is in force")
+    func policyAncestors() throws {
+        let cluster = try TestCluster(
+            C.plain + C.gateway("other", "[{name: a, port: 81, protocol: HTTP}, {name: b, port: 82, protocol: HTTP}]")
+                + C.route("r", "  rules: [{\(C.backend("v1"))}, {\(C.backend("v1"))}]")
+                + C.route(
+                    "s",
+                    parent: "{name: other, sectionName: a}, {name: other, port: 82}",
+                    "  rules: [{\(C.backend("v1"))}]"
+                )
+                + C.route("t", parent: "{name: gw}, {name: foreign}", "  rules: [{\(C.backend("v2"))}]")
+                + Self.policy("old", "hostname: a.io, wellKnownCACertificates: System")
+                + Self.policy(
+                    "young",
+                    "hostname: b.io, wellKnownCACertificates: System",
+                    created: "2025-01-01T00:00:00Z"
+                )
+                + Self.policy("unused", "hostname: a.io, wellKnownCACertificates: System").replacing("v1}", with: "v3}"),
+            services: C.services
+        )
+        func ancestors(_ name: String) -> [String] {
+            (cluster.status(.backendTLSPolicy, "infra/\(name)")?.parents ?? []).map { parent in
+                let target = parent.reference.target
+                let place = "\(target.kind) \(target.namespace ?? "")/\(target.name)"
+                #expect(parent.reference.sectionName == nil && parent.reference.port == nil)
+                return "\(place) \(TestCluster.text(parent.conditions))"
+            }
+        }
+        let good = "Accepted=Accepted ResolvedRefs=ResolvedRefs"
+        #expect(ancestors("old") == ["Gateway infra/gw \(good)", "Gateway infra/other \(good)"])
+        let conflicted = "!Accepted=Conflicted ResolvedRefs=ResolvedRefs"
+        #expect(ancestors("young") == ["Gateway infra/gw \(conflicted)", "Gateway infra/other \(conflicted)"])
+        #expect(ancestors("unused").isEmpty)
+    }
 }
 
 @Suite("CORS")

@@ -280,6 +280,38 @@ import Testing
         }
     }
 
+    @Test func tellsTheRightsOfAGatewayAndReadsNothingForThem() async throws {
+        try await withFake { fake in
+            fake.setForbidden(["pods", "gateways/status", "httproutes"])
+            fake.setAbsent(["v1/grpcroutes"])
+            var options = KubernetesSource.Options.quick
+            options.followsGateway = true
+            let probe = await KubernetesSource(
+                try .master(fake.url),
+                options: options,
+                group: MultiThreadedEventLoopGroup.singleton,
+                logger: quietLogger
+            ).probe(rights: GatewayRights.credentials + GatewayRights.pods + GatewayRights.status)
+            #expect(probe.rights.allSatisfy { $0.isAllowed != nil })
+            #expect(
+                Set(probe.rights.filter { $0.isAllowed == false }.map(\.right.description)) == [
+                    "list pods", "watch pods", "patch gateways/status.gateway.networking.k8s.io",
+                    "get httproutes.gateway.networking.k8s.io",
+                ]
+            )
+            func found(_ resource: String) -> [String] {
+                probe.resources.filter { $0.resource == resource }.map { check in
+                    if case .denied = check.permission { "denied" } else { "\(check.permission) \(check.version)" }
+                }
+            }
+            // One line for each kind: of the version that is served.
+            #expect(found("gatewayclasses.gateway.networking.k8s.io") == ["allowed v1"])
+            #expect(found("grpcroutes.gateway.networking.k8s.io") == ["allowed v1alpha2"])
+            #expect(found("httproutes.gateway.networking.k8s.io") == ["denied"])
+            #expect(fake.requests.allSatisfy { !["secrets", "configmaps", "pods"].contains($0.plural) })
+        }
+    }
+
     @Test func anAbsentServerIsAFailureWithAMend() async throws {
         let probe = await KubernetesSource(
             try .master("127.0.0.1:1"),

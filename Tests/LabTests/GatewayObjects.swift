@@ -57,6 +57,9 @@ enum GatewayObjects {
           - port: {number: 8443, name: https-mutual, protocol: HTTPS}
             hosts: [mutual.example]
             tls: {mode: MUTUAL, credentialName: mutual}
+          - port: {number: 8444, name: https-optional, protocol: HTTPS}
+            hosts: [mutual.example]
+            tls: {mode: OPTIONAL_MUTUAL, credentialName: mutual}
           - {port: {number: 2701, name: tcp-echo, protocol: TCP}, hosts: ['*']}
 
         """
@@ -165,6 +168,7 @@ enum GatewayObjects {
           listeners:
           - {name: http, port: 8080, protocol: HTTP}
           - {name: tcp, port: 8081, protocol: TCP}
+          - {name: udp, port: 8082, protocol: UDP}
         ---
         apiVersion: gateway.networking.k8s.io/v1
         kind: HTTPRoute
@@ -178,13 +182,20 @@ enum GatewayObjects {
             - {type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}
             backendRefs: [{name: tools, port: 9000}]
           - backendRefs: [{name: far-2, port: 80}]
+
+        """ + Self.streamRoute("TCP", port: 2701) + Self.streamRoute("UDP", port: 2702)
+
+    /// From the listener of that name to `far-2`.
+    private static func streamRoute(_ transport: String, port: Int) -> String {
+        """
         ---
         apiVersion: gateway.networking.k8s.io/v1alpha2
-        kind: TCPRoute
+        kind: \(transport)Route
         metadata: {name: api, namespace: default}
         spec:
-          parentRefs: [{name: api, sectionName: tcp}]
-          rules: [{backendRefs: [{name: far-2, port: 2701}]}]
+          parentRefs: [{name: api, sectionName: \(transport.lowercased())}]
+          rules: [{backendRefs: [{name: far-2, port: \(port)}]}]
 
         """
+    }
 }

@@ -65,6 +65,25 @@ extension EndToEnd {
             #expect(said.standardOutput.contains("Acceptable client certificate CA names"), "\(said)")
         }
 
+        /// Who shows a certificate shows a good one; who shows none is served all the same.
+        @Test func aCertificateThatIsOptionalIsVerifiedIfItIsShown() async throws {
+            let url = "https://mutual.example:8444/"
+            let directory = self.world.authorityDirectory
+            let strange = try await LabAuthority(in: "\(directory)/stranger").issue("client", hosts: ["client.example"])
+            for (certificate, key, isServed) in [
+                ("\(directory)/client.crt", "\(directory)/client.key", true),
+                (strange.certificateFile, strange.keyFile, false),
+            ] {
+                let reply = try await self.world.fetch(url, ["--cert", certificate, "--key", key])
+                #expect((reply.status == 200 && reply.body.hasPrefix("far-1-app")) == isServed, "\(reply)")
+                #expect(reply.exit.isSuccess == isServed, "\(reply)")
+            }
+            let none = try await self.world.fetch(url)
+            #expect(none.status == 200 && none.body.hasPrefix("far-1-app"), "\(none)")
+            let said = try await self.world.handshake("mutual.example", port: 8444)
+            #expect(said.standardOutput.contains("Acceptable client certificate CA names"), "\(said)")
+        }
+
         @Test func tlsThatIsPassedOnEndsAtTheApplication() async throws {
             let reply = try await self.world.fetch("https://pass.example/", ["-k"])
             #expect(reply.status == 200 && reply.body.hasPrefix("far-1-app"), "\(reply)")
@@ -106,13 +125,48 @@ extension EndToEnd {
         }
 
         @Test(arguments: [2701, 8081]) func tcpIsCarried(port: UInt16) async throws {
-            let socket = try LabSocket(self.world.lab, on: WorldPlan.outside, .tcp)
+            // The first stream to a node may have to wait for its path.
+            let socket = try LabSocket(self.world.lab, on: WorldPlan.outside, .tcp, within: 60)
             try socket.connect(try self.world.gatewayAddress(), port)
             try socket.send("half\n".utf8)
             socket.finishWriting()
             let answer = String(decoding: try socket.receiveAll(), as: UTF8.self)
             let server = port == 2701 ? "far-1-app" : "far-2-app"
             #expect(answer.hasPrefix(server) && answer.hasSuffix("\nhalf\n"), "\(answer)")
+        }
+
+        /// Answers come from the address that was asked, and a client keeps its backend. A datagram may be lost on the way through
+        /// the tunnel, so each is sent until it is answered.
+        @Test(arguments: [GatewayWorld.node, GatewayWorld.agentNode]) func udpIsCarried(node: String) async throws {
+            let socket = try LabSocket(self.world.lab, on: WorldPlan.outside, .udp)
+            let address = try self.world.gatewayAddress(of: node)
+            for size in [1, 1_000, 1_400] {
+                let datagram = [UInt8](repeating: UInt8(ascii: "a"), count: size)
+                var answer: (bytes: [UInt8], source: String)?
+                for _ in 0..<12 where answer == nil {
+                    try socket.send(datagram, to: address, 8082)
+                    answer = try? socket.receiveFrom()
+                }
+                let (bytes, source) = try #require(answer, "no answer to \(size) bytes")
+                #expect(source == "\(address):8082")
+                #expect(bytes.suffix(size).elementsEqual(datagram), "\(bytes.count) bytes for \(size)")
+            }
+        }
+
+        /// The agent's gateway has the agent's tunnel, and serves what the gateway of the other node serves.
+        @Test func anAgentServesAGateway() async throws {
+            let node = GatewayWorld.agentNode
+            for url in ["http://shop.example/", "https://shop.example/"] {
+                let reply = try await self.world.fetch(url, of: node)
+                #expect(reply.status == 200 && reply.body.hasPrefix("far-1-app"), "\(reply)")
+            }
+            let routed = try await self.world.fetch("http://a.api.example:8080/", of: node)
+            #expect(routed.body.hasPrefix("far-2-app"), "\(routed)")
+            let text = try await self.world.runTool(on: node, ["edgemesh", "status", "-o", "json"])
+            let status = try Document.parseJSON(Array(text.utf8))
+            #expect((status["edgeGateway"]?["listenerCount"]?.integer ?? 0) > 0, "\(text.prefix(2_000))")
+            // The agent goes on with what is its own.
+            try await self.world.waitUntilServing(node)
         }
 
         @Test func manyStreamsShareAConnection() async throws {

@@ -5,21 +5,26 @@ import Testing
 
 @testable import NetLab
 
-/// A world with a gateway on an edge node in one LAN, applications behind the NAT of another, and a client outside of the
-/// mesh; shared by the tests of one suite.
+/// A world with a gateway on an edge node in one LAN and one within the agent of another node there, applications behind the NAT of
+/// another LAN, and a client outside of the mesh; shared by the tests of one suite.
 struct GatewayWorld: SuiteTrait, TestScoping {
     @TaskLocal private static var current: World?
 
     static var world: World { get throws { try #require(Self.current) } }
 
     static let node = "gate-1"
+    /// Its agent serves a gateway.
+    static let agentNode = "gate-2"
 
     private static var scenario: Scenario {
         var scenario = Scenario(
             name: "gateway",
             lans: [
                 .init(name: "cloud", nat: .open, nodes: [.init(name: "relay-1", isRelay: true, pods: 0)]),
-                .init(name: "near", nodes: [.init(name: Self.node, isGateway: true)]),
+                .init(
+                    name: "near",
+                    nodes: [.init(name: Self.node, isGateway: true), .init(name: Self.agentNode, isGateway: true)]
+                ),
                 .init(name: "far", nodes: [.init(name: "far-1", pods: 2), .init(name: "far-2")]),
             ]
         )
@@ -32,7 +37,11 @@ struct GatewayWorld: SuiteTrait, TestScoping {
         testCase: Test.Case?,
         performing function: @concurrent @Sendable () async throws -> Void
     ) async throws {
-        try await withWorld(Self.scenario, name: "gateway") { world in
+        try await withWorld(Self.scenario, name: "gateway") { options in
+            // The node's own addresses are left to its applications.
+            let settings = "edgeGateway: {enable: true, nic: \(WorldPlan.outsideInterface)}"
+            options.agentModules = [Self.agentNode: [settings]]
+        } _: { world in
             try await world.startAgents(within: .seconds(90))
             try await Self.startServers(in: world)
             try await GatewayObjects.apply(to: world)
@@ -90,15 +99,20 @@ extension World {
     var authorityDirectory: String { "\(self.lab.directory)/authority" }
 
     /// Of the gateway, as a client outside dials it.
-    func gatewayAddress(_ family: Int = 4) throws -> String {
-        let addresses = try self.node(GatewayWorld.node).outsideAddresses.map { "\($0)" }
+    func gatewayAddress(_ family: Int = 4, of node: String = GatewayWorld.node) throws -> String {
+        let addresses = try self.node(node).outsideAddresses.map { "\($0)" }
         return try #require(addresses.first { $0.contains(":") == (family == 6) })
     }
 
     /// Asks the gateway from outside by curl, whatever address the URL's name has.
-    func fetch(_ url: String, _ options: [String] = [], family: Int = 4, maxTime: Int = 30) async throws -> GatewayReply
-    {
-        let address = try self.gatewayAddress(family)
+    func fetch(
+        _ url: String,
+        _ options: [String] = [],
+        family: Int = 4,
+        of node: String = GatewayWorld.node,
+        maxTime: Int = 30
+    ) async throws -> GatewayReply {
+        let address = try self.gatewayAddress(family, of: node)
         let output = try await self.curlOutside(
             [
                 "--connect-to", family == 6 ? "::[\(address)]:" : "::\(address):", "--cacert",

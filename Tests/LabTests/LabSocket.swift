@@ -3,7 +3,7 @@ import MeshCore
 
 @testable import NetLab
 
-/// A blocking IPv4 socket of a lab's host, for what stock tools cannot show. Every call ends within five seconds.
+/// A blocking IPv4 socket of a lab's host, for what stock tools cannot show. Every call ends within its limit.
 final class LabSocket {
     struct Failure: Error, CustomStringConvertible {
         var call: String
@@ -17,13 +17,14 @@ final class LabSocket {
         try self.init(node.lab, on: host, transport)
     }
 
-    init(_ lab: Lab, on host: String, _ transport: TransportProtocol) throws {
+    /// - Parameter seconds: the limit of each call.
+    init(_ lab: Lab, on host: String, _ transport: TransportProtocol, within seconds: Int = 5) throws {
         let type = transport == .udp ? SOCK_DGRAM : SOCK_STREAM
         self.descriptor = try lab.withNetwork(of: host) {
             socket(AF_INET, Int32(type.rawValue | SOCK_CLOEXEC.rawValue), 0)
         }
         guard self.descriptor >= 0 else { throw Failure(call: "socket", number: errno) }
-        var limit = timeval(tv_sec: 5, tv_usec: 0)
+        var limit = timeval(tv_sec: seconds, tv_usec: 0)
         for option in [SO_RCVTIMEO, SO_SNDTIMEO] {
             setsockopt(self.descriptor, SOL_SOCKET, option, &limit, socklen_t(MemoryLayout<timeval>.size))
         }

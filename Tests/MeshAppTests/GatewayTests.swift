@@ -222,7 +222,17 @@ import Testing
             rig.addService()
             let certificates = try FakeKubeCertificates(names: ["shop.example"])
             rig.kube.apply(GatewayRig.secret("cert", certificates.server))
-            try rig.apply(rig.istio(port: 8443, secret: "cert"))
+            // A route to a subset needs the labels of pods.
+            let subset = rig.istio(port: 8443, secret: "cert").replacing("{host: web,", with: "{host: web, subset: v1,")
+            try rig.apply(subset)
+            try rig.apply(
+                """
+                apiVersion: networking.istio.io/v1
+                kind: DestinationRule
+                metadata: {name: web, namespace: shop}
+                spec: {host: web, subsets: [{name: v1, labels: {version: v1}}]}
+                """
+            )
             try rig.apply(Self.gatewayAPI.replacing("ADDRESS", with: rig.address))
             for (kind, name) in [("GRPCRoute", "g"), ("TLSRoute", "t"), ("TCPRoute", "c"), ("UDPRoute", "u")] {
                 rig.kube.apply([

@@ -1,7 +1,10 @@
+import HashTreeCollections
 import KubeModel
+import Logging
 import MeshCore
-import ServiceCatalog
 import Testing
+
+@testable import ServiceCatalog
 
 @Suite("Subsets")
 struct SubsetTests {
@@ -107,5 +110,69 @@ struct SubsetTests {
         #expect(self.pods("v1").isEmpty)
         self.catalog.apply([.deleted(.pod, name("d/a"))], from: .api)
         #expect(self.pods("v1") == ["a"])
+    }
+
+    @Test("where nothing is known of any pod of a service, its subsets are all of it")
+    func unknown() {
+        self.catalog.apply([service("d/web").upsert, self.slice("a", "b"), self.subsets(Self.versions)], from: .api)
+        #expect(self.pods("v1") == ["a", "b"])
+        self.catalog.apply([self.pod("d/stranger", ["version": "v1"])], from: .api)
+        #expect(self.pods("v1") == ["a", "b"])
+        // A pod without labels is known, too.
+        self.catalog.apply([self.pod("d/b", [:])], from: .api)
+        #expect(self.pods("v1").isEmpty && self.pods("all") == ["a", "b"])
+        self.catalog.apply([.deleted(.pod, name("d/b"))], from: .api)
+        #expect(self.pods("v1") == ["a", "b"])
+    }
+
+    private static func pods(_ labels: [String: [String: String]]) -> [PodObject] {
+        labels.map { key, labels in
+            var pod = PodObject(name: name(key))
+            pod.labels = labels
+            return pod
+        }
+    }
+
+    @Test("a listing of one namespace's pods says nothing of others, and those of namespaces that nobody follows go")
+    func listings() {
+        let v1 = ["version": "v1"]
+        self.catalog.apply([service("d/web").upsert, self.slice("a", "b"), self.subsets(Self.versions)], from: .api)
+        self.catalog.replacePods(Self.pods(["d/a": v1, "d/b": v1]), in: "d")
+        self.catalog.replacePods(Self.pods(["e/a": [:]]), in: "e")
+        #expect(self.pods("v1") == ["a", "b"])
+        self.catalog.replacePods(Self.pods(["d/a": v1]), in: "d")
+        #expect(self.pods("v1") == ["a"])
+        self.catalog.keepPods(in: ["d"])
+        #expect(self.pods("v1") == ["a"] && self.catalog.snapshot.podLabels.count == 1)
+        #expect(!self.catalog.snapshot.namespaces.contains("e"))
+        self.catalog.keepPods(in: [])
+        #expect(self.pods("v1") == ["a", "b"] && self.catalog.snapshot.podLabels.isEmpty)
+    }
+
+    @Test(
+        "the store keeps labels of pods in subsets, until the namespace's pods are listed, and only where somebody follows them"
+    )
+    func store() async throws {
+        let folder = try TemporaryFolder()
+        let store = OfflineStore(directory: folder.path, logger: Logger(label: "test"))
+        let labels = ["d/a": ["version": "v1"], "d/b": ["version": "v2"], "d/stranger": ["version": "v1"]]
+        let objects = [service("d/web").upsert, self.slice("a", "b"), self.subsets(Self.versions)]
+        self.catalog.apply(objects, from: .api)
+        self.catalog.replacePods(Self.pods(labels), in: "d")
+        await store.save(self.catalog.snapshot)
+
+        let cold = ClusterCatalog(settings: CatalogSettings(keepsPodNames: true))
+        await store.load(into: cold)
+        func subset() -> Set<String>? { cold.snapshot.service("d/web")?.subsets["v1"] }
+        #expect(subset() == ["a"] && cold.snapshot.podLabels.count == 2)
+        // The API's listing of all else does not answer for pods.
+        cold.apply(objects + [.status(SourceStatus(state: .synced, origin: "api"))], from: .api)
+        #expect(subset() == ["a"])
+        cold.replacePods(Self.pods(["d/b": ["version": "v1"]]), in: "d")
+        #expect(subset() == ["b"] && cold.snapshot.podLabels.count == 1)
+
+        let agent = ClusterCatalog()
+        await store.load(into: agent)
+        #expect(agent.snapshot.service("d/web")?.groups.isEmpty == false && agent.snapshot.podLabels.isEmpty)
     }
 }

@@ -150,6 +150,15 @@ final class Exchange: UpstreamObserver {
         self.outgoing = outgoing
         self.balancer = choice?.balancer
         self.pick = choice?.pick
+        if let upgrade = self.head.upgrade, let backend = target.backend, backend.application == .http2,
+            ASCII.lowercased(upgrade.utf8) == "websocket"
+        {
+            return self.refuse(
+                501,
+                "service \(backend.service) port \(backend.port) speaks HTTP/2, over which no WebSocket is led to it; "
+                    + "give the port the appProtocol kubernetes.io/ws"
+            )
+        }
         if let policy = self.route?.rule.retries {
             self.retriesLeft = max(0, policy.attempts)
             self.backoff = policy.backoff

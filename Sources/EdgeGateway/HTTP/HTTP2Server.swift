@@ -1,4 +1,5 @@
 import NIOCore
+import NIOHPACK
 import NIOHTTP2
 
 /// Sets up the server side of HTTP/2 on a connection of a client.
@@ -26,6 +27,9 @@ enum HTTP2Server {
         try pipeline.addHandlers([frames, connection, management])
         try channel.syncOptions?.setOption(.autoRead, value: true)
     }
+
+    /// Whether the client has broken HTTP/2, and not only ended its connection without a word.
+    static func isBreach(_ error: any Error) -> Bool { error is any NIOHTTP2Error || error is any NIOHPACKError }
 }
 
 /// The frames of one HTTP/2 connection of a client, and its streams. A stream is no channel: to make one would cost more than all
@@ -154,7 +158,7 @@ final class HTTP2ServerConnection: ChannelInboundHandler, NIOHTTP2FrameDelegate 
         if let error = error as? NIOHTTP2Errors.StreamError {
             self.streams[error.streamID]?.abort()
         } else {
-            self.worker.counters.requestsRefused += 1
+            if HTTP2Server.isBreach(error) { self.worker.counters.requestsRefused += 1 }
             context.close(promise: nil)
         }
     }

@@ -32,6 +32,8 @@ final class HTTP2ServerStream: Downstream {
     /// Content that waits for the client's window.
     private(set) var unsent = 0
     private var isFull = false
+    /// The client is to stop sending once it has all of its answer.
+    private var isResetDue = false
 
     private(set) var idleDeadline: NIODeadline = .distantFuture
     /// The request asks for a tunnel (RFC 8441): what follows its head is not HTTP's.
@@ -134,6 +136,10 @@ final class HTTP2ServerStream: Downstream {
     }
 
     func becameWritable() {
+        if self.isResetDue, self.unsent == 0, !self.requestEnded {
+            self.isResetDue = false
+            return self.write(.rstStream(.noError))
+        }
         guard self.isWritable else { return }
         if let tunnel { tunnel.clientBecameWritable() } else { self.exchange?.downstreamBecameWritable() }
     }
@@ -146,6 +152,7 @@ final class HTTP2ServerStream: Downstream {
     /// Content has gone out; whether there is room for more again.
     func sent(_ bytes: Int) -> Bool {
         self.unsent -= bytes
+        if self.isResetDue, self.unsent == 0 { return true }
         guard self.isFull, self.unsent <= HTTP2Bounds.lowWaterMark else { return false }
         self.isFull = false
         return true
@@ -238,7 +245,7 @@ final class HTTP2ServerStream: Downstream {
         guard !self.requestEnded else { return }
         // RFC 9113 section 8.1: the client may stop sending, and has its answer. A reset drops what is not on its way.
         self.connection?.flush()
-        self.write(.rstStream(.noError))
+        if self.unsent == 0 { self.write(.rstStream(.noError)) } else { self.isResetDue = true }
     }
 
     func abort() {

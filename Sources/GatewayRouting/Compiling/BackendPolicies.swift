@@ -8,26 +8,51 @@ struct BackendPolicies {
         /// Nil if it cannot be carried out: its backends get nothing.
         var tls: BackendTLS?
         var conditions: [GatewayCondition]
-        var isUsed = false
+        /// Those of which an older policy is in force, too.
+        fileprivate var targets: [Target] = []
+
+        init(resource: GatewayResource, tls: BackendTLS?, conditions: [GatewayCondition]) {
+            self.resource = resource
+            self.tls = tls
+            self.conditions = conditions
+        }
     }
 
-    private struct Target: Hashable {
+    fileprivate struct Target: Hashable {
         var service: ObjectName
         /// The name of a port; nil for all.
         var section: String?
     }
 
+    /// A route that leads to a port of a service.
+    private struct User {
+        var port: String
+        var route: ObjectIndex.Key
+    }
+
     private(set) var entries: [Entry] = []
     private var byTarget: [Target: Int] = [:]
+    private var users: [ObjectName: [User]] = [:]
 
     /// Nil without a policy; `.some(nil)` with one that cannot be carried out.
-    mutating func tls(of service: ObjectName, _ port: ServiceObject.Port) -> BackendTLS?? {
+    mutating func tls(
+        of service: ObjectName,
+        _ port: ServiceObject.Port,
+        for route: GatewayResource
+    ) -> BackendTLS?? {
         let target = Target(service: service, section: port.name)
         guard let index = self.byTarget[target] ?? self.byTarget[Target(service: service, section: nil)] else {
             return nil
         }
-        self.entries[index].isUsed = true
+        self.users[service, default: []].append(User(port: port.name, route: ObjectIndex.Key(route)))
         return .some(self.entries[index].tls)
+    }
+
+    /// The routes that lead to what a policy is for, whether or not it is in force.
+    fileprivate func routes(to entry: Entry) -> [ObjectIndex.Key] {
+        entry.targets.flatMap { target in
+            (self.users[target.service] ?? []).lazy.filter { [nil, $0.port].contains(target.section) }.map(\.route)
+        }
     }
 
     /// Of two for the same target the first, which is older, is in force.
@@ -37,6 +62,7 @@ struct BackendPolicies {
         for target in targets where target.kind == "Service" && target.group.isEmpty {
             let name = ObjectName(namespace: entry.resource.name.namespace, name: target.name)
             let key = Target(service: name, section: target.sectionName)
+            entry.targets.append(key)
             if self.byTarget[key] == nil { free.append(key) }
         }
         if free.isEmpty, entry.conditions.first?.isTrue == true {
@@ -97,9 +123,14 @@ extension GatewayCompiler {
 
     /// Policies tell their state at the gateways that use them: those with a route that leads to their target.
     mutating func addStatuses(of policies: BackendPolicies) {
-        for entry in policies.entries where entry.isUsed || entry.conditions.contains(where: { !$0.isTrue }) {
+        for entry in policies.entries {
             var status = GatewayStatus(entry.resource)
             status.conditions = entry.conditions
+            let gateways = policies.routes(to: entry).flatMap { self.gatewaysOfRoutes[$0] ?? [] }
+            var seen: Set<ParentReference> = []
+            status.parents = gateways.filter { seen.insert($0).inserted }.map { gateway in
+                GatewayStatus.Parent(reference: gateway, conditions: entry.conditions)
+            }
             self.result.statuses.append(status)
         }
     }

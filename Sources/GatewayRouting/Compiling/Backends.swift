@@ -4,9 +4,13 @@ import MeshCore
 extension GatewayCompiler {
     /// The service that a destination's host means: a short name is in the namespace of the object that names it.
     func service(named host: String, in namespace: String) -> ObjectName? {
+        Self.service(named: host, in: namespace, clusterDomain: self.settings.clusterDomain)
+    }
+
+    static func service(named host: String, in namespace: String, clusterDomain: String) -> ObjectName? {
         var host = host.lowercased()[...]
         if host.hasSuffix(".") { host = host.dropLast() }
-        let domain = ".svc." + self.settings.clusterDomain
+        let domain = ".svc." + clusterDomain
         if host.hasSuffix(domain) {
             host = host.dropLast(domain.count)
         } else if host.hasSuffix(".svc") {
@@ -27,13 +31,6 @@ extension GatewayCompiler {
         // By the name of the port, as Istio does.
         let name = port?.name ?? ""
         return ["http2", "grpc", "h2c"].contains { name == $0 || name.hasPrefix($0 + "-") } ? .http2 : .http1
-    }
-
-    /// The DestinationRules of a service: that of its name first, as EdgeMesh takes it, then those whose host means it.
-    func rules(of service: ObjectName) -> [DestinationRuleObject] {
-        self.input.destinationRules.filter { rule in
-            rule.name == service || self.service(named: rule.host, in: rule.name.namespace) == service
-        }.sorted { ($0.name != service ? 1 : 0, $0.name) < ($1.name != service ? 1 : 0, $1.name) }
     }
 
     /// The backend of a destination of a VirtualService; nil, with a finding, if there cannot be one.
@@ -94,10 +91,10 @@ extension GatewayCompiler {
             )
         }
         backend.application = self.application(of: port)
-        self.apply(self.rules(of: name), to: &backend, resource, field)
+        self.apply(self.index.rules(of: name), to: &backend, resource, field)
         if let subset = destination.subset {
             backend.subset = subset
-            guard self.rules(of: name).contains(where: { $0.subsets[subset] != nil }) else {
+            guard self.index.rules(of: name).contains(where: { $0.subsets[subset] != nil }) else {
                 self.find(
                     .error,
                     resource,

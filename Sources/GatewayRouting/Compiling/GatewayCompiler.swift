@@ -7,15 +7,21 @@ import MeshCore
 public struct GatewayCompiler {
     let input: GatewayInput
     let settings: CompilerSettings
+    let index: ObjectIndex
     var result = GatewayCompilation()
     /// What listeners ask for, older objects first.
     var fragments: [Fragment] = []
+    /// The Gateways to which routes are attached, as routes name them, but without a section.
+    var gatewaysOfRoutes: [ObjectIndex.Key: [ParentReference]] = [:]
     private var rules = 0
     private var found: Set<GatewayFinding> = []
 
     private init(_ input: GatewayInput, _ settings: CompilerSettings) {
         self.input = input
         self.settings = settings
+        self.index = ObjectIndex(input.resources, input.destinationRules) { rule in
+            Self.service(named: rule.host, in: rule.name.namespace, clusterDomain: settings.clusterDomain)
+        }
     }
 
     public static func compile(_ input: GatewayInput, settings: CompilerSettings) -> GatewayCompilation {

@@ -214,11 +214,8 @@ extension GatewayCompiler {
     /// Whether an object may name another: in its own namespace, or by a ReferenceGrant of the other's.
     func isGranted(from resource: GatewayResource, to reference: ObjectReference) -> Bool {
         guard let namespace = reference.namespace, namespace != resource.name.namespace else { return true }
-        return self.input.resources.contains { grant in
-            guard case .referenceGrant(let spec) = grant.content, grant.name.namespace == namespace else {
-                return false
-            }
-            return spec.from.contains {
+        return self.index.grants(in: namespace).contains { spec in
+            spec.from.contains {
                 $0.group == Self.gatewayGroup && $0.kind == resource.kind.rawValue
                     && $0.namespace == resource.name.namespace
             }

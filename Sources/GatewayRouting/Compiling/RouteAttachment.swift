@@ -100,6 +100,10 @@ extension GatewayCompiler {
             if !found.isEmpty {
                 accepted = GatewayCondition("Accepted", true, "Accepted")
                 if compiled == nil { compiled = compile(&self) }
+                var gateway = parent
+                gateway.target.namespace = name.namespace
+                (gateway.sectionName, gateway.port) = (nil, nil)
+                self.gatewaysOfRoutes[ObjectIndex.Key(route), default: []].append(gateway)
             } else {
                 self.find(.error, route, "spec.parentRefs", accepted.message)
             }
@@ -202,7 +206,7 @@ extension GatewayCompiler {
             var backend = Backend(service: service.name, port: port.port)
             backend.application = self.application(of: port)
             if case .route(let spec) = route.content, spec.isGRPC { backend.application = .http2 }
-            switch policies.tls(of: service.name, port) {
+            switch policies.tls(of: service.name, port, for: route) {
             case .none: break
             case .some(nil):
                 condition = GatewayCondition(

@@ -64,7 +64,7 @@ extension GatewayCompiler {
         into entries: inout [RuleEntry]
     ) -> GatewayCondition {
         var condition = GatewayCondition("ResolvedRefs", true, "ResolvedRefs")
-        let age = self.input.resources.firstIndex { $0.name == resource.name && $0.kind == resource.kind } ?? 0
+        let age = self.index.place(of: resource)
         for (index, rule) in spec.rules.enumerated() {
             let field = "spec.rules[\(index)]"
             guard let compiled = self.rule(rule, resource, spec.isGRPC, &policies, &condition, field) else { continue }

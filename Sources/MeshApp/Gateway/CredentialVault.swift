@@ -28,13 +28,11 @@ final class CredentialVault: Sendable {
     }
 
     private struct State {
-        var wanted: Set<Reference> = []
         /// Told once, whether or not anything names them yet.
         var fromManifests: [Reference: Entry] = [:]
         /// Nil: the cluster has none.
         var fromCluster: [Reference: Entry?] = [:]
         var problems: [Reference: String] = [:]
-        var requests: AsyncStream<Set<Reference>>.Continuation?
         var version: UInt64 = 0
 
         /// The cluster's goes first, as in the catalog.
@@ -44,6 +42,7 @@ final class CredentialVault: Sendable {
     }
 
     private let followsCluster: Bool
+    private let wanted = WantedSet<Reference>()
     private let state = Mutex(State())
     private let observer = Mutex<@Sendable () -> Void>({})
 
@@ -51,17 +50,7 @@ final class CredentialVault: Sendable {
     init(followsCluster: Bool) { self.followsCluster = followsCluster }
 
     /// What the cluster is asked for, now and whenever it changes. One reader at a time.
-    func requests() -> AsyncStream<Set<Reference>> {
-        let (stream, continuation) = AsyncStream.makeStream(
-            of: Set<Reference>.self,
-            bufferingPolicy: .bufferingNewest(1)
-        )
-        self.state.withLock { state in
-            state.requests = continuation
-            continuation.yield(state.wanted)
-        }
-        return stream
-    }
+    func requests() -> AsyncStream<Set<Reference>> { self.wanted.requests() }
 
     /// Calls `receive` when something here is another than before. One observer.
     func observe(_ receive: @escaping @Sendable () -> Void) { self.observer.withLock { $0 = receive } }
@@ -79,11 +68,9 @@ final class CredentialVault: Sendable {
     /// What the plan names. All else of the cluster's is forgotten.
     func want(_ references: Set<Reference>) {
         self.state.withLock { state in
-            guard state.wanted != references else { return }
-            state.wanted = references
+            guard self.wanted.replace(with: references) else { return }
             state.fromCluster = state.fromCluster.filter { references.contains($0.key) }
             state.problems = state.problems.filter { references.contains($0.key) }
-            state.requests?.yield(references)
         }
     }
 
@@ -106,7 +93,7 @@ final class CredentialVault: Sendable {
     var isSettled: Bool {
         guard self.followsCluster else { return true }
         return self.state.withLock { state in
-            state.wanted.allSatisfy { state.fromCluster[$0] != nil || state.problems[$0] != nil }
+            self.wanted.elements.allSatisfy { state.fromCluster[$0] != nil || state.problems[$0] != nil }
         }
     }
 
@@ -117,9 +104,8 @@ final class CredentialVault: Sendable {
 
     /// How many objects the plan names, and how many of these are there.
     var counts: (wanted: Int, present: Int) {
-        self.state.withLock { state in
-            (state.wanted.count, state.wanted.count { state.entry($0) != nil })
-        }
+        let wanted = self.wanted.elements
+        return self.state.withLock { state in (wanted.count, wanted.count { state.entry($0) != nil }) }
     }
 
     // MARK: What is told
@@ -151,13 +137,13 @@ final class CredentialVault: Sendable {
         switch event {
         case .failing(let reason):
             self.state.withLock { state in
-                if state.wanted.contains(reference) { state.problems[reference] = reason }
+                if self.wanted.elements.contains(reference) { state.problems[reference] = reason }
             }
             return self.changed()
         case .present(let object): entry = object.map { Entry($0) }
         }
         self.state.withLock { state in
-            guard state.wanted.contains(reference) else { return }
+            guard self.wanted.elements.contains(reference) else { return }
             state.fromCluster[reference] = .some(entry)
             state.problems[reference] = nil
         }

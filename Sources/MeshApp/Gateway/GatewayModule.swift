@@ -26,6 +26,7 @@ final class GatewayModule: StatusReporting {
 
     let statusName = GatewayModule.name
     let vault: CredentialVault
+    let pods: SubsetPods
     let planner: GatewayPlanner
     private let state: Mutex<State>
     private let statusSignal = Mutex<AsyncStream<Void>.Continuation?>(nil)
@@ -46,7 +47,13 @@ final class GatewayModule: StatusReporting {
     ) {
         self.state = Mutex(State(configuration: configuration))
         self.vault = CredentialVault(followsCluster: configuration.followsAPI)
-        self.planner = GatewayPlanner(settings: configuration.compilerSettings, vault: self.vault, logger: logger)
+        self.pods = SubsetPods(catalog: catalog)
+        self.planner = GatewayPlanner(
+            settings: configuration.compilerSettings,
+            vault: self.vault,
+            subsetNamespaces: self.pods.namespaces,
+            logger: logger
+        )
         self.catalog = catalog
         self.tunnel = tunnel
         self.group = group
@@ -172,6 +179,7 @@ final class GatewayModule: StatusReporting {
             .init("findingsOmitted", .integer(max(0, findings.count - Self.mostFindings))),
             .init("credentials", ["named": .integer(credentials.wanted), "present": .integer(credentials.present)]),
             .init("credentialProblems", .array(self.vault.problems.map { .string($0) })),
+            .init("subsetProblems", .array(self.pods.problems.map { .string($0) })),
         ]
         let served = (await running?.status().members ?? []).map { member in
             member.key == "listeners" ? .init(member.key, Self.named(member.value, by: compilation.plan)) : member

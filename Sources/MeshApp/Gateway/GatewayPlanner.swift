@@ -74,6 +74,7 @@ actor GatewayPlanner {
     }
 
     private let vault: CredentialVault
+    private let subsetNamespaces: WantedSet<String>
     private let logger: Logger
     private let inbox: Inbox
     private var basis: Basis?
@@ -84,10 +85,17 @@ actor GatewayPlanner {
     /// Findings logged at once; all are in the status.
     private static let mostLogged = 20
 
-    init(settings: CompilerSettings, vault: CredentialVault, logger: Logger) {
+    /// - Parameter subsetNamespaces: is told the namespaces in which the plan has subsets.
+    init(
+        settings: CompilerSettings,
+        vault: CredentialVault,
+        subsetNamespaces: WantedSet<String>,
+        logger: Logger
+    ) {
         let inbox = Inbox(settings)
         self.inbox = inbox
         self.vault = vault
+        self.subsetNamespaces = subsetNamespaces
         self.logger = logger
         vault.observe { inbox.change() }
     }
@@ -146,6 +154,7 @@ actor GatewayPlanner {
         self.compilations += 1
         self.basis = Basis(snapshot: snapshot, settings: settings, consultation: consultation)
         self.vault.want(self.compilation.credentials)
+        self.subsetNamespaces.replace(with: self.compilation.subsetNamespaces)
         self.logger.debug(
             "the gateway's plan is made",
             metadata: [

@@ -5,13 +5,16 @@ import MeshCore
 
 /// Makes the status of an object of the Gateway API as it is to be of what it is: what others wrote stays.
 struct GatewayStatusDocument: Sendable {
-    /// Of a Gateway, by the specification.
+    /// Of a Gateway and of a policy, by the specification.
     private static let mostAddresses = 16
+    private static let mostAncestors = 16
 
     var desired: GatewayStatus
     var controllerName: String
     /// Where this process serves a Gateway. Other gateways may serve it too, so that theirs stay.
     var addresses: [IPAddress] = []
+    /// Where it did so, and does no more.
+    var formerAddresses: Set<IPAddress> = []
 
     /// The members of `status` to be written; nil if nothing is to be.
     /// - Parameter now: by RFC 3339, for conditions that turn.
@@ -28,13 +31,18 @@ struct GatewayStatusDocument: Sendable {
                     .init("listeners", self.listeners(present["listeners"], now)),
                 ]
             )
+        case .backendTLSPolicy:
+            let ancestors = self.parents(present["ancestors"], "ancestorRef", now).array ?? []
+            wanted = ["ancestors": .array(Array(ancestors.prefix(Self.mostAncestors)))]
         default:
-            wanted = ["parents": self.parents(present["parents"], now)]
+            wanted = ["parents": self.parents(present["parents"], "parentRef", now)]
         }
         let isSame = (wanted.members ?? []).allSatisfy {
-            present[$0.key]?.canonical == $0.value.canonical
+            (present[$0.key] ?? []).canonical == $0.value.canonical
         }
-        return isSame ? nil : wanted
+        // In one expression `nil` would be the document `null`, by which the status would be deleted.
+        if isSame { return .none }
+        return wanted
     }
 
     /// Conditions of types that are not ours stay; one that does not turn keeps the time of its last turn.
@@ -76,16 +84,17 @@ struct GatewayStatusDocument: Sendable {
     private static let group = "gateway.networking.k8s.io"
 
     private func addressMember(_ present: Document?) -> [Document.Member] {
-        let known = present?.array ?? []
+        let former = Set(self.formerAddresses.map(\.description))
+        let known = (present?.array ?? []).filter { !former.contains($0["value"]?.string ?? "") }
         let values = Set(known.compactMap { $0["value"]?.string })
         let new = self.addresses.map(\.description).filter { !values.contains($0) }
-        guard !new.isEmpty else { return [] }
+        guard !new.isEmpty || known.count < present?.array?.count ?? 0 else { return [] }
         let all = known + new.map { ["type": "IPAddress", "value": .string($0)] }
         return [.init("addresses", .array(Array(all.prefix(Self.mostAddresses))))]
     }
 
     /// Entries of other controllers stay as they are.
-    private func parents(_ present: Document?, _ now: String) -> Document {
+    private func parents(_ present: Document?, _ referenceKey: String, _ now: String) -> Document {
         let known = present?.array ?? []
         let others = known.filter { $0["controllerName"]?.string != self.controllerName }
         return .array(
@@ -94,12 +103,12 @@ struct GatewayStatusDocument: Sendable {
                     let reference = Self.document(parent.reference)
                     let former = known.first {
                         $0["controllerName"]?.string == self.controllerName
-                            && $0["parentRef"]?.canonical == reference.canonical
+                            && $0[referenceKey]?.canonical == reference.canonical
                     }
-                    return [
-                        "parentRef": reference, "controllerName": .string(self.controllerName),
-                        "conditions": self.merged(parent.conditions, with: former?["conditions"], now),
-                    ]
+                    return .object([
+                        .init(referenceKey, reference), .init("controllerName", .string(self.controllerName)),
+                        .init("conditions", self.merged(parent.conditions, with: former?["conditions"], now)),
+                    ])
                 }
         )
     }

@@ -9,7 +9,8 @@ import MeshCore
 /// Keeps the status of GatewayClasses, Gateways and routes in the cluster as the plan has it.
 ///
 /// An object is read when what is to be said of it has changed, and now and then; it is written only if it says something else.
-/// Several gateways with one `controllerName` say the same of the same objects, and leave each other's addresses alone.
+/// Several gateways with one `controllerName` say the same of the same objects, and leave each other's addresses alone. One that
+/// serves at an address no more takes it away, and looks again soon: the address may have moved to another gateway, or back.
 actor GatewayStatusWriter {
     /// What is to be said, and where this process serves what.
     struct Report: Sendable {
@@ -33,6 +34,8 @@ actor GatewayStatusWriter {
     /// Between looks at objects of which nothing new is to be said, and at what failed.
     private static let lookInterval = Duration.seconds(600)
     private static let retryInterval = Duration.seconds(30)
+    /// When to look again after addresses have changed.
+    private static let settleInterval = Duration.seconds(30)
 
     /// `StatusPatcher.update`.
     typealias Update =
@@ -41,7 +44,9 @@ actor GatewayStatusWriter {
     private let update: Update
     private let report: @Sendable () async -> Report?
     private let logger: Logger
-    private var said: [Key: (said: Said, at: MonotonicTime)] = [:]
+    private var said: [Key: (said: Said, lookAt: MonotonicTime)] = [:]
+    /// Where this process has said that it serves each Gateway, or may have.
+    private var served: [Key: Set<IPAddress>] = [:]
     private var lastFailure = ""
     private var pausedUntil: MonotonicTime?
     private(set) var writes: UInt64 = 0
@@ -66,7 +71,7 @@ actor GatewayStatusWriter {
 
     private func write(_ report: Report) async {
         var wanted: [Key: Said] = [:]
-        for status in report.statuses where status.kind != .backendTLSPolicy {
+        for status in report.statuses {
             wanted[Key(kind: status.kind, name: status.name)] = Said(
                 status: status,
                 addresses: (report.addresses[status.name] ?? []).sorted(),
@@ -76,6 +81,7 @@ actor GatewayStatusWriter {
         for (key, former) in self.said where wanted[key] == nil {
             // A route that no Gateway of ours is named by any more; of what is gone nothing is found.
             self.said[key] = nil
+            self.served[key] = nil
             var last = former.said
             last.status.parents = []
             guard ![.gateway, .gatewayClass].contains(key.kind) else { continue }
@@ -83,13 +89,17 @@ actor GatewayStatusWriter {
         }
         let now = MonotonicTime.now()
         for (key, said) in wanted {
-            if let former = self.said[key], former.said == said, now - former.at < Self.lookInterval { continue }
+            let former = self.said[key]
+            if let former, former.said == said, now < former.lookAt { continue }
             guard !Task.isCancelled else { return }
+            if !said.addresses.isEmpty { self.served[key, default: []].formUnion(said.addresses) }
             guard await self.say(said, of: key) else {
                 self.pausedUntil = .now() + Self.retryInterval
                 return
             }
-            self.said[key] = (said, .now())
+            if !said.addresses.isEmpty || self.served[key] != nil { self.served[key] = Set(said.addresses) }
+            let hasMoved = former?.said.addresses ?? [] != said.addresses
+            self.said[key] = (said, .now() + (hasMoved ? Self.settleInterval : Self.lookInterval))
         }
     }
 
@@ -97,7 +107,8 @@ actor GatewayStatusWriter {
         let document = GatewayStatusDocument(
             desired: said.status,
             controllerName: said.controllerName,
-            addresses: said.addresses
+            addresses: said.addresses,
+            formerAddresses: (self.served[key] ?? []).subtracting(said.addresses)
         )
         do {
             let now = Self.timestamp()

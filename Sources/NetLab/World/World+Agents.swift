@@ -26,7 +26,7 @@ extension World {
           edgeTunnel:
             enable: true
             listenPort: \(WorldPlan.tunnelPort)
-        \(self.sharedTunnelSettings)\(self.podNetworkSettings)
+        \(self.sharedTunnelSettings)\(self.podNetworkSettings)\(self.ownModules(of: node))
         """
     }
 
@@ -38,6 +38,11 @@ extension World {
                 meshCIDRConfig: {cloudCIDR: [10.244.0.0/16], edgeCIDR: ["fd00:244::/32"]}
 
             """
+    }
+
+    /// Lines below `modules` that a single agent has.
+    private func ownModules(of node: String) -> String {
+        (self.options.agentModules[node] ?? []).map { "  \($0)\n" }.joined()
     }
 
     /// Lines that all agents and gateways have below `modules.edgeTunnel`.

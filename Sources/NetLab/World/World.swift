@@ -19,6 +19,8 @@ public final class World: Sendable {
         public var sysctls: [String: String] = [:]
         /// More lines below `modules.edgeTunnel` of the agents' configuration.
         public var tunnelSettings: [String] = []
+        /// More lines below `modules` of the configuration of single agents, by their nodes.
+        public var agentModules: [String: [String]] = [:]
 
         public init() {}
     }

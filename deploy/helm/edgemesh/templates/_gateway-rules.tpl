@@ -1,0 +1,1 @@
+../../edgemesh-gateway/templates/_gateway-rules.tpl
