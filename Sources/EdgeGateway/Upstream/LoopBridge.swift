@@ -18,20 +18,28 @@ enum LoopBridge {
                 GatewayError(.descriptors, "no descriptors are left for a stream of the tunnel")
             )
         }
-        let far = self.adopt(sockets[0], on: channel.eventLoop).flatMapThrowing { local in
+        // The halves stand before the socket can be read: what comes with its end is read unasked, and would find nobody.
+        let far = self.adopt(sockets[0], on: channel.eventLoop) { local in
             let pair = GlueHandler.matchedPair(counters: GlueCounters())
             try local.pipeline.syncOperations.addHandler(pair.client)
             try channel.pipeline.syncOperations.addHandler(pair.server)
-            pair.client.start()
         }
+        .flatMapThrowing { try $0.pipeline.syncOperations.handler(type: GlueHandler.self).start() }
         far.whenFailure { _ in channel.close(promise: nil) }
         return self.adopt(sockets[1], on: loop)
     }
 
-    private static func adopt(_ socket: CInt, on loop: any EventLoop) -> EventLoopFuture<any Channel> {
+    private static func adopt(
+        _ socket: CInt,
+        on loop: any EventLoop,
+        initialize: @escaping @Sendable (any Channel) throws -> Void = { _ in }
+    ) -> EventLoopFuture<any Channel> {
         ClientBootstrap(group: loop)
             .channelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture { try StreamOptions.apply(to: channel) }
+                channel.eventLoop.makeCompletedFuture {
+                    try StreamOptions.apply(to: channel)
+                    try initialize(channel)
+                }
             }
             .withConnectedSocket(socket)
     }
