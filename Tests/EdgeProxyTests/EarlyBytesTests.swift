@@ -121,8 +121,16 @@ struct EarlyBytesTests {
         try await server.close()
     }
 
-    @Test("where the far agent says that the target has got nothing, the next one gets the same")
-    func refusedIsTriedElsewhere() async throws {
+    /// What a client that says "hello" to a service on two nodes has come to when the first of them has it.
+    private struct Begun: Sendable {
+        let proxy: EdgeProxyService
+        let tunnel: SlowTunnel
+        let echo: Echo
+        let first: SlowTunnel.Opening
+        let exchange: Task<Exchange, any Error>
+    }
+
+    private func withTwoNodes(_ body: @escaping @Sendable (Begun) async throws -> Void) async throws {
         let echo = Echo()
         let server = try await echo.open("0.0.0.0")
         let service = try makeService(
@@ -131,44 +139,42 @@ struct EarlyBytesTests {
         )
         let tunnel = SlowTunnel(loop: Self.loop, takesEarly: true)
         try await Loopback.withProxy([service], tunnel: tunnel) { proxy, listeners, _, _ in
-            async let exchange = Loopback.exchange(listeners.tcpV4, send: Array("hello".utf8), endOutput: true)
+            let exchange = Task {
+                try await Loopback.exchange(listeners.tcpV4, send: Array("hello".utf8), endOutput: true)
+            }
             let first = try await tunnel.next()
             try await echo.wait(for: "hello")
-            first.promise.fail(TunnelError(code: .refused, message: "nobody listens there", isAnswer: true))
-            try await first.channel?.close()
-            let second = try await tunnel.next()
-            #expect(second.node != first.node)
-            try await echo.wait(for: "hellohello")
-            second.promise.succeed(try #require(second.channel))
-            #expect(try await exchange.text == "hello")
-            #expect(await Loopback.total(proxy, \.dialsFailed) == 1)
+            try await body(Begun(proxy: proxy, tunnel: tunnel, echo: echo, first: first, exchange: exchange))
         }
         try await server.close()
+    }
+
+    @Test("where the far agent says that the target has got nothing, the next one gets the same")
+    func refusedIsTriedElsewhere() async throws {
+        try await self.withTwoNodes { begun in
+            begun.first.promise.fail(TunnelError(code: .refused, message: "nobody listens there", isAnswer: true))
+            try await begun.first.channel?.close()
+            let second = try await begun.tunnel.next()
+            #expect(second.node != begun.first.node)
+            try await begun.echo.wait(for: "hellohello")
+            second.promise.succeed(try #require(second.channel))
+            #expect(try await begun.exchange.value.text == "hello")
+            #expect(await Loopback.total(begun.proxy, \.dialsFailed) == 1)
+        }
     }
 
     /// Nobody knows how far they came: to send them to another endpoint could do twice what was asked once.
     @Test("where the way is lost they are not sent again")
     func lostIsNotRepeated() async throws {
-        let echo = Echo()
-        let server = try await echo.open("0.0.0.0")
-        let service = try makeService(
-            endpointPort: Loopback.port(server),
-            endpoints: [endpoint("127.0.0.2", node: "one"), endpoint("127.0.0.3", node: "two")]
-        )
-        let tunnel = SlowTunnel(loop: Self.loop, takesEarly: true)
-        try await Loopback.withProxy([service], tunnel: tunnel) { proxy, listeners, _, _ in
-            async let exchange = Loopback.exchange(listeners.tcpV4, send: Array("hello".utf8))
-            let first = try await tunnel.next()
-            try await echo.wait(for: "hello")
-            first.promise.fail(TunnelError(code: .noPath, message: "the path is gone"))
-            try await first.channel?.close()
-            #expect(try await exchange.wasReset)
-            #expect(echo.received == "hello")
-            #expect(await Loopback.total(proxy, \.connectionsUnserved) == 1)
-            let balancers = await proxy.parts.programmer.balancers
+        try await self.withTwoNodes { begun in
+            begun.first.promise.fail(TunnelError(code: .noPath, message: "the path is gone"))
+            try await begun.first.channel?.close()
+            #expect(try await begun.exchange.value.wasReset)
+            #expect(begun.echo.received == "hello")
+            #expect(await Loopback.total(begun.proxy, \.connectionsUnserved) == 1)
+            let balancers = await begun.proxy.parts.programmer.balancers
             #expect(balancers.flatMap { $0.status(limit: 10) }.allSatisfy { $0.active == 0 })
         }
-        try await server.close()
     }
 
     @Test("a client that says more than may wait is held back, and loses nothing")

@@ -51,7 +51,7 @@ final class HTTP2Tunnel: ChannelInboundHandler {
         self.context?.write(self.wrapOutboundOut(bytes), promise: nil)
     }
 
-    /// No more has come for now.
+    /// All that has come so far is told.
     func clientPaused() {
         self.context?.flush()
         if self.context?.channel.isWritable ?? false { self.stream?.readRequest() }
