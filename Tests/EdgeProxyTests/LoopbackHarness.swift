@@ -19,6 +19,9 @@ struct Exchange: Sendable {
     var bytes: [UInt8] = []
     var wasReset = false
     var text: String { String(decoding: self.bytes, as: UTF8.self) }
+
+    /// Megabytes are not compared in `#expect` itself: where they differ it looks for the differences, which takes hours.
+    func carried(_ sent: [UInt8]) -> Bool { self.bytes == sent }
 }
 
 /// Collects what arrives until the end, and answers to it.
