@@ -45,7 +45,7 @@ import Testing
     }
 
     /// Bytes and their end may be in the bridge before its far half has been looked at. The kernel tells the end at once, and with it all
-    /// is read: three hundred times, as two threads race for it.
+    /// is read.
     @Test func anEndThatComesAtOnceIsNotLost() async throws {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 3)
         let loops = Array(group.makeIterator())
@@ -60,7 +60,7 @@ import Testing
         let waker = loops[2].scheduleRepeatedTask(initialDelay: .zero, delay: .nanoseconds(1)) { _ in
             loops[1].execute {}
         }
-        for _ in 0..<300 {
+        for _ in 0..<20 {
             let far = try await ClientBootstrap(group: loops[1])
                 .channelInitializer { channel in
                     channel.eventLoop.makeCompletedFuture { try StreamOptions.apply(to: channel) }
