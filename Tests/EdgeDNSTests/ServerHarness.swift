@@ -56,7 +56,7 @@ struct TestFailure: Error, CustomStringConvertible {
 /// Waits for what happens in other threads.
 func eventually(
     _ what: String,
-    within limit: Duration = .seconds(10),
+    within limit: Duration = .seconds(60),
     _ condition: () async throws -> Bool
 ) async throws {
     let deadline = MonotonicTime.now() + limit
