@@ -57,7 +57,7 @@ let package = Package(
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
                 "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel", "GatewayRouting",
-                "EdgeGateway", "PacketWire",
+                "EdgeGateway", "PacketWire", "EdgeCNI",
             ]
         ),
     ],

@@ -1,4 +1,8 @@
+import MeshInterfaces
+import NIOCore
 import PacketWire
+
+@testable import EdgeCNI
 
 extension FuzzTarget {
     /// IP packets of other nodes. What is read stays readable through every change, and its segments and answers are packets.
@@ -32,6 +36,36 @@ extension FuzzTarget {
         guard let changed = try? IPPacket(parsing: view) else { fatalError("\(packet) does not read back") }
         precondition(changed.hopLimit == (hasHops ? packet.hopLimit - 1 : packet.hopLimit))
         return 0
+    }
+}
+
+extension FuzzTarget {
+    /// Streams of packets of other agents, in both forms: what comes in two pieces is what comes in one.
+    ///
+    /// The first byte chooses the form, the second where the stream is cut.
+    static let packetStream = FuzzTarget(name: "packet-stream") { data, count in
+        let input = UnsafeRawBufferPointer(start: data, count: count)
+        guard input.count > 2 else { return 0 }
+        let form: PacketChannel.Form = input[0] & 1 == 0 ? .framed : .original
+        let bytes = ByteBuffer(bytes: input[2...])
+        var rest = bytes
+        guard let first = rest.readSlice(length: min(Int(input[1]), bytes.readableBytes)) else { return 0 }
+        let whole = packets(of: [bytes], form)
+        let cut = packets(of: [first, rest], form)
+        guard whole.packets == cut.packets, whole.isBroken == cut.isBroken else { fatalError("a cut changes a stream") }
+        return 0
+    }
+}
+
+/// The packets that come before the end of a stream, or before what breaks it.
+private func packets(of pieces: [ByteBuffer], _ form: PacketChannel.Form) -> (packets: [[UInt8]], isBroken: Bool) {
+    var stream = PacketStream(form: form)
+    var packets: [[UInt8]] = []
+    do {
+        for piece in pieces { try stream.take(piece) { packet, _ in packets.append(Array(packet)) } }
+        return (packets, false)
+    } catch {
+        return (packets, true)
     }
 }
 
