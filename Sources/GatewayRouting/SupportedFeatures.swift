@@ -4,11 +4,12 @@ public enum SupportedFeatures {
     /// In alphabetical order, as `status.supportedFeatures` has to be.
     public static let names = [
         "BackendTLSPolicy",
-        "BackendTLSPolicySANValidation",
         "GRPCRoute",
         "GRPCRouteNamedRouteRule",
         "GRPCRouteRequestHeaderModifier",
         "Gateway",
+        "GatewayFrontendClientCertificateValidation",
+        "GatewayFrontendClientCertificateValidationInsecureFallback",
         "GatewayHTTPListenerIsolation",
         "GatewayPort8080",
         "HTTPRoute",
@@ -36,6 +37,8 @@ public enum SupportedFeatures {
         "HTTPRouteRequestTimeout",
         "HTTPRouteResponseHeaderModification",
         "HTTPRouteRetry",
+        "HTTPRouteRetryBackendTimeout",
+        "HTTPRouteRetryConnectionError",
         "HTTPRouteSchemeRedirect",
         "ReferenceGrant",
         "TCPRoute",

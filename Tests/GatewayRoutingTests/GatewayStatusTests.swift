@@ -303,9 +303,31 @@ struct GatewayStatusTests {
         let bad = try cluster("{caCertificateRefs: [{kind: ConfigMap, name: ca}]}", configMaps: [])
         #expect(termination(bad) == nil)
         #expect(bad.status(.gateway, "infra/gw")?.listeners[0].conditions[2].reason == "InvalidCACertificateRef")
-        let lax = termination(
-            try cluster("{mode: AllowInsecureFallback, caCertificateRefs: [{name: ca}]}", configMaps: ["infra/ca"])
+        let lax = try cluster(
+            "{mode: AllowInsecureFallback, caCertificateRefs: [{name: ca}]}",
+            configMaps: ["infra/ca"]
         )
-        #expect(lax?.clientCertificates == .optional)
+        // A bad certificate lets a client in as none does.
+        #expect(termination(lax)?.clientCertificates == .ignored)
+        #expect(
+            TestCluster.text(lax.status(.gateway, "infra/gw")?.conditions ?? [])
+                == "Accepted=Accepted Programmed=Programmed InsecureFrontendValidationMode=ConfigurationChanged"
+        )
+    }
+
+    @Test("Parameters of a Gateway")
+    func parameters() throws {
+        let cluster = try TestCluster(
+            C.gatewayClass
+                + C.gateway(
+                    "gw",
+                    "[{name: l, port: 80, protocol: HTTP}]\n  infrastructure: {parametersRef: {group: x.io, kind: P, name: p}}"
+                )
+        )
+        #expect(cluster.plan.listeners.isEmpty)
+        #expect(
+            TestCluster.text(cluster.status(.gateway, "infra/gw")?.conditions ?? [])
+                == "!Accepted=InvalidParameters !Programmed=Invalid"
+        )
     }
 }

@@ -137,6 +137,9 @@ public struct GatewayCondition: Sendable, Hashable {
 
 /// The status that an object of the Gateway API is to have.
 public struct GatewayStatus: Sendable, Hashable {
+    /// The type of a condition that stands as long as some clients without a good certificate are let in, and else not at all.
+    public static let insecureClients = "InsecureFrontendValidationMode"
+
     public struct Listener: Sendable, Hashable {
         public var name: String
         /// The kinds of route that it takes, all of the group `gateway.networking.k8s.io`.

@@ -69,38 +69,36 @@ extension GatewayCompiler {
             self.result.statuses.append(status)
         }
         var listeners: [ListenerState] = []
-        var gateways: [(GatewayResource, [GatewayCondition])] = []
+        var gateways: [(GatewayResource, GatewaySpec, refusal: GatewayCondition?)] = []
         for resource in self.input.resources {
             guard case .gateway(let spec) = resource.content, classes.contains(spec.className) else { continue }
-            let isAddressed = !spec.addresses.contains(nil)
-            if !isAddressed {
-                self.find(.error, resource, "spec.addresses", "only addresses of type IPAddress are served")
-            }
-            gateways.append(
-                (
-                    resource,
-                    isAddressed
-                        ? []
-                        : [
-                            GatewayCondition(
-                                "Accepted",
-                                false,
-                                "UnsupportedAddress",
-                                "only addresses of type IPAddress are served"
-                            )
-                        ]
-                )
-            )
+            let refusal = self.refusal(of: resource, spec)
+            gateways.append((resource, spec, refusal))
             for (index, listener) in spec.listeners.enumerated() {
                 var state = self.listener(resource, spec, listener, index)
-                if !isAddressed { state.sort = nil }
+                if refusal != nil { state.sort = nil }
                 listeners.append(state)
             }
         }
         self.markConflicts(&listeners)
         self.attachRoutes(to: &listeners)
-        for (resource, problems) in gateways { self.addStatus(of: resource, problems, listeners) }
+        for (resource, spec, refusal) in gateways { self.addStatus(of: resource, spec, refusal, listeners) }
         self.addFragments(of: listeners)
+    }
+
+    /// Why nothing of a Gateway is served; nil if all is well.
+    private mutating func refusal(of resource: GatewayResource, _ spec: GatewaySpec) -> GatewayCondition? {
+        let (field, reason, text): (String, String, String)
+        if spec.addresses.contains(nil) {
+            (field, reason, text) = ("addresses", "UnsupportedAddress", "only addresses of type IPAddress are served")
+        } else if spec.hasParameters {
+            (field, reason) = ("infrastructure.parametersRef", "InvalidParameters")
+            text = "parameters are not read; take it out"
+        } else {
+            return nil
+        }
+        self.find(.error, resource, "spec.\(field)", text)
+        return GatewayCondition("Accepted", false, reason, text)
     }
 
     private mutating func listener(
@@ -230,7 +228,8 @@ extension GatewayCompiler {
 
     private mutating func addStatus(
         of resource: GatewayResource,
-        _ problems: [GatewayCondition],
+        _ spec: GatewaySpec,
+        _ refusal: GatewayCondition?,
         _ listeners: [ListenerState]
     ) {
         let own = listeners.filter { $0.gateway.name == resource.name }
@@ -261,14 +260,12 @@ extension GatewayCompiler {
             $0.conditions.allSatisfy { $0.isTrue == ($0.type != "Conflicted") }
         }
         let isServed = own.contains(where: \.isServed)
-        status.conditions = problems
-        if problems.isEmpty {
-            status.conditions = [
-                isAllGood
+        status.conditions = [
+            refusal
+                ?? (isAllGood
                     ? GatewayCondition("Accepted", true, "Accepted")
-                    : GatewayCondition("Accepted", isServed, "ListenersNotValid", "see the conditions of the listeners")
-            ]
-        }
+                    : GatewayCondition("Accepted", isServed, "ListenersNotValid", "see the conditions of the listeners"))
+        ]
         status.conditions.append(
             GatewayCondition(
                 "Programmed",
@@ -277,6 +274,9 @@ extension GatewayCompiler {
                 isServed ? "" : "no listener is served"
             )
         )
+        if spec.allowsInsecureClients {
+            status.conditions.append(GatewayCondition(GatewayStatus.insecureClients, true, "ConfigurationChanged"))
+        }
         self.result.statuses.append(status)
     }
 
