@@ -57,7 +57,7 @@ struct TestCluster {
                 }
             }
         }
-        var objects: [ObjectName: ServiceObject] = [:]
+        var facts: [ObjectName: ServiceFacts] = [:]
         for text in services {
             let (place, appProtocol) = Self.cut(text, at: "=")
             let (full, number) = Self.cut(place, at: ":")
@@ -65,9 +65,10 @@ struct TestCluster {
             let name = ObjectName(namespace: namespace, name: short)
             let port = try #require(UInt16(number))
             let servicePort = ServiceObject.Port(port: port, appProtocol: appProtocol.isEmpty ? nil : appProtocol)
-            objects[name, default: ServiceObject(name: name)].ports.append(servicePort)
+            let subsets = rules.filter { $0.host == short }.flatMap(\.subsets.keys)
+            facts[name, default: ServiceFacts(ports: [], subsets: Set(subsets))].ports.append(servicePort)
         }
-        let known = objects
+        let known = facts
         let input = GatewayInput(
             resources: resources,
             destinationRules: rules,

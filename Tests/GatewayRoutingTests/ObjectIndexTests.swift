@@ -57,11 +57,9 @@ import Testing
         let input = GatewayInput(
             resources: resources,
             destinationRules: objects,
-            service: { name in
+            service: { _ in
                 asked.count()
-                var service = ServiceObject(name: name)
-                service.ports = [ServiceObject.Port(port: 80)]
-                return service
+                return ServiceFacts(ports: [ServiceObject.Port(port: 80)])
             }
         )
         let compilation = GatewayCompiler.compile(input, settings: CompilerSettings())
