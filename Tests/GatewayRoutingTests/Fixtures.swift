@@ -31,6 +31,20 @@ struct TestRequest: GatewayRequest {
     func header(_ name: String) -> String? { self.headers[name] }
 }
 
+/// An object of Istio's in the namespace `shop`.
+func istioObject(_ kind: String, _ name: String, _ spec: Document) -> Document {
+    [
+        "apiVersion": "networking.istio.io/v1", "kind": .string(kind),
+        "metadata": ["name": .string(name), "namespace": "shop"], "spec": spec,
+    ]
+}
+
+func gatewayResources(_ documents: [Document]) throws -> [GatewayResource] {
+    try documents.flatMap { document in
+        try ClusterObject.decode(document).compactMap { if case .gateway(let resource) = $0 { resource } else { nil } }
+    }
+}
+
 /// A cluster of manifests, and the plan that is made of it.
 struct TestCluster {
     let compilation: GatewayCompilation
@@ -200,5 +214,11 @@ enum Conformance {
 
     static func path(_ path: String, _ type: String = "PathPrefix") -> String {
         "path: {type: \(type), value: \"\(path)\"}"
+    }
+}
+
+extension TLSServer {
+    static func best(of servers: [TLSServer], for name: String?) -> TLSServer? {
+        TLSNames(servers).position(of: name).map { servers[$0] }
     }
 }
