@@ -38,6 +38,8 @@ final class GatewayWorker {
     let datagramCounters = DatagramCounters()
     let pool: UpstreamPool
     let spares = SpareBuffers()
+    /// Of the request that is matched.
+    let budget = MatchBudget()
     let connections: ConnectionTracker
     let glue = GlueCounters()
     let splicer = SocketSplicer()
