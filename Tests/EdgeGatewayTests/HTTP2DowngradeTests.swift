@@ -133,7 +133,7 @@ import Testing
 
     /// A gateway before a server that switches and then sends everything back in reverse; asked for `/ws/long`, it sends much and ends.
     private func withEcho(
-        limits: (inout GatewayLimits) -> Void = { _ in },
+        limits: GatewayLimits = GatewayLimits(),
         _ body: (ClientHTTP2, LastHead, GatewayRig) async throws -> Void
     ) async throws {
         let last = LastHead()
@@ -152,12 +152,10 @@ import Testing
         } endsAfter: {
             String(decoding: $0, as: UTF8.self).hasPrefix("GET /ws/long ")
         }
-        var bounds = GatewayLimits()
-        limits(&bounds)
         try await GatewayRig.with(
             [.http(hosts([forwarding("raw")]))],
             services: [makeService("raw", ports: [server.port])],
-            limits: bounds
+            limits: limits
         ) { rig, ports in
             let client = try await ClientHTTP2(ports[0])
             // The server's settings allow it from here on.
@@ -206,7 +204,9 @@ import Testing
 
     @Test("one that stands still ends after its time, on both sides")
     func idle() async throws {
-        try await self.withEcho(limits: { $0.streamIdleTimeout = .milliseconds(300) }) { client, _, rig in
+        var limits = GatewayLimits()
+        limits.streamIdleTimeout = .milliseconds(300)
+        try await self.withEcho(limits: limits) { client, _, rig in
             let stream = try await client.open(Self.tunnel(), ends: false)
             try await eventually("the tunnel's first bytes") { stream.text == "hello" }
             try await eventually("a reset") { stream.wasReset }
@@ -219,7 +219,9 @@ import Testing
 
     @Test("what a client does not take of a backend that has ended is kept for the linger timeout only")
     func lingering() async throws {
-        try await self.withEcho(limits: { $0.lingerTimeout = .milliseconds(300) }) { client, _, _ in
+        var limits = GatewayLimits()
+        limits.lingerTimeout = .milliseconds(300)
+        try await self.withEcho(limits: limits) { client, _, _ in
             let stream = try await client.open(Self.tunnel(path: "/ws/none"), ends: false)
             try await eventually("the tunnel's first bytes") { stream.text == "hello" }
             let long = try await client.open(Self.tunnel(path: "/ws/long"), ends: false, reads: false)
