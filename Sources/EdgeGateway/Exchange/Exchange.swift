@@ -231,18 +231,8 @@ final class Exchange: UpstreamObserver {
         let stream = opened.stream
         self.upstream = stream
         stream.observer = self
-        if self.head.expectsContinue, !self.requestEnded, self.requestBytes == 0, !self.isReadingRequest {
-            var asking = outgoing
-            asking.fields.set("expect", "100-continue")
-            self.awaitsContinue = true
-            let attempt = self.attempt
-            self.after(self.worker.limits.continueTimeout) { exchange in
-                if exchange.attempt == attempt { exchange.sendContent() }
-            }
-            stream.send(asking)
-        } else {
-            stream.send(outgoing)
-        }
+        let isAsking = self.head.expectsContinue && !self.requestEnded && self.requestBytes == 0
+        if isAsking, !self.isReadingRequest { self.ask(outgoing, stream) } else { stream.send(outgoing) }
         // It may have failed at once.
         guard self.upstream === stream else { return }
         for bytes in self.retained { stream.write(bytes) }
@@ -251,6 +241,15 @@ final class Exchange: UpstreamObserver {
         stream.flush()
         stream.read()
         self.readRequest()
+    }
+
+    private func ask(_ outgoing: RequestHead, _ stream: any UpstreamStream) {
+        var asking = outgoing
+        asking.fields.set("expect", "100-continue")
+        self.awaitsContinue = true
+        let attempt = self.attempt
+        self.after(self.worker.limits.continueTimeout) { if $0.attempt == attempt { $0.sendContent() } }
+        stream.send(asking)
     }
 
     /// The backend wants the content, or does not know the question.
