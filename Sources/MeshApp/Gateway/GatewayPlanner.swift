@@ -13,16 +13,16 @@ import Synchronization
 actor GatewayPlanner {
     /// What the compiler asked for, to tell whether it would hear something else now.
     private final class Consultation: Sendable {
-        let services = Mutex<[ObjectName: ServiceObject?]>([:])
+        let services = Mutex<[ObjectName: ServiceFacts?]>([:])
         let secrets = Mutex<[ObjectName: SecretFacts?]>([:])
         let authorities = Mutex<[ObjectName: Bool]>([:])
 
         func listening(to input: GatewayInput) -> GatewayInput {
             var result = input
             result.service = { name in
-                let object = input.service(name)
-                self.services.withLock { $0[name] = .some(object) }
-                return object
+                let facts = input.service(name)
+                self.services.withLock { $0[name] = .some(facts) }
+                return facts
             }
             result.secret = { name in
                 let facts = input.secret(name)
@@ -179,7 +179,7 @@ actor GatewayPlanner {
         let services = consultation.services.withLock { $0 }
         // Whichever are fewer.
         let candidates = changed.count < services.count ? changed.filter { services[$0] != nil } : Set(services.keys)
-        return candidates.contains { services[$0] != .some(snapshot.services[$0]?.object) }
+        return candidates.contains { services[$0] != .some(snapshot.facts(ofService: $0)) }
             || consultation.secrets.withLock { $0 }.contains { $0.value != self.vault.facts(ofSecret: $0.key) }
             || consultation.authorities.withLock { $0 }
                 .contains { $0.value != self.vault.hasAuthority(inConfigMap: $0.key) }
