@@ -333,8 +333,7 @@ struct GatewayStatusTests {
             "{mode: AllowInsecureFallback, caCertificateRefs: [{name: ca}]}",
             configMaps: ["infra/ca"]
         )
-        // A bad certificate lets a client in as none does.
-        #expect(termination(lax)?.clientCertificates == .ignored)
+        #expect(termination(lax)?.clientCertificates == .unverified)
         #expect(
             TestCluster.text(lax.status(.gateway, "infra/gw")?.conditions ?? [])
                 == "Accepted=Accepted Programmed=Programmed InsecureFrontendValidationMode=ConfigurationChanged"

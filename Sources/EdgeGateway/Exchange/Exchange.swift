@@ -289,12 +289,13 @@ final class Exchange: UpstreamObserver {
         }
         // What was read of the request is needed again.
         let canRepeat = self.isRetaining
+        // First, as a route counts its tries.
+        if canRepeat, self.retriesLeft > 0, let policy = self.route?.retries, policy.covers(failure) {
+            return self.retry()
+        }
         if case .reset(isStale: true) = failure, canRepeat, !self.needsFreshConnection, self.head.isIdempotent {
             self.needsFreshConnection = true
             return self.dial()
-        }
-        if canRepeat, self.retriesLeft > 0, let policy = self.route?.retries, policy.covers(failure) {
-            return self.retry()
         }
         self.tell(failure)
     }

@@ -165,7 +165,7 @@ final class CertificateStore: Sendable {
             }
             switch termination.clientCertificates {
             case .ignored: configuration.certificateVerification = .none
-            case .optional: configuration.certificateVerification = .optionalVerification
+            case .optional, .unverified: configuration.certificateVerification = .optionalVerification
             case .required: configuration.certificateVerification = .noHostnameVerification
             }
             if !authorities.isEmpty {

@@ -75,6 +75,8 @@ public struct TLSTermination: Sendable, Hashable {
 
     public enum ClientCertificates: Sendable, Hashable {
         case ignored
+        /// Asked for, and any let in, or none.
+        case unverified
         /// Verified if the client shows one.
         case optional
         case required
