@@ -205,7 +205,7 @@ struct KernelProgrammerTests {
         }
     }
 
-    @Test("UDP flows to endpoints that went are cleared; of TCP those that began before there was a rule, at its first alone")
+    @Test("stale UDP flows are cleared, TCP connections that nothing has answered at the first rule of a frontend")
     func stale() async throws {
         let recorder = Recorder()
         let programming = RecordingProgramming()
