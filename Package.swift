@@ -367,7 +367,7 @@ let package = Package(
         tests("DocumentsTests", ["Documents", "MeshCore"]),
         tests("KubeModelTests", ["KubeModel", "Documents", "MeshCore"]),
         tests("NetLabTests", ["NetLab", "MeshCore", "Documents", nioCore, nioPosix]),
-        tests("LabTests", ["edgemesh", "nat-grid", "NetLab", "MeshCore", "Documents"]),
+        tests("LabTests", ["edgemesh", "nat-grid", "NetLab", "FakeKube", "MeshCore", "Documents"]),
         tests("ConfigurationTests", ["Configuration", "KubeModel", "Documents", "MeshCore"]),
         tests("ByteStreamsTests", ["ByteStreams", "MeshCore", "MeshTesting", nioCore, nioPosix, nioEmbedded, logging]),
         tests(

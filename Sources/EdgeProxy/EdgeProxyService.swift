@@ -70,7 +70,7 @@ public struct EdgeProxyService: Service, Sendable {
     ///   - tunnel: the way to endpoints on other nodes; nil if they are dialled from here.
     ///   - tcpOriginalDestination: nil to ask the kernel, as only tests do not.
     ///   - udpOriginalDestination: the conntrack lookup.
-    ///   - clearStaleFlows: deletes conntrack entries of UDP flows whose endpoint is gone.
+    ///   - clearStaleFlows: deletes conntrack entries of flows that would go where nobody takes them.
     public init(
         configuration: Configuration,
         catalog: any CatalogReading,
@@ -79,7 +79,7 @@ public struct EdgeProxyService: Service, Sendable {
         tunnel: (any NodeTunneling)? = nil,
         tcpOriginalDestination: TCPOriginalDestination? = nil,
         udpOriginalDestination: @escaping UDPOriginalDestination,
-        clearStaleFlows: @escaping @Sendable ([StaleUDPFlows]) async -> Void = { _ in },
+        clearStaleFlows: @escaping @Sendable ([StaleFlows]) async -> Void = { _ in },
         logger: Logger
     ) {
         let limits = Self.possible(configuration.limits)

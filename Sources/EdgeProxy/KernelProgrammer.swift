@@ -36,7 +36,7 @@ actor KernelProgrammer {
     private var placedNodes: TreeDictionary<String, NodeObject> = [:]
     private var regions: [String: String] = [:]
     private let publish: Publish
-    private let clearStaleFlows: @Sendable ([StaleUDPFlows]) async -> Void
+    private let clearStaleFlows: @Sendable ([StaleFlows]) async -> Void
     private let sleep: @Sendable (Duration) async throws -> Void
     private let logger: Logger
     private let inbox = Inbox()
@@ -51,7 +51,7 @@ actor KernelProgrammer {
     private var generator = SystemRandomNumberGenerator()
     private var proxyAddresses: Set<TransportAddress> = []
     /// Waiting to be cleared; as many as there are frontends at most.
-    private var staleFlows: [KernelFrontend: StaleUDPFlows] = [:]
+    private var staleFlows: [KernelFrontend: StaleFlows] = [:]
     private var sweeping: Task<Void, Never>?
 
     init(
@@ -59,7 +59,7 @@ actor KernelProgrammer {
         planner: ServicePlanner,
         logger: Logger,
         publish: @escaping Publish,
-        clearStaleFlows: @escaping @Sendable ([StaleUDPFlows]) async -> Void = { _ in },
+        clearStaleFlows: @escaping @Sendable ([StaleFlows]) async -> Void = { _ in },
         sleep: @escaping @Sendable (Duration) async throws -> Void = { try await Task.sleep(for: $0) }
     ) {
         self.programming = programming
@@ -307,20 +307,31 @@ actor KernelProgrammer {
             )
         }
         self.reported = conflicts
-        let stale = changes.compactMap { frontend, change -> StaleUDPFlows? in
-            guard frontend.transport == .udp else { return nil }
-            return StaleUDPFlows(
-                frontend: frontend,
-                remainingBackends: self.udpTargets(change.planned?.rule.action),
-                formerBackends: formerTargets(frontend)
-            )
-        }
-        self.sweep(stale)
+        self.sweep(
+            changes.compactMap { frontend, change in
+                switch frontend.transport {
+                case .udp:
+                    StaleFlows(
+                        frontend: frontend,
+                        remainingBackends: self.udpTargets(change.planned?.rule.action),
+                        formerBackends: formerTargets(frontend)
+                    )
+                case .tcp: Self.begunTooEarly(frontend, change)
+                case .sctp: nil
+                }
+            }
+        )
+    }
+
+    /// Connections to a frontend that is served from now on. Those to a node port had the node itself to refuse them.
+    private static func begunTooEarly(_ frontend: KernelFrontend, _ change: FrontendLedger.Change) -> StaleFlows? {
+        guard change.planned != nil, change.formerOwner == nil, case .address = frontend.match else { return nil }
+        return StaleFlows(frontend: frontend, remainingBackends: [])
     }
 
     /// Clears stale flows beside the programming: there may be many, and the next change does not wait for them. What comes
     /// meanwhile is merged, by frontend, into the next round.
-    private func sweep(_ stale: [StaleUDPFlows]) {
+    private func sweep(_ stale: [StaleFlows]) {
         for flows in stale {
             self.staleFlows[flows.frontend] = self.staleFlows[flows.frontend]?.merged(with: flows) ?? flows
         }

@@ -235,6 +235,11 @@ public final class EdgeTunnelService: Service, NodeTunneling, PacketTunneling {
             )
         case (.node, .some): break
         }
+        if settings.identity != .derived, settings.isConfiguredRelay {
+            self.logger.notice(
+                "agents of v1.17 cannot use this node as a relay, as they take its key from its name: while there are any, give them another one, or leave relays at identity: derived"
+            )
+        }
     }
 
     private func publishIdentity(of node: MeshNode, _ settings: TunnelSettings) {

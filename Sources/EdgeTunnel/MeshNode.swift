@@ -46,6 +46,9 @@ final class MeshNode: Sendable {
         var isStopped = false
     }
 
+    /// For what is under way on streams that carry no flows.
+    private static let farewell = TimeAmount.milliseconds(500)
+
     let host: Host
     let directory: PeerDirectory
     let interfaces: InterfaceSelection
@@ -254,7 +257,9 @@ final class MeshNode: Sendable {
         self.packetChannels.closeAll()
         let cut = await self.acceptor.stop(deadline: deadline)
         if cut > 0 { self.logger.notice("flows of other nodes were cut", metadata: ["flows": "\(cut)"]) }
-        await self.host.shutdown(deadline: deadline)
+        // Whoever opened flows from here has ended them before. What is left is questions to peers and the circuits of a relay: they
+        // may take longer than any deadline, and until this node is gone nobody reaches it.
+        await self.host.shutdown(deadline: min(deadline, self.loop.now + Self.farewell))
     }
 
     /// A task of this node, on one of its loops, which ends with it.

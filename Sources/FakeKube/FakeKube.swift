@@ -75,7 +75,8 @@ public final class FakeKube: Sendable {
     }
 
     /// Listens; returns when connections are accepted.
-    public func start() async throws {
+    /// - Parameter socket: one that is bound to `options.host` and `options.port` already, as in another network namespace.
+    public func start(on socket: CInt? = nil) async throws {
         let context = try self.options.tls?.serverContext(
             requiresClientCertificate: self.options.requiresClientCertificate
         )
@@ -90,7 +91,7 @@ public final class FakeKube: Sendable {
                     self.serve(try FakeKubeConnection.Client(wrappingChannelSynchronously: channel))
                 }
             }
-        let (server, port) = try await self.listen(bootstrap)
+        let (server, port) = try await self.listen(bootstrap, on: socket)
         self.state.withLock { state in
             state.port = port
             state.listener = server
@@ -99,8 +100,9 @@ public final class FakeKube: Sendable {
 
     /// A port asked for, or one below those that the kernel gives to outgoing connections: such a connection could take
     /// the port between `stop` and the next `start`.
-    private func listen(_ bootstrap: ServerBootstrap) async throws -> (any Channel, Int) {
+    private func listen(_ bootstrap: ServerBootstrap, on socket: CInt?) async throws -> (any Channel, Int) {
         let wanted = self.state.withLock { $0.port }
+        if let socket { return (try await bootstrap.withBoundSocket(socket).get(), wanted) }
         if wanted != 0 {
             return (try await bootstrap.bind(host: self.options.host, port: wanted).get(), wanted)
         }
@@ -178,6 +180,9 @@ public final class FakeKube: Sendable {
     // MARK: Behaviour
 
     public func inject(_ fault: FakeKubeFault) { self.state.withLock { $0.faults.append(fault) } }
+
+    /// Ends all faults.
+    public func heal() { self.state.withLock { $0.faults = [] } }
 
     /// Breaks off the connections of open watches, of one collection or all.
     public func dropWatches(of plural: String? = nil) { self.order(.disconnect, plural) }

@@ -23,6 +23,8 @@ public final class Conntrack {
         public var destination: TransportAddress
         /// Where replies come from: the backend, if the destination was translated.
         public var replySource: TransportAddress
+        /// A packet of it has come back.
+        public var isAnswered: Bool
         fileprivate var original: [UInt8]
     }
 
@@ -83,13 +85,17 @@ public final class Conntrack {
     /// Deletions sent at once. Each may be answered by an error of some 40 bytes: together less than the receive buffer.
     private static let deletionMessages = 2_048
 
-    /// Deletes the UDP flows that `stale` names, so that the next datagram is balanced anew; returns how many there were.
+    /// Deletes the flows that `stale` names, so that the next packet is balanced anew; returns how many there were.
     @discardableResult
-    public func deleteUDP(_ family: IPFamily, where stale: (Flow) -> Bool) throws -> Int {
+    public func deleteFlows(
+        _ family: IPFamily,
+        _ transport: TransportProtocol,
+        where stale: (Flow) -> Bool
+    ) throws -> Int {
         var total = 0
         for _ in 0..<Self.maximumPasses {
             var doomed: [[UInt8]] = []
-            try self.forEachFlow(family, .udp) { flow in
+            try self.forEachFlow(family, transport) { flow in
                 if doomed.count < Self.deletionBatch, stale(flow) { doomed.append(flow.original) }
             }
             total += try self.delete(doomed, family)
@@ -167,6 +173,7 @@ public final class Conntrack {
             source: original.source,
             destination: original.destination,
             replySource: reply.source,
+            isAnswered: (attributes.network(3, UInt32.self) ?? 0) & Self.seenReply != 0,
             original: Array(bytes)
         )
     }

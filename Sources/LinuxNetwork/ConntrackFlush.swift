@@ -1,9 +1,12 @@
 import Glibc
 public import MeshCore
 
-/// UDP flows that were opened to one destination and are answered from one place.
-public struct UDPFlowFilter: Hashable, Sendable {
+/// Flows that were opened to one destination and are answered from one place.
+public struct FlowFilter: Hashable, Sendable {
     public var family: IPFamily
+    public var transport = TransportProtocol.udp
+    /// Only those that no packet has come back for.
+    public var isUnanswered = false
     /// Where clients sent to; nil: any address, for a node port.
     public var destination: IPAddress?
     public var port: UInt16
@@ -37,6 +40,9 @@ extension Conntrack {
         static let destinationPort = Parts(rawValue: 1 << 5)
     }
 
+    /// `IPS_SEEN_REPLY` of the flows' status.
+    static let seenReply: UInt32 = 1 << 1
+
     /// Deletes the flows that the filter names: the kernel walks its table once, and nothing is listed. False, and nothing is
     /// deleted, if this kernel cannot (before Linux 6.12, and with a part about replies those that read it by the flags of the
     /// other direction).
@@ -45,7 +51,7 @@ extension Conntrack {
     /// with one a kernel without this filter deletes exactly the flow that the tuple names. Ours has no source address, so it
     /// names none, and is refused (EINVAL) before anything is looked up. That holds since ctnetlink exists, so that it needs no
     /// probe and no look at the kernel's version, which vendors' backports make meaningless.
-    public func deleteUDP(matching filter: UDPFlowFilter) throws -> Bool {
+    public func deleteFlows(matching filter: FlowFilter) throws -> Bool {
         var original: Parts = [.transport, .destinationPort]
         var reply: Parts = []
         if filter.destination != nil { original.insert(.destination) }
@@ -60,7 +66,7 @@ extension Conntrack {
                         tuple.nested(1) { $0.attribute(isV4 ? 2 : 4, address.networkBytes) }
                     }
                     tuple.nested(2) {
-                        $0.attribute(1, native: TransportProtocol.udp.rawValue)
+                        $0.attribute(1, native: filter.transport.rawValue)
                         $0.attribute(3, network: filter.port)
                     }
                 }
@@ -70,10 +76,14 @@ extension Conntrack {
                             tuple.nested(1) { $0.attribute(isV4 ? 1 : 3, address.networkBytes) }
                         }
                         tuple.nested(2) {
-                            $0.attribute(1, native: TransportProtocol.udp.rawValue)
+                            $0.attribute(1, native: filter.transport.rawValue)
                             if let port = filter.replyPort { $0.attribute(2, network: port) }
                         }
                     }
+                }
+                if filter.isUnanswered {
+                    writer.attribute(3, network: UInt32(0))
+                    writer.attribute(26, network: Self.seenReply)
                 }
                 writer.nested(25) {
                     $0.attribute(1, native: original.rawValue)

@@ -58,6 +58,7 @@ public enum NodeCheck {
                     ? Set((modules.edgeCNI.cloudCIDR + modules.edgeCNI.edgeCIDR).map(\.address.family)) : []
             )
         ).run()
+        results += Self.identity(of: configuration)
         results += await Self.source(of: configuration)
         return CheckReport(results)
     }
@@ -85,6 +86,22 @@ public enum NodeCheck {
         } catch {
             return CheckResult("agent", .fail, "\(error)", mend: "see the agent's log")
         }
+    }
+
+    /// What the tunnel's identity means for agents of v1.17.
+    static func identity(of configuration: AgentConfiguration) -> [CheckResult] {
+        let tunnel = configuration.modules.edgeTunnel
+        guard tunnel.enable, tunnel.identity == .node else { return [] }
+        let isRelay = tunnel.relayNodes.contains { $0.nodeName == configuration.commonConfig.nodeName }
+        return [
+            CheckResult(
+                "identity",
+                .pass,
+                isRelay
+                    ? "node; agents of v1.17 cannot use this node as a relay"
+                    : "node; agents of v1.17 learn it as they meet"
+            )
+        ]
     }
 
     /// Where cluster objects come from.

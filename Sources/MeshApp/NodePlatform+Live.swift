@@ -20,7 +20,7 @@ extension NodePlatform {
                     // Reads and writes the kernel's table of flows, which may be long: not on an event loop or an actor.
                     try await NIOThreadPool.singleton.runIfActive { try Self.clear(stale) }
                 } catch {
-                    logger.warning("stale UDP flows stay until they time out", metadata: ["error": "\(error)"])
+                    logger.warning("stale flows stay until they time out", metadata: ["error": "\(error)"])
                 }
             }
         )
@@ -53,25 +53,20 @@ extension NodePlatform {
     /// For so many the kernel walks its table of flows anew for each. One listing costs about as much as some dozens of walks.
     private static let maximumFilters = 32
 
-    /// Deletes the UDP flows to a frontend whose backend is not among those that remain.
-    private static func clear(_ stale: [StaleUDPFlows]) throws {
+    /// Deletes the flows that the kernel would go on sending where nobody takes them.
+    private static func clear(_ stale: [StaleFlows]) throws {
         let conntrack = try Conntrack()
         let filters = stale.compactMap(\.filters)
         if filters.count == stale.count, case let all = filters.flatMap({ $0 }), all.count <= Self.maximumFilters,
-            try all.allSatisfy({ try conntrack.deleteUDP(matching: $0) })
+            try all.allSatisfy({ try conntrack.deleteFlows(matching: $0) })
         {
             return
         }
-        let byPort = Dictionary(grouping: stale) { $0.frontend.port }
-        for family in Set(stale.map(\.frontend.family)) {
-            try conntrack.deleteUDP(family) { flow in
-                (byPort[flow.destination.port] ?? []).contains { candidate in
-                    let isToFrontend =
-                        switch candidate.frontend.match {
-                        case .address(let address): address == flow.destination.address
-                        case .nodePort(let family): family == flow.destination.address.family
-                        }
-                    return isToFrontend && !candidate.remainingBackends.contains(flow.replySource)
+        for (transport, stale) in Dictionary(grouping: stale, by: \.frontend.transport) {
+            let byPort = Dictionary(grouping: stale) { $0.frontend.port }
+            for family in Set(stale.map(\.frontend.family)) {
+                try conntrack.deleteFlows(family, transport) { flow in
+                    (byPort[flow.destination.port] ?? []).contains { $0.contains(flow) }
                 }
             }
         }

@@ -16,7 +16,7 @@ struct NodePlatform: Sendable {
     /// What the network of pods asks of the machine; its rules go to the packet filter `backend`, as those of services do.
     var makePodNetwork: @Sendable (_ backend: String, _ logger: Logger) -> PodNetworkPlatform
     var udpOriginalDestination: UDPOriginalDestination
-    var clearStaleFlows: @Sendable ([StaleUDPFlows]) async -> Void
+    var clearStaleFlows: @Sendable ([StaleFlows]) async -> Void
 }
 
 /// `kernelBackend: none`: for nodes whose rules are made by other means. Nothing is redirected.

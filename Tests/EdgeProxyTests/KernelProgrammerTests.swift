@@ -71,7 +71,7 @@ struct FrontendLedgerTests {
 struct KernelProgrammerTests {
     private final class Recorder: Sendable {
         let tables = Mutex<[(table: RouteTable, rules: [KernelFrontend: KernelRule])]>([])
-        let stale = Mutex<[StaleUDPFlows]>([])
+        let stale = Mutex<[StaleFlows]>([])
         let sleeps = Mutex(0)
     }
 
@@ -205,7 +205,7 @@ struct KernelProgrammerTests {
         }
     }
 
-    @Test("UDP flows to endpoints that went are cleared, TCP's are left alone")
+    @Test("stale UDP flows are cleared, TCP connections that nothing has answered at the first rule of a frontend")
     func stale() async throws {
         let recorder = Recorder()
         let programming = RecordingProgramming()
@@ -226,10 +226,11 @@ struct KernelProgrammerTests {
         }
         let last = try #require(recorder.stale.withLock { $0.last })
         #expect(last.frontend == (try frontend("10.96.0.2:80", .udp)))
+        let unanswered = recorder.stale.withLock { $0 }.filter { $0.frontend.transport == .tcp }
+        #expect(unanswered.map(\.frontend) == [try frontend("10.96.0.1:80", .tcp)])
         #expect(last.remainingBackends == [try transport("10.1.0.1:8080")])
         #expect(last.formerBackends == [try transport("10.1.0.1:8080"), try transport("10.1.0.2:8080")])
         #expect(last.filters?.map(\.replyAddress) == [IPAddress("10.1.0.2")])
-        #expect(recorder.stale.withLock { $0 }.allSatisfy { $0.frontend.transport == .udp })
     }
 
     @Test("stale flows are named to the kernel by frontend and backend, merged with what waits")
@@ -243,8 +244,8 @@ struct KernelProgrammerTests {
             _ port: UInt16,
             _ reply: IPAddress?,
             _ replyPort: UInt16?
-        ) -> UDPFlowFilter {
-            UDPFlowFilter(
+        ) -> FlowFilter {
+            FlowFilter(
                 family: .v4,
                 destination: destination,
                 port: port,
@@ -256,8 +257,8 @@ struct KernelProgrammerTests {
             _ frontend: KernelFrontend,
             _ former: Set<TransportAddress>?,
             _ remaining: Set<TransportAddress>
-        ) -> StaleUDPFlows {
-            StaleUDPFlows(frontend: frontend, remainingBackends: remaining, formerBackends: former)
+        ) -> StaleFlows {
+            StaleFlows(frontend: frontend, remainingBackends: remaining, formerBackends: former)
         }
         #expect(stale(service, nil, [one]).filters == nil, "not known what was before")
         #expect(stale(service, [one, two], [one]).filters == [filter(address, 53, two.address, 8080)])
@@ -266,6 +267,10 @@ struct KernelProgrammerTests {
         #expect(stale(service, [], [one]).filters == [filter(address, 53, address, 53)], "new: untranslated flows")
         #expect(stale(nodePort, [one], []).filters == [filter(nil, 30_053, one.address, 8080)])
         #expect(stale(nodePort, [], [one]).filters == [filter(nil, 30_053, nil, 30_053)])
+        var unanswered = filter(address, 53, address, 53)
+        unanswered.transport = .tcp
+        unanswered.isUnanswered = true
+        #expect(stale(try frontend("10.96.0.2:53", .tcp), nil, []).filters == [unanswered])
         let merged = stale(service, [one], [two]).merged(with: stale(service, [two], [one]))
         #expect(merged.filters == [filter(address, 53, two.address, 8080)])
         #expect(stale(service, nil, [two]).merged(with: stale(service, [two], [one])).filters == nil)

@@ -11,7 +11,7 @@ final class LabSocket {
         var description: String { "\(self.call): \(NetLab.describe(errno: self.number))" }
     }
 
-    private let descriptor: Int32
+    private var descriptor: Int32
 
     convenience init(_ node: NodeLab, on host: String, _ transport: TransportProtocol) throws {
         try self.init(node.lab, on: host, transport)
@@ -30,7 +30,21 @@ final class LabSocket {
         }
     }
 
-    deinit { close(self.descriptor) }
+    deinit { if self.descriptor >= 0 { close(self.descriptor) } }
+
+    func bind(_ address: String, _ port: UInt16) throws {
+        var isOn: Int32 = 1
+        setsockopt(self.descriptor, SOL_SOCKET, SO_REUSEADDR, &isOn, socklen_t(MemoryLayout<Int32>.size))
+        try Self.withAddress(address, port) { pointer, length in
+            guard Glibc.bind(self.descriptor, pointer, length) == 0 else { throw Failure(call: "bind", number: errno) }
+        }
+    }
+
+    /// Leaves the socket to another owner.
+    func release() -> Int32 {
+        defer { self.descriptor = -1 }
+        return self.descriptor
+    }
 
     func connect(_ address: String, _ port: UInt16) throws {
         try Self.withAddress(address, port) { pointer, length in

@@ -60,7 +60,9 @@ struct ProgramScaleTests {
             #expect(found == service)
             #expect(try conntrack.originalDestination(transport: .tcp, client: client, proxy: backend(1)) == nil)
             let before = try conntrack.count()
-            #expect(try conntrack.deleteUDP(.v4) { $0.destination == service && $0.replySource == backend(1) } == 1)
+            #expect(
+                try conntrack.deleteFlows(.v4, .udp) { $0.destination == service && $0.replySource == backend(1) } == 1
+            )
             #expect(try conntrack.count() == before - 1)
             #expect(try node.call("out", 1, "10.96.0.1", 53, "udp 5353") == ["p1": 1])
             let times = try (0..<2001).map { _ in
@@ -95,9 +97,9 @@ struct ProgramScaleTests {
             #expect(before >= 50_500)
             let start = MonotonicTime.now()
             if byFilter {
-                #expect(try conntrack.deleteUDP(matching: UDPFlowFilter(family: .v4, destination: nil, port: 53)))
+                #expect(try conntrack.deleteFlows(matching: FlowFilter(family: .v4, destination: nil, port: 53)))
             } else {
-                #expect(try conntrack.deleteUDP(.v4) { $0.destination.port == 53 } == 50_000)
+                #expect(try conntrack.deleteFlows(.v4, .udp) { $0.destination.port == 53 } == 50_000)
             }
             print("deleting 50,000 of \(before) UDP flows, by filter \(byFilter): \(MonotonicTime.now() - start)")
             var left = 0
@@ -132,14 +134,14 @@ struct ProgramScaleTests {
             var expected = try flows()
             #expect(expected.count == 10 && expected.values.allSatisfy { $0 == 3 }, "\(expected)")
             func delete(_ address: String?, _ port: UInt16, _ reply: TransportAddress? = nil) throws {
-                let filter = UDPFlowFilter(
+                let filter = FlowFilter(
                     family: .v4,
                     destination: address.flatMap { IPAddress($0) },
                     port: port,
                     replyAddress: reply?.address,
                     replyPort: reply?.port
                 )
-                let isDone = try conntrack.deleteUDP(matching: filter)
+                let isDone = try conntrack.deleteFlows(matching: filter)
                 guard isDone else {
                     // Linux before 6.12, or of before the mend of its filter by replies.
                     #expect(try flows() == expected, "a refusal deletes nothing")
@@ -157,9 +159,65 @@ struct ProgramScaleTests {
             try delete("10.96.0.2", 53)
             try delete(nil, 30_053, backend(1))
             // The other family has no such flows.
-            if try conntrack.deleteUDP(matching: UDPFlowFilter(family: .v6, destination: nil, port: 8080)) {
+            if try conntrack.deleteFlows(matching: FlowFilter(family: .v6, destination: nil, port: 8080)) {
                 #expect(try flows() == expected)
             }
+        }
+    }
+
+    @Test("of connections that nothing translated those go that nobody has answered", arguments: [false, true])
+    func unansweredConnections(byFilter: Bool) async throws {
+        let namespace = try NetworkNamespace.anonymous()
+        let program = try namespace.run { try NFTablesProgram() }
+        try await program.install(listeners: listeners, rules: [:])
+        try namespace.run {
+            // One is answered, two are on to where nobody is.
+            try shell("ip link set lo up; ip address add 10.96.0.1/32 dev lo")
+            try shell("ip link add gone0 type veth peer name gone1; ip address add 10.99.0.1/24 dev gone0")
+            try shell("ip link set gone0 up; ip link set gone1 up")
+            try shell(
+                "ip neigh add 10.99.0.2 lladdr 02:00:00:00:00:01 dev gone0; ip route add 10.96.0.0/16 via 10.99.0.2"
+            )
+            try shell(
+                """
+                python3 -c '
+                import socket
+                server=socket.create_server(("10.96.0.1",80))
+                known=socket.create_connection(("10.96.0.1",80))
+                for address,port in (("10.96.0.2",80),("10.96.0.3",80),("10.96.0.2",81)):
+                  s=socket.socket()
+                  s.setblocking(False)
+                  s.connect_ex((address,port))'
+                """
+            )
+            let conntrack = try Conntrack()
+            func destinations() throws -> [String: Bool] {
+                var found: [String: Bool] = [:]
+                try conntrack.forEachFlow(.v4, .tcp) { found["\($0.destination)"] = $0.isAnswered }
+                return found
+            }
+            var expected = ["10.96.0.1:80": true, "10.96.0.2:80": false, "10.96.0.3:80": false, "10.96.0.2:81": false]
+            #expect(try destinations() == expected)
+            for address in ["10.96.0.1", "10.96.0.2"] {
+                let destination = try #require(TransportAddress("\(address):80"))
+                if byFilter {
+                    var filter = FlowFilter(
+                        family: .v4,
+                        destination: destination.address,
+                        port: 80,
+                        replyAddress: destination.address,
+                        replyPort: 80
+                    )
+                    filter.transport = .tcp
+                    filter.isUnanswered = true
+                    // Linux before 6.12.
+                    guard try conntrack.deleteFlows(matching: filter) else { return }
+                } else {
+                    try conntrack.deleteFlows(.v4, .tcp) { $0.destination == destination && !$0.isAnswered }
+                }
+            }
+            expected["10.96.0.2:80"] = nil
+            #expect(try destinations() == expected)
         }
     }
 

@@ -1,3 +1,4 @@
+import Admin
 import Configuration
 import Documents
 import FakeKube
@@ -141,6 +142,18 @@ import Testing
             }
             #expect(Set(agents.kube.requests.compactMap(\.right)) == allowed)
         }
+    }
+
+    @Test func checkTellsOfRelaysThatOriginalsCannotUse() {
+        var configuration = AgentConfiguration()
+        configuration.commonConfig.nodeName = "cloud-1"
+        configuration.modules.edgeTunnel.enable = true
+        #expect(NodeCheck.identity(of: configuration).isEmpty)
+        configuration.modules.edgeTunnel.identity = .node
+        configuration.modules.edgeTunnel.relayNodes = [.init(nodeName: "cloud-2")]
+        #expect(NodeCheck.identity(of: configuration).map { $0.found.contains("relay") } == [false])
+        configuration.modules.edgeTunnel.relayNodes.append(.init(nodeName: "cloud-1"))
+        #expect(NodeCheck.identity(of: configuration).map { $0.found.contains("relay") } == [true])
     }
 }
 

@@ -1,6 +1,7 @@
 import ByteStreams
 import DequeModule
 import LibP2P
+import Logging
 import MeshInterfaces
 import Multiformats
 import NIOCore
@@ -139,16 +140,27 @@ final class DiscoveryExchange: Sendable {
     private func verify(_ claimed: String, by peer: PeerID) -> Bool {
         let (known, expected) = (self.naming.node(of: peer), self.naming.peer(of: claimed))
         let isProven = known == claimed || (known == nil && expected == peer)
-        self.state.withLock { state in
-            if isProven {
+        let news = self.state.withLock { state -> FalseClaim? in
+            guard !isProven else {
                 state.counters.verified += 1
-            } else if known == nil, expected == nil {
-                state.counters.unknownClaims += 1
-            } else {
-                state.counters.falseClaims += 1
-                if state.falseClaims.count >= Self.maximumFalseClaims { state.falseClaims.removeFirst() }
-                state.falseClaims.append(FalseClaim(peer: peer, claimed: String(claimed.prefix(253))))
+                return nil
             }
+            guard known != nil || expected != nil else {
+                state.counters.unknownClaims += 1
+                return nil
+            }
+            let claim = FalseClaim(peer: peer, claimed: String(claimed.prefix(253)))
+            let isNews = !state.falseClaims.contains(claim) && state.counters.falseClaims < Self.maximumFalseClaims
+            state.counters.falseClaims += 1
+            if state.falseClaims.count >= Self.maximumFalseClaims { state.falseClaims.removeFirst() }
+            state.falseClaims.append(claim)
+            return isNews ? claim : nil
+        }
+        if let news {
+            self.host.logger.warning(
+                "a peer says that it is a node, which its key does not prove, so it is not believed; if the node's agent has identity: node, the node's record in the cluster lacks its peer ID, and the agent's log says why",
+                metadata: ["peer-id": "\(peer)", "node": "\(news.claimed)"]
+            )
         }
         return isProven
     }

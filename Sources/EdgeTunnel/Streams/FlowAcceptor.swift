@@ -31,6 +31,11 @@ final class FlowAcceptor: Sendable {
     private let naming: any PeerNaming
     private let state = Mutex(Counters())
     private let observation = Mutex<Observation?>(nil)
+    /// When it was last told that targets could not be dialled for want of descriptors.
+    private let shortage = Mutex<NIODeadline?>(nil)
+
+    /// A shortage that lasts is told again after this.
+    private static let shortageInterval = TimeAmount.minutes(1)
 
     init(
         host: Host,
@@ -89,11 +94,11 @@ final class FlowAcceptor: Sendable {
             return channel.eventLoop.makeSucceededVoidFuture()
         }
         let traffic = self.book.on(channel.eventLoop)
-        traffic?.tracker.add(channel)
+        traffic?.began(channel)
         let bound = NIOLoopBound(traffic, eventLoop: channel.eventLoop)
         channel.closeFuture.whenComplete { _ in
             self.tally.leave(peer)
-            bound.value?.tracker.remove(channel)
+            bound.value?.ended(channel)
         }
         return channel.eventLoop.makeCompletedFuture {
             guard let traffic else {
@@ -111,6 +116,20 @@ final class FlowAcceptor: Sendable {
         self.count { $0.refused[code, default: 0] += 1 }
         channel.writeAndFlush(dialect.refusal(code, message), promise: nil)
         channel.close(promise: nil)
+    }
+
+    /// This node lacks what a socket takes. What it refuses is counted; the log has it once in a while.
+    func noteShortage(_ error: any Error, now: NIODeadline) {
+        let isNews = self.shortage.withLock { told in
+            if let last = told, now - last < Self.shortageInterval { return false }
+            told = now
+            return true
+        }
+        guard isNews else { return }
+        self.logger.error(
+            "flows of other nodes are refused: descriptors, ports or memory are short; raise LimitNOFILE, or lower tunnelLimitConfig",
+            metadata: ["error": "\(error)"]
+        )
     }
 
     func count(_ body: (inout Counters) -> Void) {

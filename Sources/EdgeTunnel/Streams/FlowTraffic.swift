@@ -5,10 +5,31 @@ import NIOCore
 final class FlowTraffic {
     let bytes = GlueCounters()
     var datagrams = DatagramCounters()
-    let tracker: ConnectionTracker
+    private let tracker: ConnectionTracker
+    /// Of datagrams, which may be lost: nobody waits for their end, which would be the end of the client's patience.
+    private let sessions: ConnectionTracker
 
     init(loop: any EventLoop) {
         self.tracker = ConnectionTracker(loop: loop)
+        self.sessions = ConnectionTracker(loop: loop)
+    }
+
+    func began(_ stream: any Channel) { self.tracker.add(stream) }
+
+    func carriesDatagrams(_ stream: any Channel) {
+        self.sessions.add(stream)
+        self.tracker.remove(stream)
+    }
+
+    func ended(_ stream: any Channel) {
+        self.sessions.remove(stream)
+        self.tracker.remove(stream)
+    }
+
+    /// Resets the flows of datagrams, waits for the others until `deadline`, and resets the rest.
+    /// - Returns: how many that rest was.
+    func drain(until deadline: NIODeadline) -> EventLoopFuture<Int> {
+        self.sessions.drain(until: .uptimeNanoseconds(0)).and(self.tracker.drain(until: deadline)).map(\.1)
     }
 }
 
@@ -72,14 +93,14 @@ final class FlowTrafficBook: Sendable {
         return total
     }
 
-    /// Waits for the open streams until `deadline`, then resets the rest.
-    /// - Returns: how many those were.
+    /// Resets the flows of datagrams, waits for the others until `deadline`, and resets the rest.
+    /// - Returns: how many that rest was.
     func drain(until deadline: NIODeadline) async -> Int {
         await withTaskGroup(of: Int.self) { group in
             for page in self.pages.values {
                 group.addTask {
                     let drained = page.loop.flatSubmit {
-                        page.traffic.value?.tracker.drain(until: deadline) ?? page.loop.makeSucceededFuture(0)
+                        page.traffic.value?.drain(until: deadline) ?? page.loop.makeSucceededFuture(0)
                     }
                     return (try? await drained.get()) ?? 0
                 }

@@ -54,6 +54,7 @@ final class InboundFlow {
                 self.join(socket, request)
             case .failure(let error):
                 let failure = DialFailure(error, dialling: request.target)
+                if failure.code == .overloaded { self.acceptor.noteShortage(error, now: loop.now) }
                 self.refuse(failure.code, failure.message)
             }
         }
@@ -100,6 +101,7 @@ final class InboundFlow {
     }
 
     private func joinDatagrams(_ socket: any Channel) throws {
+        self.traffic.carriesDatagrams(self.stream)
         if self.dialect == .original { try self.stream.keepFramesAsDatagrams() }
         try self.stream.pipeline.syncOperations.addDatagramHandler(isFramed: self.dialect == .own, self.traffic)
         try DatagramGlue.join(

@@ -17,6 +17,7 @@ extension World {
           bridgeDeviceName: edgemesh0
           bridgeDeviceIP: \(WorldPlan.resolver)
           stateDir: \(self.lab.directory)/\(node).state
+        \(self.options.apiServer.map { "kubeAPIConfig: {master: \"\($0)\"}" } ?? "")
         modules:
           edgeDNS:
             enable: true
@@ -26,8 +27,17 @@ extension World {
           edgeTunnel:
             enable: true
             listenPort: \(WorldPlan.tunnelPort)
-        \(self.sharedTunnelSettings)\(self.podNetworkSettings)\(self.ownModules(of: node))
+        \(self.sharedTunnelSettings)\(self.ownTunnelSettings(of: node))\(self.podNetworkSettings)\(self.ownModules(of: node))
         """
+    }
+
+    /// Gives the agent of a node lines of its own below `modules.edgeTunnel`, from its next start on.
+    public func setTunnelSettings(_ lines: [String], of node: String) {
+        self.state.withLock { $0.tunnelSettings[node] = lines }
+    }
+
+    private func ownTunnelSettings(of node: String) -> String {
+        self.state.withLock { $0.tunnelSettings[node] ?? [] }.map { "    \($0)\n" }.joined()
     }
 
     private var podNetworkSettings: String {
@@ -47,9 +57,7 @@ extension World {
 
     /// Lines that all agents and gateways have below `modules.edgeTunnel`.
     var sharedTunnelSettings: String {
-        let relays = self.relays.map { relay in
-            "  - {nodeName: \(relay.node), advertiseAddress: [\(relay.addresses.map { "\($0)" }.joined(separator: ", "))]}"
-        }
+        let relays = self.relayItems.map { "  \($0)" }
         let lines =
             [
                 "transport: \(self.scenario.transport.rawValue)", "psk: {enable: true, path: \(self.pskFile)}",
@@ -57,12 +65,18 @@ extension World {
         return lines.map { "    \($0)\n" }.joined()
     }
 
+    /// The items of `relayNodes`.
+    var relayItems: [String] {
+        self.relays.map { relay in
+            "- {nodeName: \(relay.node), advertiseAddress: [\(relay.addresses.map { "\($0)" }.joined(separator: ", "))]}"
+        }
+    }
+
     /// The command that starts the agent of a node.
     func agentCommand(of node: String) -> [String] {
         (self.options.agentCommand ?? ["edgemesh-agent"]) + [
             "--config-file=\(self.configurationFile(of: node))", "-v=\(self.options.agentVerbosity)",
-            "--manifests=\(self.manifestsDirectory)",
-        ]
+        ] + (self.options.apiServer == nil ? ["--manifests=\(self.manifestsDirectory)"] : [])
     }
 
     /// The agent's process that was started last; nil if it runs no more.

@@ -19,6 +19,8 @@ public final class World: Sendable {
         public var sysctls: [String: String] = [:]
         /// More lines below `modules.edgeTunnel` of the agents' configuration.
         public var tunnelSettings: [String] = []
+        /// The API server that all agents follow; nil: they read the folder of objects.
+        public var apiServer: String?
         /// More lines below `modules` of the configuration of single agents, by their nodes.
         public var agentModules: [String: [String]] = [:]
 
@@ -39,6 +41,8 @@ public final class World: Sendable {
         var gateways: [String: LabProcess] = [:]
         /// Those that stand still.
         var paused: Set<String> = []
+        /// More lines below `modules.edgeTunnel` of single agents.
+        var tunnelSettings: [String: [String]] = [:]
         /// The next free index of a LAN's addresses.
         var nextIndex: [String: Int] = [:]
     }

@@ -138,6 +138,21 @@ extension FlowSocketTests {
                 try await eventually("nothing is left") { fixture.acceptor.tally.total == 0 }
             }
         }
+
+        /// A client may be silent for minutes, and what it sends next begins anew.
+        @Test
+        func anEndDoesNotWaitForDatagrams() async throws {
+            let server = try await TestTarget.datagrams()
+            try await FlowFixture.with { fixture in
+                let channel = try await fixture.open(try FlowFixture.target(server.localAddress), .udp)
+                let log = try await channel.record()
+                channel.send("here")
+                try await eventually("the echo") { log.text == "here" }
+                #expect(await fixture.acceptor.stop(deadline: .distantFuture) == 0)
+                try await eventually("the reset") { log.isClosed }
+            }
+            try await server.close()
+        }
     }
 }
 
