@@ -77,6 +77,7 @@ extension EdgeCNIService: StatusReporting {
             "state": .string(state), "form": peer.form.map { .string($0 == .framed ? "framed" : "original") } ?? nil,
             "channels": .integer(peer.channels), "waitingPackets": .integer(peer.waitingPackets),
             "waitingBytes": .integer(peer.waitingBytes), "error": peer.lastFailure.map { .string($0) } ?? nil,
+            "spoofedPackets": .integer(peer.spoofedPackets),
         ]
     }
 

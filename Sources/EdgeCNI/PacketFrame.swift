@@ -12,12 +12,17 @@ enum PacketFrame {
 
     /// Appends the frame of a packet.
     static func write(_ packet: UnsafeRawBufferPointer, _ offload: PacketOffload, to buffer: inout ByteBuffer) {
+        self.writeHeader(of: packet.count, offload, to: &buffer)
+        buffer.writeBytes(packet)
+    }
+
+    /// Appends what precedes a packet of `length` bytes.
+    static func writeHeader(of length: Int, _ offload: PacketOffload, to buffer: inout ByteBuffer) {
         buffer.writeMultipleIntegers(
-            UInt16(clamping: packet.count),
+            UInt16(clamping: length),
             offload.segmentSize,
             offload.isChecksumPartial ? Self.partialChecksum : 0
         )
-        buffer.writeBytes(packet)
     }
 
     /// What the header says: how long the packet behind it is, and what was left to be done on it; nil if it is not all there.

@@ -30,6 +30,8 @@ final class PacketLink {
     private(set) var isOpening = false
     private(set) var failures = 0
     private(set) var lastFailure: String?
+    /// Packets of the peer whose sources are not its own.
+    private(set) var spoofedPackets: UInt64 = 0
     /// Until then no channel is opened.
     private var pause: Scheduled<Void>?
     /// The last attempt has shown that the node is not to be had: senders are told.
@@ -56,6 +58,16 @@ final class PacketLink {
         var frame = ByteBufferAllocator().buffer(capacity: PacketFrame.headerLength + packet.count)
         self.worker.write(packet, sending, to: &frame)
         self.enqueue(frame, flow: sending.flow)
+    }
+
+    /// Takes a packet without copying it, if the channel takes it now before all others.
+    /// - Returns: whether it was taken.
+    func sendWhole(_ packet: ByteBuffer, _ offload: PacketOffload) -> Bool {
+        guard let target = self.ready, target.form == .framed else { return false }
+        PacketFrame.writeHeader(of: packet.readableBytes, offload, to: &self.batch)
+        self.writeBatch(to: target)
+        target.channel.writeAndFlush(packet, promise: nil)
+        return true
     }
 
     /// Takes packets that another loop has read, in their frames.
@@ -141,7 +153,10 @@ final class PacketLink {
     // MARK: From the peer
 
     func receive(_ packet: UnsafeRawBufferPointer, _ offload: PacketOffload) {
-        self.worker.receive(packet, offload, from: self.node)
+        guard self.worker.receive(packet, offload, from: self.node) == .spoofed else { return }
+        // Once: the figures tell how many.
+        if self.spoofedPackets == 0 { self.worker.tellOfSpoofing(by: self.node) }
+        self.spoofedPackets &+= 1
     }
 
     func refuse(_ error: any Error) {

@@ -26,6 +26,9 @@ final class PacketWorker {
         case handover(PacketHandover)
     }
 
+    /// A packet of this length goes on in the buffer that it was read into: to copy it costs more than a piece of its own.
+    private static let wholePacketLength = 16 << 10
+
     let loop: any EventLoop
     let index: Int
     private let environment: Environment
@@ -65,7 +68,7 @@ final class PacketWorker {
         buffer.withUnsafeReadableBytes { bytes in
             switch self.forwarder.outgoing(bytes, now: .now()) {
             case .send(let sending):
-                self.send(UnsafeRawBufferPointer(rebasing: bytes[VirtioNetHeader.length...]), sending)
+                self.send(UnsafeRawBufferPointer(rebasing: bytes[VirtioNetHeader.length...]), sending, in: buffer)
             case .answer(let answer):
                 self.tell(answer)
             case .drop:
@@ -74,11 +77,23 @@ final class PacketWorker {
         }
     }
 
-    private func send(_ packet: UnsafeRawBufferPointer, _ sending: PacketForwarder.Sending) {
+    /// - Parameter buffer: ends with the packet.
+    private func send(
+        _ packet: UnsafeRawBufferPointer,
+        _ sending: PacketForwarder.Sending,
+        in buffer: ByteBuffer
+    ) {
         guard !self.isStopped else { return }
         let outlet = self.outlets[sending.node] ?? self.makeOutlet(to: sending.node)
         switch outlet {
-        case .link(let link): link.send(packet, sending)
+        case .link(let link):
+            if packet.count >= Self.wholePacketLength, !sending.isOpening,
+                let whole = buffer.getSlice(at: buffer.writerIndex - packet.count, length: packet.count),
+                link.sendWhole(whole, sending.offload)
+            {
+                break
+            }
+            link.send(packet, sending)
         case .handover(let handover):
             handover.add(flow: sending.flow, limit: self.environment.limits.link.batch) {
                 self.write(packet, sending, to: &$0)
@@ -172,12 +187,26 @@ final class PacketWorker {
 
     // MARK: From peers
 
-    func receive(_ bytes: UnsafeRawBufferPointer, _ offload: PacketOffload, from node: String) {
+    /// - Returns: why it is lost, if that is for what it says of itself.
+    func receive(
+        _ bytes: UnsafeRawBufferPointer,
+        _ offload: PacketOffload,
+        from node: String
+    ) -> PacketForwarder.Drop? {
         switch self.forwarder.incoming(bytes, offload, from: node) {
         case .deliver(let header): self.deliver(bytes, header)
         case .cut(let segments): self.cut(segments, of: bytes) { self.deliver($0, VirtioNetHeader()) }
-        case .drop: break
+        case .drop(let reason): return reason
         }
+        return nil
+    }
+
+    /// A peer sends in the names of others.
+    func tellOfSpoofing(by node: String) {
+        self.environment.logger.warning(
+            "a node sends packets from addresses that are not its pods': they are dropped",
+            metadata: ["node": "\(node)", "see": "docs/cni.md, droppedSpoofed"]
+        )
     }
 
     private func deliver(_ packet: UnsafeRawBufferPointer, _ header: VirtioNetHeader) {
@@ -324,6 +353,7 @@ final class PacketWorker {
             var isOpening: Bool
             var failures: Int
             var lastFailure: String?
+            var spoofedPackets: UInt64
 
             func joined(with other: Peer) -> Peer {
                 Peer(
@@ -334,7 +364,8 @@ final class PacketWorker {
                     waitingBytes: self.waitingBytes + other.waitingBytes,
                     isOpening: self.isOpening || other.isOpening,
                     failures: max(self.failures, other.failures),
-                    lastFailure: self.lastFailure ?? other.lastFailure
+                    lastFailure: self.lastFailure ?? other.lastFailure,
+                    spoofedPackets: self.spoofedPackets &+ other.spoofedPackets
                 )
             }
         }
@@ -359,7 +390,8 @@ final class PacketWorker {
                     waitingBytes: link.queue.bytes,
                     isOpening: link.isOpening,
                     failures: link.failures,
-                    lastFailure: link.failures > 0 ? link.lastFailure : nil
+                    lastFailure: link.failures > 0 ? link.lastFailure : nil,
+                    spoofedPackets: link.spoofedPackets
                 )
             }
         )

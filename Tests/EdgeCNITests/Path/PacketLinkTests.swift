@@ -41,6 +41,24 @@ struct PacketLinkTests {
     }
 
     @Test
+    func largePacketsKeepTheirPlaceAmongOthers() throws {
+        let lab = try LinkFixture()
+        lab.read([Lab.packet(1)])
+        let channel = try lab.open()
+        _ = try lab.sent(on: channel)
+        let packets = [20_000, 4, 60_000, 30_000, 8].enumerated().map { Lab.packet(UInt8($0), size: $1) }
+        lab.read(packets)
+        #expect(try lab.sent(on: channel) == packets)
+        // Those that wait are like all others.
+        channel.isWritable = false
+        lab.read(packets)
+        #expect(try lab.report().peers.first?.waitingPackets == packets.count)
+        channel.isWritable = true
+        channel.pipeline.fireChannelWritabilityChanged()
+        #expect(try lab.sent(on: channel) == packets)
+    }
+
+    @Test
     func packetsWaitOutsideOfAChannelThatIsFull() throws {
         let lab = try LinkFixture()
         lab.read([Lab.packet(1)])
@@ -268,6 +286,8 @@ struct PacketLinkTests {
         try channel.writeInbound(Lab.frames([Lab.back(1, from: 2), Lab.back(2, from: 3)]))
         #expect(lab.device.take().map(\.bytes) == [Lab.back(2, from: 3)])
         #expect(try lab.drops() == [.spoofed: 1])
+        let peer = try #require(try lab.report().peers.first)
+        #expect(peer.node == "other" && peer.spoofedPackets == 1)
     }
 
     @Test
