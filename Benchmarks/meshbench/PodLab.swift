@@ -93,7 +93,7 @@ struct PodLab {
         }
         // What a node does to packets that leave it as its own is no part of a plain route.
         for node in ["west", "east"] {
-            _ = try await self.world.runTool(on: node, ["nft", "delete", "table", "inet", "pods"])
+            try await self.world.lab.output(on: node, ["nft", "delete", "table", "inet", "pods"])
         }
         let sides = [try self.side("west", peer: "east", number: 1), try self.side("east", peer: "west", number: 2)]
         for side in sides { try await self.prepare(side) }
@@ -212,7 +212,6 @@ struct PodLab {
     }
 
     private static func isInstalled(_ program: String) -> Bool {
-        let folders = (getenv("PATH").map { String(cString: $0) } ?? "").split(separator: ":") + ["/usr/sbin"]
-        return folders.contains { access("\($0)/\(program)", X_OK) == 0 }
+        ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"].contains { access("\($0)/\(program)", X_OK) == 0 }
     }
 }

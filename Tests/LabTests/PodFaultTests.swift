@@ -50,10 +50,18 @@ extension World {
         )
     }
 
-    /// The counter of an agent that may not answer yet.
-    fileprivate func waitForCounter(_ name: String, of node: String, above value: Int64) async throws {
+    /// Waits until an agent, which may not answer yet, has counted more than `value` while a process runs.
+    fileprivate func waitForCounter(
+        _ name: String,
+        of node: String,
+        above value: Int64,
+        during process: LabProcess
+    ) async throws {
         try await self.lab.wait(for: "\(name) of \(node) above \(value)", within: .seconds(90)) {
-            (try? await self.counter(name, of: node)) ?? 0 > value
+            if let status = process.exitStatus {
+                throw LabError(.commandFailed, "'\(process.command)' ended: \(status)", cause: process.log)
+            }
+            return (try? await self.counter(name, of: node)) ?? 0 > value
         }
     }
 }
@@ -126,13 +134,13 @@ extension EndToEnd {
                     log: "sender"
                 )
                 let counter = killed == "north-1" ? "sentBytes" : "receivedBytes"
-                try await world.waitForCounter(counter, of: killed, above: 4 << 20)
+                try await world.waitForCounter(counter, of: killed, above: 4 << 20, during: sender)
                 try await world.killAgent(of: killed)
                 let links = try await world.lab.output(on: killed, ["ip", "-o", "link"])
                 #expect(!links.contains("edge_tun0"), "the device goes with its agent: \(links)")
                 try world.startAgent(of: killed)
                 // Its counters begin anew: what is counted now is the same connection, as nobody connects again.
-                try await world.waitForCounter(counter, of: killed, above: 4 << 20)
+                try await world.waitForCounter(counter, of: killed, above: 4 << 20, during: sender)
 
                 try await world.lab.output(on: client.name, ["touch", "\(folder)/stop"])
                 #expect(try await sender.exit(within: .seconds(60)) == .exited(0), "\(sender.log)")

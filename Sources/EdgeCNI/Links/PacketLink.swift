@@ -120,18 +120,20 @@ final class PacketLink {
         while let target = self.sending, target.channel.isWritable, !self.queue.isEmpty {
             let bytes = self.queue.bytes
             let limit = target.form == .framed ? self.limits.batch : PacketChannel.maximumOriginalWrite
-            while self.batch.readableBytes < limit, let frame = self.queue.next() {
-                self.append(frame, to: target)
+            while self.batch.readableBytes < limit, let (frame, isCongested) = self.queue.next() {
+                self.append(frame, isCongested, to: target)
             }
             self.worker.waitingBytes -= bytes - self.queue.bytes
             self.writeBatch(to: target)
         }
     }
 
-    private func append(_ frame: ByteBuffer, to target: PeerChannel) {
-        var frame = frame
+    private func append(_ frame: ByteBuffer, _ isCongested: Bool, to target: PeerChannel) {
         switch target.form {
-        case .framed: self.batch.writeBuffer(&frame)
+        case .framed:
+            let start = self.batch.readableBytes
+            self.batch.writeImmutableBuffer(frame)
+            if isCongested { self.worker.markCongestion(in: &self.batch, at: start) }
         case .original:
             self.worker.withOriginals(of: frame) { packet in
                 // No write holds more than its agent takes at once.
@@ -258,7 +260,7 @@ final class PacketLink {
         self.worker.waitingBytes -= self.queue.bytes
         var frames: [ByteBuffer] = []
         frames.reserveCapacity(self.queue.count)
-        while let frame = self.queue.next() { frames.append(frame) }
+        while let (frame, _) = self.queue.next() { frames.append(frame) }
         return frames
     }
 

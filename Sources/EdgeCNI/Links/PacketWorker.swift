@@ -151,6 +151,15 @@ final class PacketWorker {
         }
     }
 
+    /// Tells the receiver of the packet in the last frame, which begins at `start`, that it met a queue.
+    func markCongestion(in frames: inout ByteBuffer, at start: Int) {
+        let isMarked = frames.withUnsafeMutableReadableBytes {
+            let packet = $0.dropFirst(start + PacketFrame.headerLength)
+            return IPPacket.markCongestion(in: UnsafeMutableRawBufferPointer(rebasing: packet))
+        }
+        if isMarked { self.forwarder.countMarked() }
+    }
+
     /// Tells the sender of a packet that its node is not to be had.
     func refuse(_ frame: ByteBuffer) {
         self.forwarder.drop(.unreachable)

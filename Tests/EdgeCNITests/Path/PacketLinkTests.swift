@@ -59,6 +59,19 @@ struct PacketLinkTests {
     }
 
     @Test
+    func aChannelThatEndsOnItsWayToTheLinkIsReplaced() throws {
+        let lab = try LinkFixture()
+        lab.read([Lab.packet(1)])
+        let channel = try lab.channel()
+        let attempt = try #require(lab.tunnel.attempts.last)
+        attempt.promise.succeed(PacketChannel(channel: channel, node: attempt.node, form: .framed))
+        channel.close(promise: nil)
+        lab.turn()
+        #expect(lab.tunnel.attempts.count == 2)
+        #expect(try lab.sent(on: lab.open()) == [Lab.packet(1)])
+    }
+
+    @Test
     func packetsWaitOutsideOfAChannelThatIsFull() throws {
         let lab = try LinkFixture()
         lab.read([Lab.packet(1)])
@@ -71,6 +84,26 @@ struct PacketLinkTests {
         channel.isWritable = true
         channel.pipeline.fireChannelWritabilityChanged()
         #expect(try lab.sent(on: channel) == [Lab.packet(2), Lab.packet(3)])
+    }
+
+    /// The first packets of a long queue tell it, and those that leave a short one do not.
+    @Test
+    func longQueuesAreToldToThoseWhoUnderstand() throws {
+        var limits = EdgeCNILimits()
+        limits.link.queue.markedBytesOfClass = 2000
+        let lab = try LinkFixture(limits: limits)
+        func packet(_ number: Int, _ bits: UInt8) -> [UInt8] {
+            var packet = Lab.packet(UInt8(number), size: 500)
+            packet[1] |= bits
+            packet.replaceSubrange(10..<12, with: [0, 0])
+            packet.replaceSubrange(10..<12, with: SamplePackets.word(~SamplePackets.sum(Array(packet[..<20]))))
+            return packet
+        }
+        lab.read((1...10).map { packet($0, $0 == 2 ? 0 : 2) })
+        // Seven leave while more than 2,000 bytes wait with them; the second one's sender does not know of it.
+        let sent = try lab.sent(on: lab.open())
+        #expect(sent.map { $0[1] } == [3, 0, 3, 3, 3, 3, 3, 2, 2, 2])
+        #expect(try lab.report().counters.markedPackets == 6)
     }
 
     @Test
