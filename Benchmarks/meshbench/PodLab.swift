@@ -26,7 +26,6 @@ struct PodLab {
     }
 
     static let port = 5300
-    private static let device = "bench0"
 
     let way: Way
     let world: World
@@ -115,6 +114,9 @@ struct PodLab {
         var pods: String
         var peer: String
         var directory: String
+
+        /// Of its own on each node: wireguard-go makes a file of this name that all nodes of a lab see.
+        var device: String { "bench\(self.number)" }
     }
 
     private func side(_ node: String, peer: String, number: Int) throws -> Side {
@@ -156,7 +158,7 @@ struct PodLab {
                 side,
                 """
                 mkdir -p hosts
-                printf 'Name = \(side.node)\\nConnectTo = \(side.peer)\\nInterface = \(Self.device)\\n' > tinc.conf
+                printf 'Name = \(side.node)\\nConnectTo = \(side.peer)\\nInterface = \(side.device)\\n' > tinc.conf
                 printf 'Address = \(side.address)\\nSubnet = \(side.pods)\\nCipher = aes-128-cbc\\nDigest = sha256\\n' \
                     > hosts/\(side.node)
                 tincd -c . -K2048 </dev/null 2>/dev/null
@@ -175,7 +177,7 @@ struct PodLab {
             let fingerprint = try readText("\(peer.directory)/fingerprint").filter { !$0.isWhitespace }
             let role = side.number == 1 ? ["--tls-server", "--dh", "none"] : ["--tls-client"]
             return [
-                "openvpn", "--cd", side.directory, "--dev", Self.device, "--dev-type", "tun", "--proto", "udp",
+                "openvpn", "--cd", side.directory, "--dev", side.device, "--dev-type", "tun", "--proto", "udp",
                 "--remote", peer.address, "--ifconfig", "10.99.0.\(side.number)", "10.99.0.\(peer.number)",
                 "--cert", "certificate.pem", "--key", "key.pem", "--peer-fingerprint", fingerprint,
                 "--data-ciphers", "AES-128-GCM",
@@ -184,7 +186,7 @@ struct PodLab {
             try await self.run(side, "cp \(peer.directory)/hosts/\(peer.node) hosts/")
             return ["tincd", "-c", side.directory, "-D", "--pidfile=\(side.directory)/pid"]
         case .wireGuard:
-            return ["wireguard-go", "-f", Self.device]
+            return ["wireguard-go", "-f", side.device]
         }
     }
 
@@ -194,24 +196,26 @@ struct PodLab {
             return try await self.run(side, "ip route add \(peer.pods) via \(peer.address)")
         }
         try await self.world.lab.wait(for: "the device of \(self.way.rawValue) on \(side.node)") {
-            try await self.world.lab.run(on: side.node, ["ip", "link", "show", Self.device]).status.isSuccess
+            try await self.world.lab.run(on: side.node, ["ip", "link", "show", side.device]).status.isSuccess
         }
         if self.way == .wireGuard {
             try await self.run(
                 side,
                 """
-                wg set \(Self.device) listen-port 51820 private-key key peer $(cat \(peer.directory)/public) \
+                wg set \(side.device) listen-port 51820 private-key key peer $(cat \(peer.directory)/public) \
                     allowed-ips \(peer.pods) endpoint \(peer.address):51820
                 """
             )
         }
         try await self.run(
             side,
-            "ip link set \(Self.device) up; ip route add \(peer.pods) dev \(Self.device)"
+            "ip link set \(side.device) up; ip route add \(peer.pods) dev \(side.device)"
         )
     }
 
     private static func isInstalled(_ program: String) -> Bool {
-        ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"].contains { access("\($0)/\(program)", X_OK) == 0 }
+        ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"].contains {
+            access("\($0)/\(program)", X_OK) == 0
+        }
     }
 }

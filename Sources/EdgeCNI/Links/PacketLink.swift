@@ -24,7 +24,7 @@ final class PacketLink {
     private(set) var sending: PeerChannel?
     private(set) var queue: FlowQueues<ByteBuffer>
     /// What goes to `sending` next, in its form.
-    private var batch = ByteBuffer()
+    private var batch = FrameBatch()
     private var isPumping = false
 
     private(set) var isOpening = false
@@ -52,19 +52,19 @@ final class PacketLink {
     func send(_ packet: UnsafeRawBufferPointer, _ sending: PacketForwarder.Sending) {
         if let target = self.ready, target.form == .framed {
             self.worker.write(packet, sending, to: &self.batch)
-            if self.batch.readableBytes >= self.limits.batch { self.writeBatch(to: target) }
+            if self.batch.count >= self.limits.batch { self.writeBatch(to: target) }
             return
         }
-        var frame = ByteBufferAllocator().buffer(capacity: PacketFrame.headerLength + packet.count)
+        var frame = FrameBatch(capacity: PacketFrame.headerLength + packet.count)
         self.worker.write(packet, sending, to: &frame)
-        self.enqueue(frame, flow: sending.flow)
+        self.enqueue(frame.bytes, flow: sending.flow)
     }
 
     /// Takes a packet without copying it, if the channel takes it now before all others.
     /// - Returns: whether it was taken.
     func sendWhole(_ packet: ByteBuffer, _ offload: PacketOffload) -> Bool {
         guard let target = self.ready, target.form == .framed else { return false }
-        PacketFrame.writeHeader(of: packet.readableBytes, offload, to: &self.batch)
+        self.batch.appendHeader(of: packet.readableBytes, offload)
         self.writeBatch(to: target)
         target.channel.writeAndFlush(packet, promise: nil)
         return true
@@ -74,11 +74,11 @@ final class PacketLink {
     func send(_ handover: PacketHandover.Batch) {
         if let target = self.ready, target.form == .framed {
             self.writeBatch(to: target)
-            target.channel.writeAndFlush(handover.frames, promise: nil)
+            target.channel.writeAndFlush(handover.frames.bytes, promise: nil)
             self.lastUsed = self.worker.loop.now
             return
         }
-        var frames = handover.frames
+        var frames = handover.frames.bytes
         for (flow, length) in handover.packets {
             // Of its own: a slice would keep the whole batch.
             guard let frame = frames.readSlice(length: length) else { return }
@@ -120,7 +120,7 @@ final class PacketLink {
         while let target = self.sending, target.channel.isWritable, !self.queue.isEmpty {
             let bytes = self.queue.bytes
             let limit = target.form == .framed ? self.limits.batch : PacketChannel.maximumOriginalWrite
-            while self.batch.readableBytes < limit, let (frame, isCongested) = self.queue.next() {
+            while self.batch.count < limit, let (frame, isCongested) = self.queue.next() {
                 self.append(frame, isCongested, to: target)
             }
             self.worker.waitingBytes -= bytes - self.queue.bytes
@@ -131,25 +131,24 @@ final class PacketLink {
     private func append(_ frame: ByteBuffer, _ isCongested: Bool, to target: PeerChannel) {
         switch target.form {
         case .framed:
-            let start = self.batch.readableBytes
-            self.batch.writeImmutableBuffer(frame)
-            if isCongested { self.worker.markCongestion(in: &self.batch, at: start) }
+            self.worker.withPacket(of: frame) { packet, content, offload in
+                let tells = isCongested && IPPacket.understandsCongestion(content)
+                self.batch.append(packet, content, offload, edit: tells ? self.worker.markCongestion : nil)
+            }
         case .original:
             self.worker.withOriginals(of: frame) { packet in
                 // No write holds more than its agent takes at once.
-                if self.batch.readableBytes + packet.count > PacketChannel.maximumOriginalWrite {
+                if self.batch.count + packet.count > PacketChannel.maximumOriginalWrite {
                     self.writeBatch(to: target)
                 }
-                self.batch.writeBytes(packet)
+                self.batch.append(plain: packet)
             }
         }
     }
 
     private func writeBatch(to target: PeerChannel) {
-        guard self.batch.readableBytes > 0 else { return }
-        let batch = self.batch
-        self.batch = ByteBufferAllocator().buffer(capacity: batch.readableBytes)
-        target.channel.writeAndFlush(batch, promise: nil)
+        guard !self.batch.isEmpty else { return }
+        target.channel.writeAndFlush(self.batch.take(), promise: nil)
     }
 
     // MARK: From the peer

@@ -114,14 +114,16 @@ final class PacketWorker {
         self.touched.removeAll(keepingCapacity: true)
     }
 
-    /// Appends the frame of a packet.
-    func write(_ packet: UnsafeRawBufferPointer, _ sending: PacketForwarder.Sending, to buffer: inout ByteBuffer) {
-        let start = buffer.readableBytes + PacketFrame.headerLength
-        PacketFrame.write(packet, sending.offload, to: &buffer)
-        guard sending.isOpening else { return }
-        buffer.withUnsafeMutableReadableBytes { bytes in
-            self.forwarder.clamp(sending, in: UnsafeMutableRawBufferPointer(rebasing: bytes[start...]))
-        }
+    /// Appends a packet.
+    /// - Returns: whether it has joined the one before it.
+    @discardableResult
+    func write(
+        _ packet: UnsafeRawBufferPointer,
+        _ sending: PacketForwarder.Sending,
+        to batch: inout FrameBatch
+    ) -> Bool {
+        guard sending.isOpening else { return batch.append(sending.packet, packet, sending.offload) }
+        return batch.append(sending.packet, packet, sending.offload) { self.forwarder.clamp(sending, in: $0) }
     }
 
     /// Calls `body` with the packets that a frame stands for, each whole, as v1.17 takes them.
@@ -151,13 +153,9 @@ final class PacketWorker {
         }
     }
 
-    /// Tells the receiver of the packet in the last frame, which begins at `start`, that it met a queue.
-    func markCongestion(in frames: inout ByteBuffer, at start: Int) {
-        let isMarked = frames.withUnsafeMutableReadableBytes {
-            let packet = $0.dropFirst(start + PacketFrame.headerLength)
-            return IPPacket.markCongestion(in: UnsafeMutableRawBufferPointer(rebasing: packet))
-        }
-        if isMarked { self.forwarder.countMarked() }
+    /// Tells the receiver of a packet that it met a queue.
+    func markCongestion(in packet: UnsafeMutableRawBufferPointer) {
+        if IPPacket.markCongestion(in: packet) { self.forwarder.countMarked() }
     }
 
     /// Tells the sender of a packet that its node is not to be had.
@@ -169,7 +167,7 @@ final class PacketWorker {
     }
 
     /// - Parameter body: is called with the packet in a frame of this agent's, unless that is none.
-    private func withPacket(
+    func withPacket(
         of frame: ByteBuffer,
         _ body: (IPPacket, UnsafeRawBufferPointer, PacketOffload) -> Void
     ) {
@@ -263,10 +261,10 @@ final class PacketWorker {
         case .link(let link): link.send(batch)
         case .handover(let handover):
             // The channel has moved while they were on their way.
-            var frames = batch.frames
+            var frames = batch.frames.bytes
             for (flow, length) in batch.packets {
-                guard var frame = frames.readSlice(length: length) else { break }
-                handover.add(flow: flow, limit: self.environment.limits.link.batch) { $0.writeBuffer(&frame) }
+                guard let frame = frames.readSlice(length: length) else { break }
+                self.hand(frame, flow: flow, to: handover)
             }
             handover.flush()
         }
@@ -316,13 +314,19 @@ final class PacketWorker {
             return
         }
         for frame in link.takeAll() {
-            self.withPacket(of: frame) { packet, bytes, _ in
-                handover.add(flow: packet.flowHash(in: bytes), limit: self.environment.limits.link.batch) {
-                    $0.writeImmutableBuffer(frame)
-                }
-            }
+            self.hand(frame, flow: nil, to: handover)
         }
         handover.flush()
+    }
+
+    /// - Parameter flow: nil if the packet itself is to be asked.
+    private func hand(_ frame: ByteBuffer, flow: UInt32?, to handover: PacketHandover) {
+        self.withPacket(of: frame) { packet, content, offload in
+            let flow = flow ?? packet.flowHash(in: content)
+            handover.add(flow: flow, limit: self.environment.limits.link.batch) {
+                $0.append(packet, content, offload)
+            }
+        }
     }
 
     func replaceUnreachable(_ nodes: Set<String>) {

@@ -108,7 +108,9 @@ struct TunQueueTests {
             try shell("ip netns exec \(lab.name)0 bash -c '\(send)'")
         }.get()
         let end = ContinuousClock.now + .seconds(60)
-        while responder.seen.largestBatch < 40, ContinuousClock.now < end { try await Task.sleep(for: .milliseconds(5)) }
+        while responder.seen.largestBatch < 40, ContinuousClock.now < end {
+            try await Task.sleep(for: .milliseconds(5))
+        }
         #expect(responder.seen.largestBatch >= 40)
         try await channel.close()
         try await group.shutdownGracefully()

@@ -58,6 +58,34 @@ struct PacketLinkTests {
         #expect(try lab.sent(on: channel) == packets)
     }
 
+    /// Read by the loop of the channel, by another, and while they wait.
+    @Test(arguments: [0, 1])
+    func datagramsOfAFlowLeaveTogether(reader: Int) throws {
+        let lab = try LinkFixture()
+        lab.places.loops.withLock { $0["far"] = lab.loops[0] }
+        lab.read([Lab.packet(0)], on: reader)
+        let channel = try lab.open()
+        _ = try lab.sent(on: channel)
+        // NEEDS_CSUM, of UDP behind 20 bytes.
+        let partial: [UInt8] = [1, 0, 0, 0, 0, 0, 20, 0, 6, 0]
+        let packets = (1...9).map { Lab.packet(UInt8($0)) }
+        for isWritable in [true, false] {
+            channel.isWritable = isWritable
+            lab.read(packets, offload: partial, on: reader)
+            channel.isWritable = true
+            channel.pipeline.fireChannelWritabilityChanged()
+            var frames: [(bytes: [UInt8], offload: PacketOffload)] = []
+            var stream = PacketStream(form: .framed)
+            try stream.take(lab.written(to: channel)) { frames.append((Array($0), $1)) }
+            #expect(frames.count == 1)
+            #expect(frames.first?.offload == PacketOffload(isChecksumPartial: true, segmentSize: 4))
+            #expect(
+                frames.first?.bytes.suffix(36).elementsEqual((1...9).flatMap { [UInt8](repeating: $0, count: 4) })
+                    == true
+            )
+        }
+    }
+
     @Test
     func aChannelThatEndsOnItsWayToTheLinkIsReplaced() throws {
         let lab = try LinkFixture()
@@ -65,6 +93,8 @@ struct PacketLinkTests {
         let channel = try lab.channel()
         let attempt = try #require(lab.tunnel.attempts.last)
         attempt.promise.succeed(PacketChannel(channel: channel, node: attempt.node, form: .framed))
+        // As a stream is that has ended.
+        channel.isWritable = false
         channel.close(promise: nil)
         lab.turn()
         #expect(lab.tunnel.attempts.count == 2)
