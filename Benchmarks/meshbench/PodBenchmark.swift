@@ -14,7 +14,7 @@ struct PodBenchmark {
 
     private static let datagram = 64
 
-    private enum Measure: CaseIterable {
+    private enum Measure: BenchmarkMeasure, CaseIterable {
         case throughput, carrierCPU, allCPU, datagrams, datagramCPU, median, tail
 
         var name: String {
@@ -51,7 +51,7 @@ struct PodBenchmark {
         }
     }
 
-    private typealias Results = [PodLab.Way: [Measure: Double]]
+    private typealias Results = BestFigures<PodLab.Way, Measure>
 
     func run(program: String, into report: inout Report) async throws {
         try await self.measure("pods", program: program, congestionControl: nil, into: &report)
@@ -75,16 +75,16 @@ struct PodBenchmark {
                 report.skip("\(name): \(way.rawValue)", "\(error)")
             }
         }
-        var results: Results = [:]
+        var results = Results()
         // In turns, so that what else the machine does meets all of them.
         for round in 1...self.rounds {
             writeError("  \(name), round \(round)\n")
             for lab in labs {
-                await self.attempt("\(name): TCP", lab, &results, &report) { try await self.stream(lab) }
-                await self.attempt("\(name): UDP", lab, &results, &report) {
+                await results.attempt("\(name): TCP", lab.way, &report) { try await self.stream(lab) }
+                await results.attempt("\(name): UDP", lab.way, &report) {
                     try await self.flood(lab, seconds: self.seconds).figures
                 }
-                await self.attempt("\(name): ping", lab, &results, &report) { try await self.ping(lab) }
+                await results.attempt("\(name): ping", lab.way, &report) { try await self.ping(lab) }
             }
         }
         self.tell(name, results, into: &report)
@@ -94,41 +94,9 @@ struct PodBenchmark {
 
     private func tell(_ name: String, _ results: Results, into report: inout Report) {
         let peers = PodLab.Way.allCases.filter { $0 != .ours }
-        for measure in Measure.allCases {
-            guard let ours = results[.ours]?[measure] else { continue }
-            for peer in peers {
-                guard let theirs = results[peer]?[measure] else { continue }
-                report.add(
-                    "\(name): \(measure.name)",
-                    ours,
-                    measure.unit,
-                    peer: (peer.rawValue, theirs),
-                    budget: measure.budget(beside: peer)
-                )
-            }
-        }
+        results.tell(name, of: .ours, beside: peers, into: &report) { $0.budget(beside: $1) }
         if let ours = results[.ours]?[.median], let routed = results[.routed]?[.median] {
             report.add("\(name): ping, p50 added to the route", ours - routed, "us", budget: .atMost(150))
-        }
-    }
-
-    /// Keeps the best of several runs, as other work on a machine only takes away. What fails is told in the report.
-    private func attempt(
-        _ name: String,
-        _ lab: PodLab,
-        _ results: inout Results,
-        _ report: inout Report,
-        _ body: () async throws -> [Measure: Double]
-    ) async {
-        do {
-            for (measure, value) in try await body().sorted(by: { $0.key.name < $1.key.name }) {
-                writeError("    \(lab.way.rawValue): \(measure.name): \(Report.number(value)) \(measure.unit)\n")
-                results[lab.way, default: [:]].merge([measure: value]) {
-                    measure.isRate ? Double.maximum($0, $1) : Double.minimum($0, $1)
-                }
-            }
-        } catch {
-            report.skip("\(name), \(lab.way.rawValue)", "\(error)")
         }
     }
 

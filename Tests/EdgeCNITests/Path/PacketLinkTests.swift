@@ -43,9 +43,7 @@ struct PacketLinkTests {
     @Test
     func largePacketsKeepTheirPlaceAmongOthers() throws {
         let lab = try LinkFixture()
-        lab.read([Lab.packet(1)])
-        let channel = try lab.open()
-        _ = try lab.sent(on: channel)
+        let channel = try lab.idleChannel()
         let packets = [20_000, 4, 60_000, 30_000, 8].enumerated().map { Lab.packet(UInt8($0), size: $1) }
         lab.read(packets)
         #expect(try lab.sent(on: channel) == packets)
@@ -63,9 +61,7 @@ struct PacketLinkTests {
     func datagramsOfAFlowLeaveTogether(reader: Int) throws {
         let lab = try LinkFixture()
         lab.places.loops.withLock { $0["far"] = lab.loops[0] }
-        lab.read([Lab.packet(0)], on: reader)
-        let channel = try lab.open()
-        _ = try lab.sent(on: channel)
+        let channel = try lab.idleChannel(reader: reader)
         // NEEDS_CSUM, of UDP behind 20 bytes.
         let partial: [UInt8] = [1, 0, 0, 0, 0, 0, 20, 0, 6, 0]
         let packets = (1...9).map { Lab.packet(UInt8($0)) }
