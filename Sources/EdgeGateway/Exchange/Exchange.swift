@@ -321,7 +321,11 @@ final class Exchange: UpstreamObserver {
         case .refused: self.refuse(503, "endpoint \(address) of service \(service) takes no more requests")
         case .reset:
             self.worker.counters.answersBroken += 1
-            self.refuse(502, "endpoint \(address) of service \(service) closed the connection without an answer")
+            // A backend that has failed at each try is taken for one that is down, not for one that answers badly.
+            self.refuse(
+                self.log.retries > 0 ? 503 : 502,
+                "endpoint \(address) of service \(service) closed the connection without an answer"
+            )
         case .malformed(let what):
             self.worker.counters.answersBroken += 1
             self.log.detail = what

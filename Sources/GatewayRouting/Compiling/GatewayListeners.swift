@@ -281,41 +281,52 @@ extension GatewayCompiler {
     }
 
     private mutating func addFragments(of listeners: [ListenerState]) {
+        var hostnames: [ListenerPlan.Key: Set<HostPattern>] = [:]
         for state in listeners where state.isServed {
-            guard let sort = state.sort else { continue }
-            // What a more specific listener of the port holds is that one's alone.
-            let narrower = listeners.filter { other in
-                other.isServed && other.listener.port == state.listener.port && other.sort?.transport == sort.transport
-                    && other.hostname != state.hostname && state.hostname.covers(other.hostname)
-            }.map(\.hostname)
-            func isOwn(_ host: HostPattern) -> Bool { !narrower.contains { $0.covers(host) } }
-            let service: Fragment.Service?
-            switch sort {
-            case .http: service = .http(state.hosts(where: isOwn))
-            case .https(let termination):
-                let hosts = HTTPHosts(state.hosts(where: isOwn))
-                service = .tls([TLSServer(hosts: [state.hostname], termination: termination, service: .http(hosts))])
-            case .passthrough, .terminated:
-                var termination: TLSTermination?
-                if case .terminated(let value) = sort { termination = value }
-                let servers = state.streams.map { stream in
-                    TLSServer(
-                        hosts: stream.hosts.filter(isOwn),
-                        termination: termination,
-                        service: .stream(stream.route)
-                    )
-                }.filter { !$0.hosts.isEmpty }
-                service = servers.isEmpty ? nil : .tls(servers)
-            case .tcp, .udp: service = state.streams.first.map { .stream($0.route) }
-            }
-            guard let service else {
-                self.find(.warning, state.gateway, state.field, "no route is attached: the port is not opened")
-                continue
-            }
-            for address in state.addresses {
-                let key = ListenerPlan.Key(transport: sort.transport, address: address, port: state.listener.port)
+            for key in state.keys { hostnames[key, default: []].insert(state.hostname) }
+        }
+        for state in listeners where state.isServed {
+            for key in state.keys {
+                // What a more specific listener of the port holds is that one's alone.
+                let narrower = hostnames[key, default: []].filter { $0 != state.hostname && state.hostname.covers($0) }
+                let service = state.service { host in !narrower.contains { $0.covers(host) } }
+                guard let service else { continue }
                 self.fragments.append(Fragment(key: key, resource: state.gateway, field: state.field, service: service))
             }
+            if [.tcp, .udp].contains(state.sort), state.streams.isEmpty {
+                self.find(.warning, state.gateway, state.field, "no route is attached: the port is not opened")
+            }
+        }
+    }
+}
+
+extension ListenerState {
+    fileprivate var keys: [ListenerPlan.Key] {
+        guard let sort = self.sort else { return [] }
+        return self.addresses.map { .init(transport: sort.transport, address: $0, port: self.listener.port) }
+    }
+
+    /// What is served for the hosts that are its own; nil for nothing.
+    fileprivate func service(where isOwn: (HostPattern) -> Bool) -> Fragment.Service? {
+        switch self.sort {
+        case .http: return .http(self.hosts(where: isOwn))
+        case .https(let termination):
+            let hosts = HTTPHosts(self.hosts(where: isOwn))
+            return .tls([TLSServer(hosts: [self.hostname], termination: termination, service: .http(hosts))])
+        case .passthrough, .terminated:
+            var termination: TLSTermination?
+            if case .terminated(let value) = self.sort { termination = value }
+            let servers = self.streams.map { stream in
+                TLSServer(
+                    hosts: stream.hosts.filter(isOwn),
+                    termination: termination,
+                    service: .stream(stream.route)
+                )
+            }
+            // Open without a route, too, as its Gateway tells its address: such names are refused one by one.
+            return .tls(servers.filter { !$0.hosts.isEmpty })
+        case .tcp, .udp: return self.streams.first.map { .stream($0.route) }
+        case nil: return nil
         }
     }
 }

@@ -135,12 +135,9 @@ actor GatewayPlanner {
         }
     }
 
-    /// The Gateways of the Gateway API, by name.
-    nonisolated func gateways(of snapshot: CatalogSnapshot) -> [(ObjectName, GatewaySpec)] {
-        snapshot.gatewayResources.values.compactMap { resource in
-            guard case .gateway(let spec) = resource.content else { return nil }
-            return (resource.name, spec)
-        }
+    /// The Gateways of the Gateway API.
+    nonisolated func gateways(of snapshot: CatalogSnapshot) -> [ObjectName] {
+        snapshot.gatewayResources.values.filter { $0.kind == .gateway }.map(\.name)
     }
 
     private func compileIfStale() -> Bool {

@@ -23,7 +23,11 @@ struct GatewayStatusDocument: Sendable {
         let wanted: Document
         switch self.desired.kind {
         case .gatewayClass:
-            wanted = ["conditions": self.merged(self.desired.conditions, with: present["conditions"], now)]
+            wanted = [
+                "conditions": self.merged(self.desired.conditions, with: present["conditions"], now),
+                // An API from before this field drops it, and is told again at the next look.
+                "supportedFeatures": .array(SupportedFeatures.names.map { ["name": .string($0)] }),
+            ]
         case .gateway:
             wanted = .object(
                 self.addressMember(present["addresses"]) + [
