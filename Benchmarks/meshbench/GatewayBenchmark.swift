@@ -15,7 +15,7 @@ struct GatewayBenchmark {
     /// Programs that make one connection after the other.
     private static let handshakers = 4
 
-    private enum Measure: CaseIterable {
+    private enum Measure: BenchmarkMeasure, CaseIterable {
         case requests, tail, requestCPU, http2Requests, http2Tail, http2CPU, handshakes, handshakeCPU, passthroughCPU
         case idleMemory
 
@@ -56,7 +56,7 @@ struct GatewayBenchmark {
         }
     }
 
-    private typealias Results = [GatewayLab.Gateway: [Measure: Double]]
+    private typealias Results = BestFigures<GatewayLab.Gateway, Measure>
 
     func run(program: String, into report: inout Report) async throws {
         var lab = try await GatewayLab.start()
@@ -67,54 +67,27 @@ struct GatewayBenchmark {
             }
         }
         let running = GatewayLab.Gateway.allCases.filter { lab.processes[$0] != nil }
-        var results: Results = [:]
+        var results = Results()
         for gateway in running {
-            await self.attempt("idle connections", gateway, &results, &report) {
+            await results.attempt("gateway: idle connections", gateway, &report) {
                 [.idleMemory: try await self.memory(lab, gateway)]
             }
         }
         // In turns, so that what else the machine does meets all of them.
         for _ in 0..<self.rounds {
             for gateway in running {
-                await self.attempt("HTTP/1.1", gateway, &results, &report) { try await self.http1(lab, gateway) }
-                await self.attempt("HTTP/2", gateway, &results, &report) { try await self.http2(lab, gateway) }
-                await self.attempt("handshakes", gateway, &results, &report) { try await self.handshakes(lab, gateway) }
-                await self.attempt("passthrough", gateway, &results, &report) {
+                await results.attempt("gateway: HTTP/1.1", gateway, &report) { try await self.http1(lab, gateway) }
+                await results.attempt("gateway: HTTP/2", gateway, &report) { try await self.http2(lab, gateway) }
+                await results.attempt("gateway: handshakes", gateway, &report) {
+                    try await self.handshakes(lab, gateway)
+                }
+                await results.attempt("gateway: passthrough", gateway, &report) {
                     [.passthroughCPU: try await self.passthrough(lab, gateway)]
                 }
             }
         }
-        for measure in Measure.allCases {
-            for peer in running where peer != .ours {
-                guard let ours = results[.ours]?[measure], let theirs = results[peer]?[measure] else { continue }
-                report.add(
-                    "gateway: \(measure.name)",
-                    ours,
-                    measure.unit,
-                    peer: (peer.rawValue, theirs),
-                    budget: measure.budget(beside: peer)
-                )
-            }
-        }
-    }
-
-    /// Keeps the best of several runs, as other work on a machine only takes away. What fails is told in the report.
-    private func attempt(
-        _ name: String,
-        _ gateway: GatewayLab.Gateway,
-        _ results: inout Results,
-        _ report: inout Report,
-        _ body: () async throws -> [Measure: Double]
-    ) async {
-        do {
-            for (measure, value) in try await body().sorted(by: { $0.key.name < $1.key.name }) {
-                writeError("    \(gateway.rawValue): \(measure.name): \(Report.number(value)) \(measure.unit)\n")
-                results[gateway, default: [:]].merge([measure: value]) {
-                    measure.isRate ? Double.maximum($0, $1) : Double.minimum($0, $1)
-                }
-            }
-        } catch {
-            report.skip("gateway: \(name), \(gateway.rawValue)", "\(error)")
+        results.tell("gateway", of: .ours, beside: running.filter { $0 != .ours }, into: &report) {
+            $0.budget(beside: $1)
         }
     }
 

@@ -4,9 +4,9 @@ import Glibc
 /// Measures the agent beside its peers and prints the figures with their budgets.
 @main
 enum Main {
-    private static let suites = ["dns", "traffic", "direct", "relayed", "scale", "libp2p", "gateway"]
+    private static let suites = ["dns", "traffic", "direct", "relayed", "scale", "libp2p", "gateway", "cni"]
     private static let usage = """
-        meshbench PROGRAM [--quick] [-o json] [dns|traffic|direct|relayed|scale|libp2p|gateway …]
+        meshbench PROGRAM [--quick] [-o json] [dns|traffic|direct|relayed|scale|libp2p|gateway|cni …]
         meshbench security [--quick] [-o json]
         meshbench libp2p [--quick] [-o json]    with p2p-peer beside it, of the same build
           PROGRAM   the edgemesh executable to measure (a release build)
@@ -105,6 +105,14 @@ enum Main {
                 requests: quick ? 20_000 : 100_000,
                 gigabytes: quick ? 1 : 3,
                 idleConnections: quick ? 2000 : 10_000,
+                rounds: quick ? 1 : 3
+            ).run(program: program, into: &$0)
+        }
+        await measure("cni") {
+            try await PodBenchmark(
+                seconds: quick ? 2 : 5,
+                pings: quick ? 1000 : 10_000,
+                memorySeconds: quick ? 5 : 60,
                 rounds: quick ? 1 : 3
             ).run(program: program, into: &$0)
         }

@@ -77,6 +77,7 @@ extension EdgeCNIService: StatusReporting {
             "state": .string(state), "form": peer.form.map { .string($0 == .framed ? "framed" : "original") } ?? nil,
             "channels": .integer(peer.channels), "waitingPackets": .integer(peer.waitingPackets),
             "waitingBytes": .integer(peer.waitingBytes), "error": peer.lastFailure.map { .string($0) } ?? nil,
+            "spoofedPackets": .integer(peer.spoofedPackets),
         ]
     }
 
@@ -87,7 +88,8 @@ extension EdgeCNIService: StatusReporting {
         return [
             sum("sentPackets") { $0.sentPackets }, sum("sentBytes") { $0.sentBytes },
             sum("receivedPackets") { $0.receivedPackets }, sum("receivedBytes") { $0.receivedBytes },
-            sum("clampedSegmentSizes") { $0.clampedSegmentSizes }, sum("answers") { $0.answers },
+            sum("clampedSegmentSizes") { $0.clampedSegmentSizes }, sum("markedPackets") { $0.markedPackets },
+            sum("answers") { $0.answers },
             sum("answersWithheld") { $0.answersWithheld },
             .init("refusedStreams", .integer(reports.reduce(0) { $0 &+ $1.refusedStreams })),
         ]
@@ -115,6 +117,7 @@ extension EdgeCNIService: StatusReporting {
         "receivedPackets": "Packets of other nodes' pods that were taken; one may stand for several.",
         "receivedBytes": "Bytes of these.",
         "clampedSegmentSizes": "TCP connections whose segments were bounded to the MTU.",
+        "markedPackets": "Packets that tell their receivers of a long queue to another node, by ECN.",
         "answers": "Senders that were told by ICMP why their packet is lost.",
         "answersWithheld": "Senders that were not, as there were too many.",
         "refusedStreams": "Streams of peers that carried something else than packets.",

@@ -10,6 +10,8 @@ struct FlowQueues<Packet> {
         var bytes = 4 << 20
         /// Bytes of one class. At least the longest packet.
         var bytesOfClass = 1 << 20
+        /// Bytes of one class beyond which senders that understand it are told to slow down, before anything is lost.
+        var markedBytesOfClass = 256 << 10
         var classes = 64
         /// Bytes that a class may send before it is the next one's turn.
         var quantum = 16 << 10
@@ -49,12 +51,13 @@ struct FlowQueues<Packet> {
         while self.bytes > self.limits.bytes { self.drop(from: self.largest) }
     }
 
-    /// The packet whose turn it is.
-    mutating func next() -> Packet? {
+    /// The packet whose turn it is, and whether so much waits in its class that its sender should slow down.
+    mutating func next() -> (packet: Packet, isCongested: Bool)? {
         while let index = self.turns.first, let bytes = self.classes[index].packets.first?.bytes {
             if self.classes[index].deficit >= bytes {
                 self.classes[index].deficit -= bytes
-                return self.take(from: index)
+                let isCongested = self.classes[index].bytes > self.limits.markedBytesOfClass
+                return self.take(from: index).map { ($0, isCongested) }
             }
             self.classes[index].deficit += self.limits.quantum
             self.turns.removeFirst()

@@ -36,6 +36,8 @@ struct PacketForwarder {
         var receivedPackets: UInt64 = 0
         var receivedBytes: UInt64 = 0
         var clampedSegmentSizes: UInt64 = 0
+        /// Packets that tell their receivers of congestion.
+        var markedPackets: UInt64 = 0
         /// Senders that were told why their packet is lost, and those that were not because there were too many.
         var answers: UInt64 = 0
         var answersWithheld: UInt64 = 0
@@ -178,6 +180,8 @@ struct PacketForwarder {
             return .drop(self.drop(.malformed))
         }
     }
+
+    mutating func countMarked() { self.counters.markedPackets &+= 1 }
 
     /// Counts packets that go no further.
     @discardableResult

@@ -12,12 +12,29 @@ enum PacketFrame {
 
     /// Appends the frame of a packet.
     static func write(_ packet: UnsafeRawBufferPointer, _ offload: PacketOffload, to buffer: inout ByteBuffer) {
-        buffer.writeMultipleIntegers(
-            UInt16(clamping: packet.count),
-            offload.segmentSize,
-            offload.isChecksumPartial ? Self.partialChecksum : 0
-        )
+        self.writeHeader(of: packet.count, offload, to: &buffer)
         buffer.writeBytes(packet)
+    }
+
+    /// Appends what precedes a packet of `length` bytes.
+    static func writeHeader(of length: Int, _ offload: PacketOffload, to buffer: inout ByteBuffer) {
+        buffer.writeMultipleIntegers(
+            UInt16(clamping: length),
+            offload.segmentSize,
+            Self.flags(offload)
+        )
+    }
+
+    private static func flags(_ offload: PacketOffload) -> UInt8 {
+        offload.isChecksumPartial ? Self.partialChecksum : 0
+    }
+
+    /// Replaces the header that begins `offset` bytes behind the buffer's first one.
+    static func setHeader(of length: Int, _ offload: PacketOffload, in buffer: inout ByteBuffer, at offset: Int) {
+        let index = buffer.readerIndex + offset
+        buffer.setInteger(UInt16(clamping: length), at: index)
+        buffer.setInteger(offload.segmentSize, at: index + 2)
+        buffer.setInteger(Self.flags(offload), at: index + 4)
     }
 
     /// What the header says: how long the packet behind it is, and what was left to be done on it; nil if it is not all there.

@@ -6,11 +6,15 @@ import PacketWire
 
 /// One queue of the device on an event loop.
 ///
-/// A channel reads it, one packet with its header at a time and many for each wake-up. Nothing is written through the channel: it
-/// would join what waits into one system call, which to the device is one packet. `TunDevice.write` does that, from the same loop.
+/// A channel tells when there are packets, and reads the first with its header: it takes a read that does not fill the buffer, as none
+/// does here, for the last one. The handler reads the others from the device itself, so that what came together leaves together.
+/// Nothing is written through the channel: it would join what waits into one system call, which to the device is one packet.
+/// `TunDevice.write` does that, from the same loop.
 enum TunQueue {
     /// Packets that are read before the loop looks after others.
     static let batch = 64
+    /// What does not fit is cut off without a word.
+    static let longestRead = VirtioNetHeader.length + 65_535
 
     /// Opens queue `index` on a loop. The channel ends when the device does; the device outlives the channel.
     static func open(
@@ -26,16 +30,12 @@ enum TunQueue {
             )
         }
         return NIOPipeBootstrap(group: loop)
-            .channelOption(.maxMessagesPerRead, value: UInt(Self.batch))
-            // What does not fit is cut off without a word: room for the longest packet. The buffer is used again where the
-            // reader keeps nothing of it.
-            .channelOption(
-                .recvAllocator,
-                value: FixedSizeRecvByteBufferAllocator(capacity: VirtioNetHeader.length + 65_535)
-            )
+            // The buffer is used again where the reader keeps nothing of it.
+            .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: Self.longestRead))
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.addHandler(TunQueueHandler(reader))
+                    let handler = TunQueueHandler(device, queue: index, reader)
+                    try channel.pipeline.syncOperations.addHandler(handler)
                 }
             }
             .takingOwnershipOfDescriptor(input: descriptor)
@@ -54,9 +54,14 @@ protocol TunReading: Sendable {
 private final class TunQueueHandler<Reader: TunReading>: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
 
+    private let device: TunDevice
+    private let queue: Int32
     private let reader: Reader
+    private var buffer = ByteBuffer()
 
-    init(_ reader: Reader) {
+    init(_ device: TunDevice, queue index: Int, _ reader: Reader) {
+        self.device = device
+        self.queue = device.queues[index]
         self.reader = reader
     }
 
@@ -65,6 +70,16 @@ private final class TunQueueHandler<Reader: TunReading>: ChannelInboundHandler {
     }
 
     func channelReadComplete(context: ChannelHandlerContext) {
+        for _ in 1..<TunQueue.batch {
+            // New, if the reader has kept the last one.
+            self.buffer.clear()
+            let count = self.buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: TunQueue.longestRead) {
+                TunDevice.read($0, from: self.queue) ?? 0
+            }
+            // What keeps the device from being read is for the channel to find.
+            guard count > 0 else { break }
+            self.reader.read(self.buffer)
+        }
         self.reader.readComplete()
     }
 

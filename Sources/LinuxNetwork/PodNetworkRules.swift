@@ -13,8 +13,8 @@ public protocol PodNetworkRuling: Sendable {
 /// sources, theirs stay, and a firewall that forwards nothing by itself lets them through.
 ///
 /// In nf_tables a table of its own, `edgemesh-cni`, before all that masquerade (`srcnat`): the first chain that decides about a flow's
-/// source decides for all, in iptables, too, and here it stays what it is. Else the chain `EDGECNI-POSTROUTING` of iptables. The flows
-/// get the mark that `ForwardAcceptance` accepts.
+/// source decides for all, in iptables, too, and here it stays what it is. Else the chain `EDGECNI-POSTROUTING` of iptables, to which a
+/// bit of the packet's mark tells that it came by the device. The flows get the mark that `ForwardAcceptance` accepts.
 public final class PodNetworkRules: PodNetworkRuling {
     static let tableName = "edgemesh-cni"
 
@@ -51,9 +51,10 @@ public final class PodNetworkRules: PodNetworkRuling {
             case .nftables:
                 let isMade = self.isMade.load(ordering: .relaxed)
                 try self.inNamespace { [device] in try Self.makeTables(for: device, replacing: !isMade) }
-                self.isMade.store(true, ordering: .relaxed)
-            case .iptables(let variant): try await self.makeChains(variant)
+            case .iptables(let variant):
+                try await self.makeChains(variant, replacing: !self.isMade.load(ordering: .relaxed))
             }
+            self.isMade.store(true, ordering: .relaxed)
         } catch {
             problems.append("sources of pods may be translated: \(error)")
         }
@@ -150,9 +151,11 @@ public final class PodNetworkRules: PodNetworkRuling {
             batch.deleteTable(family)
             batch.createTable(family)
             batch.createChain(family, "postrouting", type: "nat", hook: .postrouting, priority: 80)
-            batch.appendRule(family, chain: "postrouting") { rule in
-                rule.passesDevice(device, isLeaving: true)
-                rule.keepSource()
+            for isLeaving in [true, false] {
+                batch.appendRule(family, chain: "postrouting") { rule in
+                    rule.passesDevice(device, isLeaving: isLeaving)
+                    rule.keepSource()
+                }
             }
             guard marksFlows else { return }
             batch.createChain(family, "forward", type: "filter", hook: .forward, priority: -150)
@@ -184,16 +187,25 @@ public final class PodNetworkRules: PodNetworkRuling {
 
     /// Chains that are hooked in at the front of others, by table.
     private var chains: [(table: String, chain: String, hook: String, rules: [String])] {
-        [
-            ("nat", "EDGECNI-POSTROUTING", "POSTROUTING", ["-o \(self.device) -j ACCEPT"]),
+        let (leaves, came) = ("-o \(self.device)", "-i \(self.device)")
+        // POSTROUTING does not know by which device a packet came.
+        let mark = "0x\(String(ForwardAcceptance.mark, radix: 16))"
+        return [
+            (
+                "nat", "EDGECNI-POSTROUTING", "POSTROUTING",
+                ["\(leaves) -j ACCEPT", "-m mark --mark \(mark)/\(mark) -j ACCEPT"]
+            ),
             (
                 "mangle", "EDGECNI-FORWARD", "FORWARD",
-                ["-o \(self.device) \(ForwardAcceptance.marking)", "-i \(self.device) \(ForwardAcceptance.marking)"]
+                [
+                    "\(leaves) \(ForwardAcceptance.marking)", "\(came) \(ForwardAcceptance.marking)",
+                    "\(came) -j MARK --set-xmark \(mark)/\(mark)",
+                ]
             ),
         ]
     }
 
-    private func makeChains(_ variant: IPTablesVariant) async throws {
+    private func makeChains(_ variant: IPTablesVariant, replacing: Bool) async throws {
         let tools = IPTablesTools(variant: variant, namespace: self.namespace)
         for family in IPFamily.allCases where ChildProcess.find(tools.variant.tool("save", family)) != nil {
             let dump: IPTablesDump
@@ -203,7 +215,7 @@ public final class PodNetworkRules: PodNetworkRuling {
             }
             for chain in self.chains {
                 let hooked = dump.tables[chain.table]?[chain.hook]?.rules.first.flatMap { IPTablesDump.target(of: $0) }
-                guard hooked != chain.chain else { continue }
+                guard replacing || hooked != chain.chain else { continue }
                 var text = IPTablesTransaction()
                 text.begin(chain.table)
                 text.write([chain.chain: chain.rules])

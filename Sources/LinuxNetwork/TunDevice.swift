@@ -82,6 +82,14 @@ public final class TunDevice: Sendable {
         guard status == 0 else { throw systemError("cannot write a packet of \(packet.count) bytes to the device") }
     }
 
+    /// Reads a packet behind its header from a queue of a device; what does not fit into `target` of it is lost.
+    /// - Returns: how long both are; nil if there is none now.
+    public static func read(_ target: UnsafeMutableRawBufferPointer, from queue: Int32) -> Int? {
+        var count: Int
+        repeat { count = Glibc.read(queue, target.baseAddress, target.count) } while count < 0 && errno == EINTR
+        return count > 0 ? count : nil
+    }
+
     deinit {
         for descriptor in self.queues { close(descriptor) }
     }

@@ -63,6 +63,14 @@ public enum LabPrivileges {
     /// Whether `enterUserNamespaceIfNeeded` has made this process root.
     public static var isRootless: Bool { getenv(Self.mark) != nil }
 
+    /// Makes the file by which programs make TUN devices: a container may lack it where its kernel has them.
+    static func makeTunnelFile() {
+        guard access("/dev/net/tun", F_OK) != 0 else { return }
+        mkdir("/dev/net", 0o755)
+        // Major number 10, minor number 200. Who needs it says so if that fails.
+        mknod("/dev/net/tun", S_IFCHR | 0o600, 10 << 8 | 200)
+    }
+
     /// The file of this program.
     public static func executable() throws(LabError) -> String {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))

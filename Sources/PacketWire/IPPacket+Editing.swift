@@ -17,6 +17,29 @@ extension IPPacket {
         return true
     }
 
+    /// Whether the sender of a packet says that both ends understand when they are told of congestion (ECN, RFC 3168).
+    /// - Parameter bytes: a packet whose headers are sound.
+    public static func understandsCongestion(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        guard bytes.count >= 20 else { return false }
+        return bytes[1] & (bytes[0] >> 4 == 6 ? 0x30 : 0x03) != 0
+    }
+
+    /// Tells the receiver of a packet that it met congestion, if both ends understand that. Of a packet that stands for several it
+    /// tells all of them.
+    /// - Parameter bytes: a packet whose headers are sound.
+    /// - Returns: whether the packet tells it now.
+    public static func markCongestion(in bytes: UnsafeMutableRawBufferPointer) -> Bool {
+        guard Self.understandsCongestion(UnsafeRawBufferPointer(bytes)) else { return false }
+        if bytes[0] >> 4 == 6 {
+            bytes[1] |= 0x30
+            return true
+        }
+        let old = bytes.network(UInt16.self, at: 0)
+        bytes.set(old | 0x03, at: 0)
+        bytes.set(InternetChecksum.updated(bytes.network(at: 10), from: old, to: old | 0x03), at: 10)
+        return true
+    }
+
     /// Whether it is a SYN of TCP: with or without ACK.
     public func opensConnection(in bytes: UnsafeRawBufferPointer) -> Bool {
         guard self.protocolNumber == Self.tcp, self.hasUpperLayerHeader, bytes.count >= self.payloadOffset + 20 else {

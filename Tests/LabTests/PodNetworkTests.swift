@@ -7,7 +7,7 @@ import Testing
 
 extension World {
     /// Whether a ping from a pod or node is answered.
-    fileprivate func isAnswered(from host: String, _ address: String, size: Int = 56) async throws -> Bool {
+    func isAnswered(from host: String, _ address: String, size: Int = 56) async throws -> Bool {
         try await self.lab.run(
             on: host,
             ["busybox", "ping", "-c", "1", "-W", "2", "-s", "\(size)", address],
@@ -15,17 +15,17 @@ extension World {
         ).status.isSuccess
     }
 
-    fileprivate func waitForPing(from host: String, _ address: String, size: Int = 56) async throws {
+    func waitForPing(from host: String, _ address: String, size: Int = 56) async throws {
         try await self.lab.wait(for: "a ping of \(size) bytes from \(host) to \(address)", within: .seconds(60)) {
             try await self.isAnswered(from: host, address, size: size)
         }
     }
 
     /// The first pod of a node that answers.
-    fileprivate func app(of node: String) throws -> NodeLab.Pod { try #require(self.node(node).apps.first) }
+    func app(of node: String) throws -> NodeLab.Pod { try #require(self.node(node).apps.first) }
 
     /// Lets a pod tell everybody as whom it sees them, on a port.
-    fileprivate func startMirror(on pod: String, port: UInt16 = 7777) async throws {
+    func startMirror(on pod: String, port: UInt16 = 7777) async throws {
         let mirror = try self.lab.start(
             on: pod,
             ["socat", "TCP-LISTEN:\(port),fork,reuseaddr", "SYSTEM:echo $SOCAT_PEERADDR"],
@@ -35,7 +35,7 @@ extension World {
     }
 
     /// As whom a mirror sees a host.
-    fileprivate func seen(from host: String, by address: String) async throws -> String {
+    func seen(from host: String, by address: String) async throws -> String {
         try await self.lab.output(
             on: host,
             ["socat", "-", "TCP:\(address):7777,connect-timeout=20"],
@@ -45,7 +45,7 @@ extension World {
 
     /// Sends bytes by TCP from one pod to another.
     /// - Returns: how many have come when the stream has ended.
-    fileprivate func carry(_ bytes: Int, from pod: NodeLab.Pod, to other: NodeLab.Pod) async throws -> Int? {
+    func carry(_ bytes: Int, from pod: NodeLab.Pod, to other: NodeLab.Pod) async throws -> Int? {
         let deadline = Duration.seconds(100)
         async let counted = self.lab.output(
             on: other.name,
@@ -62,7 +62,7 @@ extension World {
 
     /// Loads a pod with datagrams for two seconds.
     /// - Returns: how many were sent, and how many were lost.
-    fileprivate func flood(from pod: NodeLab.Pod, to other: NodeLab.Pod) async throws -> (sent: Int64, lost: Int64) {
+    func flood(from pod: NodeLab.Pod, to other: NodeLab.Pod) async throws -> (sent: Int64, lost: Int64) {
         let server = try self.lab.start(
             on: other.name,
             ["iperf3", "-s", "-1", "-p", "5300"],
@@ -78,24 +78,18 @@ extension World {
         return (sum?["packets"]?.integer ?? 0, sum?["lost_packets"]?.integer ?? 0)
     }
 
-    fileprivate func counter(_ name: String, of node: String) async throws -> Int64 {
+    func counter(_ name: String, of node: String) async throws -> Int64 {
         try await self.status(of: node)["edgeCNI"]?["counters"]?[name]?.integer ?? 0
     }
 }
 
 /// A world of three networks whose pods reach each other, while `body` runs.
 /// - Parameter nat: of the two that are not the cloud; nil: the example's.
-private func withPodNetwork(
+func withPodNetwork(
     name: String,
     nat: NATKind? = nil,
     _ body: (World) async throws -> Void
 ) async throws {
-    // A container may lack the file of a device that its kernel has.
-    if access("/dev/net/tun", F_OK) != 0 {
-        mkdir("/dev/net", 0o755)
-        // Major number 10, minor number 200.
-        mknod("/dev/net/tun", S_IFCHR | 0o600, 10 << 8 | 200)
-    }
     var scenario = try example("pod-network").scenario
     for index in scenario.lans.indices.dropFirst() { scenario.lans[index].nat = nat ?? scenario.lans[index].nat }
     try await withWorld(scenario, name: name, body)
@@ -195,10 +189,12 @@ extension EndToEnd {
                             "{ type nat hook postrouting priority srcnat; }",
                         ],
                         ["nft", "add", "rule", "ip", "flannel", "post", "ip", "saddr", "10.244.1.0/24", "masquerade"],
+                        ["nft", "add", "rule", "ip", "flannel", "post", "ip", "daddr", "10.244.1.0/24", "masquerade"],
                     ]
                 case .docker, .legacy:
                     [
                         [self.tool, "-t", "nat", "-A", "POSTROUTING", "-s", "10.244.1.0/24", "-j", "MASQUERADE"],
+                        [self.tool, "-t", "nat", "-A", "POSTROUTING", "-d", "10.244.1.0/24", "-j", "MASQUERADE"],
                         [self.tool, "-A", "FORWARD", "-i", "cni0", "-o", "cni0", "-j", "ACCEPT"],
                         [self.tool, "-P", "FORWARD", "DROP"],
                     ]

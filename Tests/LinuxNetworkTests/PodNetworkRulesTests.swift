@@ -67,6 +67,7 @@ struct PodNetworkRulesTests {
         let listing = try host.run("nft list ruleset")
         for line in [
             "oifname \"edge_tun0\" snat to ip saddr", "oifname \"edge_tun0\" snat to ip6 saddr",
+            "iifname \"edge_tun0\" snat to ip saddr", "iifname \"edge_tun0\" snat to ip6 saddr",
             "iifname \"edge_tun0\" ct mark set",
         ] {
             #expect(listing.contains(line), "\(line): \(listing)")
@@ -74,6 +75,30 @@ struct PodNetworkRulesTests {
         _ = try host.run("sh -c 'nft -s list ruleset > /tmp/\(host.name); nft flush ruleset; nft -f /tmp/\(host.name)'")
         #expect(try host.run("nft list ruleset") == listing)
         try shell("rm /tmp/\(host.name)")
+    }
+
+    @Test("keep sources both ways, whatever masquerades behind them", arguments: ["nftables", "iptables"])
+    func sources(backend: String) async throws {
+        let host = try Host()
+        let (far, pod) = ("\(host.name)f", "\(host.name)p")
+        defer { _ = try? shell("ip netns del \(far); ip netns del \(pod)") }
+        for (namespace, device, network) in [(far, "edge_tun0", "10.9.0"), (pod, "cni0", "10.8.0")] {
+            try shell("ip netns add \(namespace)")
+            try shell("ip -n \(host.name) link add \(device) type veth peer name eth0 netns \(namespace)")
+            try shell("ip -n \(host.name) addr add \(network).1/24 dev \(device)")
+            try shell("ip -n \(host.name) link set \(device) up")
+            try shell("ip -n \(namespace) addr add \(network).2/24 dev eth0")
+            try shell("ip -n \(namespace) link set eth0 up")
+            try shell("ip -n \(namespace) route add default via \(network).1")
+        }
+        _ = try host.run("iptables -t nat -A POSTROUTING -j MASQUERADE")
+        #expect(await host.rules(backend).ensure() == [])
+        for (namespace, target) in [(far, "10.8.0.2"), (pod, "10.9.0.2")] {
+            try shell("ip netns exec \(namespace) busybox ping -c 1 -W 20 \(target)")
+        }
+        let flows = try host.run("conntrack -L -p icmp")
+        #expect(flows.contains("src=10.9.0.2 dst=10.8.0.2") && flows.contains("src=10.8.0.2 dst=10.9.0.2"))
+        #expect(!flows.contains("dst=10.8.0.1") && !flows.contains("dst=10.9.0.1"), "\(flows)")
     }
 
     @Test("are made by others where the backend is none")

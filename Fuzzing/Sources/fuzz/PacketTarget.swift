@@ -40,7 +40,8 @@ extension FuzzTarget {
 }
 
 extension FuzzTarget {
-    /// Streams of packets of other agents, in both forms: what comes in two pieces is what comes in one.
+    /// Streams of packets of other agents, in both forms: what comes in two pieces is what comes in one, and what leaves in one batch are
+    /// the packets that went in, however they joined.
     ///
     /// The first byte chooses the form, the second where the stream is cut.
     static let packetStream = FuzzTarget(name: "packet-stream") { data, count in
@@ -53,16 +54,52 @@ extension FuzzTarget {
         let whole = packets(of: [bytes], form)
         let cut = packets(of: [first, rest], form)
         guard whole.packets == cut.packets, whole.isBroken == cut.isBroken else { fatalError("a cut changes a stream") }
+        checkBatch(of: whole.packets)
         return 0
     }
 }
 
+private struct HandedPacket: Equatable {
+    var bytes: [UInt8]
+    var offload: PacketOffload
+
+    /// The packets that it stands for, without the number for parts and the sum over it, which those that join get anew; nil if it is
+    /// none that a device would hand over.
+    var segments: [[UInt8]]? {
+        self.bytes.withUnsafeBytes { bytes in
+            guard let packet = try? IPPacket(parsing: bytes),
+                let segments = try? PacketSegments(self.offload, of: packet, bytes)
+            else { return nil }
+            return (0..<segments.count).map { index in
+                var room = [UInt8](repeating: 0, count: segments.maximumLength)
+                let length = room.withUnsafeMutableBytes { segments.write(index, of: bytes, to: $0) }
+                if packet.family == .v4 { for offset in [4, 5, 10, 11] { room[offset] = 0 } }
+                return Array(room[..<length])
+            }
+        }
+    }
+}
+
+private func checkBatch(of all: [HandedPacket]) {
+    var batch = FrameBatch()
+    var expected: [[UInt8]] = []
+    for handed in all {
+        guard let segments = handed.segments else { continue }
+        expected += segments
+        handed.bytes.withUnsafeBytes { bytes in
+            if let packet = try? IPPacket(parsing: bytes) { batch.append(packet, bytes, handed.offload) }
+        }
+    }
+    let (joined, isBroken) = packets(of: [batch.bytes], .framed)
+    guard !isBroken, joined.flatMap({ $0.segments ?? [] }) == expected else { fatalError("a batch changes packets") }
+}
+
 /// The packets that come before the end of a stream, or before what breaks it.
-private func packets(of pieces: [ByteBuffer], _ form: PacketChannel.Form) -> (packets: [[UInt8]], isBroken: Bool) {
+private func packets(of pieces: [ByteBuffer], _ form: PacketChannel.Form) -> (packets: [HandedPacket], isBroken: Bool) {
     var stream = PacketStream(form: form)
-    var packets: [[UInt8]] = []
+    var packets: [HandedPacket] = []
     do {
-        for piece in pieces { try stream.take(piece) { packet, _ in packets.append(Array(packet)) } }
+        for piece in pieces { try stream.take(piece) { packets.append(HandedPacket(bytes: Array($0), offload: $1)) } }
         return (packets, false)
     } catch {
         return (packets, true)

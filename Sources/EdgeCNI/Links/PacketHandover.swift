@@ -5,7 +5,7 @@ import PacketWire
 final class PacketHandover {
     /// Frames one behind the other, and of each the flow and the length with its header.
     struct Batch: Sendable {
-        var frames = ByteBuffer()
+        var frames = FrameBatch()
         var packets: [(flow: UInt32, length: Int)] = []
     }
 
@@ -18,19 +18,24 @@ final class PacketHandover {
         self.target = target
     }
 
-    /// - Parameter write: appends the frame.
-    func add(flow: UInt32, limit: Int, _ write: (inout ByteBuffer) -> Void) {
-        let before = self.batch.frames.readableBytes
-        write(&self.batch.frames)
-        self.batch.packets.append((flow, self.batch.frames.readableBytes - before))
-        if self.batch.frames.readableBytes >= limit { self.flush() }
+    /// - Parameter append: appends the packet; returns whether it has joined the one before it.
+    func add(flow: UInt32, limit: Int, _ append: (inout FrameBatch) -> Bool) {
+        let before = self.batch.frames.count
+        let hasJoined = append(&self.batch.frames)
+        let added = self.batch.frames.count - before
+        if hasJoined, let last = self.batch.packets.indices.last {
+            self.batch.packets[last].length += added
+        } else {
+            self.batch.packets.append((flow, added))
+        }
+        if self.batch.frames.count >= limit { self.flush() }
     }
 
     func flush() {
         guard !self.batch.packets.isEmpty else { return }
         let batch = self.batch
         self.batch = Batch()
-        self.batch.frames.reserveCapacity(batch.frames.readableBytes)
+        self.batch.frames = FrameBatch(capacity: batch.frames.count)
         self.batch.packets.reserveCapacity(batch.packets.count)
         self.target.run { [node] worker in worker.take(batch, to: node) }
     }

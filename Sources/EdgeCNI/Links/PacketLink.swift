@@ -24,12 +24,14 @@ final class PacketLink {
     private(set) var sending: PeerChannel?
     private(set) var queue: FlowQueues<ByteBuffer>
     /// What goes to `sending` next, in its form.
-    private var batch = ByteBuffer()
+    private var batch = FrameBatch()
     private var isPumping = false
 
     private(set) var isOpening = false
     private(set) var failures = 0
     private(set) var lastFailure: String?
+    /// Packets of the peer whose sources are not its own.
+    private(set) var spoofedPackets: UInt64 = 0
     /// Until then no channel is opened.
     private var pause: Scheduled<Void>?
     /// The last attempt has shown that the node is not to be had: senders are told.
@@ -50,23 +52,33 @@ final class PacketLink {
     func send(_ packet: UnsafeRawBufferPointer, _ sending: PacketForwarder.Sending) {
         if let target = self.ready, target.form == .framed {
             self.worker.write(packet, sending, to: &self.batch)
-            if self.batch.readableBytes >= self.limits.batch { self.writeBatch(to: target) }
+            if self.batch.count >= self.limits.batch { self.writeBatch(to: target) }
             return
         }
-        var frame = ByteBufferAllocator().buffer(capacity: PacketFrame.headerLength + packet.count)
+        var frame = FrameBatch(capacity: PacketFrame.headerLength + packet.count)
         self.worker.write(packet, sending, to: &frame)
-        self.enqueue(frame, flow: sending.flow)
+        self.enqueue(frame.bytes, flow: sending.flow)
+    }
+
+    /// Takes a packet without copying it, if the channel takes it now before all others.
+    /// - Returns: whether it was taken.
+    func sendWhole(_ packet: ByteBuffer, _ offload: PacketOffload) -> Bool {
+        guard let target = self.ready, target.form == .framed else { return false }
+        self.batch.appendHeader(of: packet.readableBytes, offload)
+        self.writeBatch(to: target)
+        target.channel.writeAndFlush(packet, promise: nil)
+        return true
     }
 
     /// Takes packets that another loop has read, in their frames.
     func send(_ handover: PacketHandover.Batch) {
         if let target = self.ready, target.form == .framed {
             self.writeBatch(to: target)
-            target.channel.writeAndFlush(handover.frames, promise: nil)
+            target.channel.writeAndFlush(handover.frames.bytes, promise: nil)
             self.lastUsed = self.worker.loop.now
             return
         }
-        var frames = handover.frames
+        var frames = handover.frames.bytes
         for (flow, length) in handover.packets {
             // Of its own: a slice would keep the whole batch.
             guard let frame = frames.readSlice(length: length) else { return }
@@ -108,40 +120,44 @@ final class PacketLink {
         while let target = self.sending, target.channel.isWritable, !self.queue.isEmpty {
             let bytes = self.queue.bytes
             let limit = target.form == .framed ? self.limits.batch : PacketChannel.maximumOriginalWrite
-            while self.batch.readableBytes < limit, let frame = self.queue.next() {
-                self.append(frame, to: target)
+            while self.batch.count < limit, let (frame, isCongested) = self.queue.next() {
+                self.append(frame, isCongested, to: target)
             }
             self.worker.waitingBytes -= bytes - self.queue.bytes
             self.writeBatch(to: target)
         }
     }
 
-    private func append(_ frame: ByteBuffer, to target: PeerChannel) {
-        var frame = frame
+    private func append(_ frame: ByteBuffer, _ isCongested: Bool, to target: PeerChannel) {
         switch target.form {
-        case .framed: self.batch.writeBuffer(&frame)
+        case .framed:
+            self.worker.withPacket(of: frame) { packet, content, offload in
+                let tells = isCongested && IPPacket.understandsCongestion(content)
+                self.batch.append(packet, content, offload, edit: tells ? self.worker.markCongestion : nil)
+            }
         case .original:
             self.worker.withOriginals(of: frame) { packet in
                 // No write holds more than its agent takes at once.
-                if self.batch.readableBytes + packet.count > PacketChannel.maximumOriginalWrite {
+                if self.batch.count + packet.count > PacketChannel.maximumOriginalWrite {
                     self.writeBatch(to: target)
                 }
-                self.batch.writeBytes(packet)
+                self.batch.append(plain: packet)
             }
         }
     }
 
     private func writeBatch(to target: PeerChannel) {
-        guard self.batch.readableBytes > 0 else { return }
-        let batch = self.batch
-        self.batch = ByteBufferAllocator().buffer(capacity: batch.readableBytes)
-        target.channel.writeAndFlush(batch, promise: nil)
+        guard !self.batch.isEmpty else { return }
+        target.channel.writeAndFlush(self.batch.take(), promise: nil)
     }
 
     // MARK: From the peer
 
     func receive(_ packet: UnsafeRawBufferPointer, _ offload: PacketOffload) {
-        self.worker.receive(packet, offload, from: self.node)
+        guard self.worker.receive(packet, offload, from: self.node) == .spoofed else { return }
+        // Once: the figures tell how many.
+        if self.spoofedPackets == 0 { self.worker.tellOfSpoofing(by: self.node) }
+        self.spoofedPackets &+= 1
     }
 
     func refuse(_ error: any Error) {
@@ -243,7 +259,7 @@ final class PacketLink {
         self.worker.waitingBytes -= self.queue.bytes
         var frames: [ByteBuffer] = []
         frames.reserveCapacity(self.queue.count)
-        while let frame = self.queue.next() { frames.append(frame) }
+        while let (frame, _) = self.queue.next() { frames.append(frame) }
         return frames
     }
 

@@ -26,6 +26,9 @@ final class PacketWorker {
         case handover(PacketHandover)
     }
 
+    /// A packet of this length goes on in the buffer that it was read into: to copy it costs more than a piece of its own.
+    private static let wholePacketLength = 16 << 10
+
     let loop: any EventLoop
     let index: Int
     private let environment: Environment
@@ -65,7 +68,7 @@ final class PacketWorker {
         buffer.withUnsafeReadableBytes { bytes in
             switch self.forwarder.outgoing(bytes, now: .now()) {
             case .send(let sending):
-                self.send(UnsafeRawBufferPointer(rebasing: bytes[VirtioNetHeader.length...]), sending)
+                self.send(UnsafeRawBufferPointer(rebasing: bytes[VirtioNetHeader.length...]), sending, in: buffer)
             case .answer(let answer):
                 self.tell(answer)
             case .drop:
@@ -74,11 +77,23 @@ final class PacketWorker {
         }
     }
 
-    private func send(_ packet: UnsafeRawBufferPointer, _ sending: PacketForwarder.Sending) {
+    /// - Parameter buffer: ends with the packet.
+    private func send(
+        _ packet: UnsafeRawBufferPointer,
+        _ sending: PacketForwarder.Sending,
+        in buffer: ByteBuffer
+    ) {
         guard !self.isStopped else { return }
         let outlet = self.outlets[sending.node] ?? self.makeOutlet(to: sending.node)
         switch outlet {
-        case .link(let link): link.send(packet, sending)
+        case .link(let link):
+            if packet.count >= Self.wholePacketLength, !sending.isOpening,
+                let whole = buffer.getSlice(at: buffer.writerIndex - packet.count, length: packet.count),
+                link.sendWhole(whole, sending.offload)
+            {
+                break
+            }
+            link.send(packet, sending)
         case .handover(let handover):
             handover.add(flow: sending.flow, limit: self.environment.limits.link.batch) {
                 self.write(packet, sending, to: &$0)
@@ -99,14 +114,16 @@ final class PacketWorker {
         self.touched.removeAll(keepingCapacity: true)
     }
 
-    /// Appends the frame of a packet.
-    func write(_ packet: UnsafeRawBufferPointer, _ sending: PacketForwarder.Sending, to buffer: inout ByteBuffer) {
-        let start = buffer.readableBytes + PacketFrame.headerLength
-        PacketFrame.write(packet, sending.offload, to: &buffer)
-        guard sending.isOpening else { return }
-        buffer.withUnsafeMutableReadableBytes { bytes in
-            self.forwarder.clamp(sending, in: UnsafeMutableRawBufferPointer(rebasing: bytes[start...]))
-        }
+    /// Appends a packet.
+    /// - Returns: whether it has joined the one before it.
+    @discardableResult
+    func write(
+        _ packet: UnsafeRawBufferPointer,
+        _ sending: PacketForwarder.Sending,
+        to batch: inout FrameBatch
+    ) -> Bool {
+        guard sending.isOpening else { return batch.append(sending.packet, packet, sending.offload) }
+        return batch.append(sending.packet, packet, sending.offload) { self.forwarder.clamp(sending, in: $0) }
     }
 
     /// Calls `body` with the packets that a frame stands for, each whole, as v1.17 takes them.
@@ -136,6 +153,11 @@ final class PacketWorker {
         }
     }
 
+    /// Tells the receiver of a packet that it met a queue.
+    func markCongestion(in packet: UnsafeMutableRawBufferPointer) {
+        if IPPacket.markCongestion(in: packet) { self.forwarder.countMarked() }
+    }
+
     /// Tells the sender of a packet that its node is not to be had.
     func refuse(_ frame: ByteBuffer) {
         self.forwarder.drop(.unreachable)
@@ -145,7 +167,7 @@ final class PacketWorker {
     }
 
     /// - Parameter body: is called with the packet in a frame of this agent's, unless that is none.
-    private func withPacket(
+    func withPacket(
         of frame: ByteBuffer,
         _ body: (IPPacket, UnsafeRawBufferPointer, PacketOffload) -> Void
     ) {
@@ -172,12 +194,26 @@ final class PacketWorker {
 
     // MARK: From peers
 
-    func receive(_ bytes: UnsafeRawBufferPointer, _ offload: PacketOffload, from node: String) {
+    /// - Returns: why it is lost, if that is for what it says of itself.
+    func receive(
+        _ bytes: UnsafeRawBufferPointer,
+        _ offload: PacketOffload,
+        from node: String
+    ) -> PacketForwarder.Drop? {
         switch self.forwarder.incoming(bytes, offload, from: node) {
         case .deliver(let header): self.deliver(bytes, header)
         case .cut(let segments): self.cut(segments, of: bytes) { self.deliver($0, VirtioNetHeader()) }
-        case .drop: break
+        case .drop(let reason): return reason
         }
+        return nil
+    }
+
+    /// A peer sends in the names of others.
+    func tellOfSpoofing(by node: String) {
+        self.environment.logger.warning(
+            "a node sends packets from addresses that are not its pods': they are dropped",
+            metadata: ["node": "\(node)", "see": "docs/cni.md, droppedSpoofed"]
+        )
     }
 
     private func deliver(_ packet: UnsafeRawBufferPointer, _ header: VirtioNetHeader) {
@@ -225,10 +261,10 @@ final class PacketWorker {
         case .link(let link): link.send(batch)
         case .handover(let handover):
             // The channel has moved while they were on their way.
-            var frames = batch.frames
+            var frames = batch.frames.bytes
             for (flow, length) in batch.packets {
-                guard var frame = frames.readSlice(length: length) else { break }
-                handover.add(flow: flow, limit: self.environment.limits.link.batch) { $0.writeBuffer(&frame) }
+                guard let frame = frames.readSlice(length: length) else { break }
+                self.hand(frame, flow: flow, to: handover)
             }
             handover.flush()
         }
@@ -278,13 +314,19 @@ final class PacketWorker {
             return
         }
         for frame in link.takeAll() {
-            self.withPacket(of: frame) { packet, bytes, _ in
-                handover.add(flow: packet.flowHash(in: bytes), limit: self.environment.limits.link.batch) {
-                    $0.writeImmutableBuffer(frame)
-                }
-            }
+            self.hand(frame, flow: nil, to: handover)
         }
         handover.flush()
+    }
+
+    /// - Parameter flow: nil if the packet itself is to be asked.
+    private func hand(_ frame: ByteBuffer, flow: UInt32?, to handover: PacketHandover) {
+        self.withPacket(of: frame) { packet, content, offload in
+            let flow = flow ?? packet.flowHash(in: content)
+            handover.add(flow: flow, limit: self.environment.limits.link.batch) {
+                $0.append(packet, content, offload)
+            }
+        }
     }
 
     func replaceUnreachable(_ nodes: Set<String>) {
@@ -324,6 +366,7 @@ final class PacketWorker {
             var isOpening: Bool
             var failures: Int
             var lastFailure: String?
+            var spoofedPackets: UInt64
 
             func joined(with other: Peer) -> Peer {
                 Peer(
@@ -334,7 +377,8 @@ final class PacketWorker {
                     waitingBytes: self.waitingBytes + other.waitingBytes,
                     isOpening: self.isOpening || other.isOpening,
                     failures: max(self.failures, other.failures),
-                    lastFailure: self.lastFailure ?? other.lastFailure
+                    lastFailure: self.lastFailure ?? other.lastFailure,
+                    spoofedPackets: self.spoofedPackets &+ other.spoofedPackets
                 )
             }
         }
@@ -359,7 +403,8 @@ final class PacketWorker {
                     waitingBytes: link.queue.bytes,
                     isOpening: link.isOpening,
                     failures: link.failures,
-                    lastFailure: link.failures > 0 ? link.lastFailure : nil
+                    lastFailure: link.failures > 0 ? link.lastFailure : nil,
+                    spoofedPackets: link.spoofedPackets
                 )
             }
         )

@@ -30,6 +30,8 @@ final class PeerChannel: ChannelInboundHandler {
     /// Begins to read. Throws if the channel has ended already.
     func join() throws {
         try self.channel.pipeline.syncOperations.addHandler(self)
+        // It may have become inactive on the way here: of that a handler that comes later hears nothing.
+        self.channel.closeFuture.assumeIsolated().whenComplete { _ in self.ended() }
         self.channel.read()
     }
 
@@ -74,8 +76,12 @@ final class PeerChannel: ChannelInboundHandler {
     func errorCaught(context: ChannelHandlerContext, error: any Error) { self.close() }
 
     func channelInactive(context: ChannelHandlerContext) {
+        self.ended()
+        context.fireChannelInactive()
+    }
+
+    private func ended() {
         self.isEnding = true
         self.link.ended(self)
-        context.fireChannelInactive()
     }
 }

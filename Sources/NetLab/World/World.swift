@@ -66,6 +66,7 @@ public final class World: Sendable {
         var networks = plan.lab
         networks.setOnAllHosts(options.sysctls)
         let program = try options.program ?? LabPrivileges.executable()
+        if scenario.hasPodNetwork { LabPrivileges.makeTunnelFile() }
         let lab = try await Lab.create(networks)
         let world = World(plan, lab: lab, options: options, program: program)
         do {

@@ -16,6 +16,9 @@ struct TunQueueTests {
         struct Seen: Sendable {
             var packets = 0
             var completions = 0
+            /// Since the last completion, and most between two.
+            var batch = 0
+            var largestBatch = 0
             var longest = 0
             var errors: [String] = []
         }
@@ -31,6 +34,7 @@ struct TunQueueTests {
             let bytes = Array(buffer.readableBytesView.dropFirst(VirtioNetHeader.length))
             self.state.withLock { seen in
                 seen.packets += 1
+                seen.batch += 1
                 seen.longest = max(seen.longest, bytes.count)
             }
             guard bytes.count > 28, bytes[9] == 1, bytes[20] == 8 else { return }
@@ -52,7 +56,13 @@ struct TunQueueTests {
             }
         }
 
-        func readComplete() { self.state.withLock { $0.completions += 1 } }
+        func readComplete() {
+            self.state.withLock { seen in
+                seen.completions += 1
+                seen.largestBatch = max(seen.largestBatch, seen.batch)
+                seen.batch = 0
+            }
+        }
     }
 
     @Test(arguments: [1500, 9000])
@@ -82,6 +92,27 @@ struct TunQueueTests {
         #expect(seen.map(\.completions).reduce(0, +) > 0)
         // The device outlives the channels that read it.
         #expect(try shell("ip -n \(lab.name)0 link show edge_tun0").contains("edge_tun0"))
+        try await group.shutdownGracefully()
+    }
+
+    @Test
+    func packetsThatCameTogetherAreReadTogether() async throws {
+        let lab = try TunLab(queues: 1)
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let responder = Responder(queue: lab.devices[0].queues[0])
+        let channel = try await TunQueue.open(lab.devices[0], queue: 0, on: group.any(), reader: responder).get()
+        try shell("ip -n \(lab.name)0 route add 10.71.0.0/16 dev edge_tun0")
+        // The loop is busy while they come.
+        try await group.any().submit { [lab] in
+            let send = "for i in {1..40}; do echo . > /dev/udp/10.71.9.9/9; done"
+            try shell("ip netns exec \(lab.name)0 bash -c '\(send)'")
+        }.get()
+        let end = ContinuousClock.now + .seconds(60)
+        while responder.seen.largestBatch < 40, ContinuousClock.now < end {
+            try await Task.sleep(for: .milliseconds(5))
+        }
+        #expect(responder.seen.largestBatch >= 40)
+        try await channel.close()
         try await group.shutdownGracefully()
     }
 }

@@ -145,6 +145,25 @@ struct IPPacketTests {
         }
     }
 
+    /// Of the two bits of ECN, not those beside them; senders that do not know them are left alone.
+    @Test(arguments: 0...3 as ClosedRange<UInt8>)
+    func congestionIsTold(before: UInt8) throws {
+        var version4 = Sample.version4(payload: Sample.udp(payload: [1]))
+        version4[1] = 0xB8 | before
+        version4.replaceSubrange(10..<12, with: [0, 0])
+        version4.replaceSubrange(10..<12, with: Sample.word(~Sample.sum(Array(version4[..<20]))))
+        var version6 = Sample.version6(payload: Sample.udp(payload: [1], and: Sample.target6))
+        version6[1] = 0x8F | before << 4
+        for (bytes, offset, shift) in [(version4, 1, 0 as UInt8), (version6, 1, 4)] {
+            var edited = bytes
+            let isMarked = edited.withUnsafeMutableBytes { IPPacket.markCongestion(in: $0) }
+            #expect(isMarked == (before != 0))
+            // For version 4 this also checks the sum.
+            _ = try Sample.parse(edited)
+            #expect(edited[offset] == bytes[offset] | (isMarked ? 3 << shift : 0))
+        }
+    }
+
     @Test(arguments: [
         [2, 4, 0x05, 0xB4], [1, 1, 4, 2, 2, 4, 0x05, 0xB4], [1, 2, 4, 0x05, 0xB4, 1, 1, 0],
         [3, 3, 7, 2, 4, 0xFF, 0xFF, 0],

@@ -11,7 +11,7 @@ struct FlowQueuesTests {
 
     private func all(_ queues: inout FlowQueues<Int>) -> [Int] {
         var packets: [Int] = []
-        while let packet = queues.next() { packets.append(packet) }
+        while let (packet, _) = queues.next() { packets.append(packet) }
         return packets
     }
 

@@ -147,6 +147,14 @@ final class LinkFixture {
         return channel
     }
 
+    /// A channel on which all was sent.
+    func idleChannel(reader index: Int = 0) throws -> EmbeddedChannel {
+        self.read([Self.packet(1)], on: index)
+        let channel = try self.open()
+        _ = try self.written(to: channel)
+        return channel
+    }
+
     func fail(_ code: TunnelError.Code) throws {
         let attempt = try #require(self.tunnel.attempts.last)
         attempt.promise.fail(TunnelError(code: code, message: "\(code)"))

@@ -41,6 +41,63 @@ struct PacketLinkTests {
     }
 
     @Test
+    func largePacketsKeepTheirPlaceAmongOthers() throws {
+        let lab = try LinkFixture()
+        let channel = try lab.idleChannel()
+        let packets = [20_000, 4, 60_000, 30_000, 8].enumerated().map { Lab.packet(UInt8($0), size: $1) }
+        lab.read(packets)
+        #expect(try lab.sent(on: channel) == packets)
+        // Those that wait are like all others.
+        channel.isWritable = false
+        lab.read(packets)
+        #expect(try lab.report().peers.first?.waitingPackets == packets.count)
+        channel.isWritable = true
+        channel.pipeline.fireChannelWritabilityChanged()
+        #expect(try lab.sent(on: channel) == packets)
+    }
+
+    /// Read by the loop of the channel, by another, and while they wait.
+    @Test(arguments: [0, 1])
+    func datagramsOfAFlowLeaveTogether(reader: Int) throws {
+        let lab = try LinkFixture()
+        lab.places.loops.withLock { $0["far"] = lab.loops[0] }
+        let channel = try lab.idleChannel(reader: reader)
+        // NEEDS_CSUM, of UDP behind 20 bytes.
+        let partial: [UInt8] = [1, 0, 0, 0, 0, 0, 20, 0, 6, 0]
+        let packets = (1...9).map { Lab.packet(UInt8($0)) }
+        for isWritable in [true, false] {
+            channel.isWritable = isWritable
+            lab.read(packets, offload: partial, on: reader)
+            channel.isWritable = true
+            channel.pipeline.fireChannelWritabilityChanged()
+            var frames: [(bytes: [UInt8], offload: PacketOffload)] = []
+            var stream = PacketStream(form: .framed)
+            try stream.take(lab.written(to: channel)) { frames.append((Array($0), $1)) }
+            #expect(frames.count == 1)
+            #expect(frames.first?.offload == PacketOffload(isChecksumPartial: true, segmentSize: 4))
+            #expect(
+                frames.first?.bytes.suffix(36).elementsEqual((1...9).flatMap { [UInt8](repeating: $0, count: 4) })
+                    == true
+            )
+        }
+    }
+
+    @Test
+    func aChannelThatEndsOnItsWayToTheLinkIsReplaced() throws {
+        let lab = try LinkFixture()
+        lab.read([Lab.packet(1)])
+        let channel = try lab.channel()
+        let attempt = try #require(lab.tunnel.attempts.last)
+        attempt.promise.succeed(PacketChannel(channel: channel, node: attempt.node, form: .framed))
+        // As a stream is that has ended.
+        channel.isWritable = false
+        channel.close(promise: nil)
+        lab.turn()
+        #expect(lab.tunnel.attempts.count == 2)
+        #expect(try lab.sent(on: lab.open()) == [Lab.packet(1)])
+    }
+
+    @Test
     func packetsWaitOutsideOfAChannelThatIsFull() throws {
         let lab = try LinkFixture()
         lab.read([Lab.packet(1)])
@@ -53,6 +110,26 @@ struct PacketLinkTests {
         channel.isWritable = true
         channel.pipeline.fireChannelWritabilityChanged()
         #expect(try lab.sent(on: channel) == [Lab.packet(2), Lab.packet(3)])
+    }
+
+    /// The first packets of a long queue tell it, and those that leave a short one do not.
+    @Test
+    func longQueuesAreToldToThoseWhoUnderstand() throws {
+        var limits = EdgeCNILimits()
+        limits.link.queue.markedBytesOfClass = 2000
+        let lab = try LinkFixture(limits: limits)
+        func packet(_ number: Int, _ bits: UInt8) -> [UInt8] {
+            var packet = Lab.packet(UInt8(number), size: 500)
+            packet[1] |= bits
+            packet.replaceSubrange(10..<12, with: [0, 0])
+            packet.replaceSubrange(10..<12, with: SamplePackets.word(~SamplePackets.sum(Array(packet[..<20]))))
+            return packet
+        }
+        lab.read((1...10).map { packet($0, $0 == 2 ? 0 : 2) })
+        // Seven leave while more than 2,000 bytes wait with them; the second one's sender does not know of it.
+        let sent = try lab.sent(on: lab.open())
+        #expect(sent.map { $0[1] } == [3, 0, 3, 3, 3, 3, 3, 2, 2, 2])
+        #expect(try lab.report().counters.markedPackets == 6)
     }
 
     @Test
@@ -268,6 +345,8 @@ struct PacketLinkTests {
         try channel.writeInbound(Lab.frames([Lab.back(1, from: 2), Lab.back(2, from: 3)]))
         #expect(lab.device.take().map(\.bytes) == [Lab.back(2, from: 3)])
         #expect(try lab.drops() == [.spoofed: 1])
+        let peer = try #require(try lab.report().peers.first)
+        #expect(peer.node == "other" && peer.spoofedPackets == 1)
     }
 
     @Test
