@@ -42,7 +42,11 @@ struct TLSListener {
             let tls = try self.worker.certificates.serverContext(termination, for: hello.serverName)
             let secured = SecuredHandler(listener: self, serverName: hello.serverName, server: server)
             try pipeline.addHandler(secured, position: .after(handler))
-            try pipeline.addHandler(NIOSSLServerHandler(context: tls), position: .after(handler))
+            let secure =
+                termination.clientCertificates == .unverified
+                ? NIOSSLServerHandler(context: tls) { _, verdict in verdict.succeed(.certificateVerified) }
+                : NIOSSLServerHandler(context: tls)
+            try pipeline.addHandler(secure, position: .after(handler))
         } else {
             guard case .stream(let route) = server.service else {
                 throw GatewayError(.clientHello, "TLS that is passed on as it is can only be a stream")
