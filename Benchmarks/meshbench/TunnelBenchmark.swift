@@ -296,9 +296,11 @@ struct TunnelBenchmark {
             async let calls = lab.world.runClient(on: "west", load + ["--timeout", "500"])
             async let patientCalls = lab.world.runClient(on: "west", load + ["--timeout", "30000"])
             try await Task.sleep(for: .seconds(2))
-            guard let relay = try await lab.world.path(from: "west", to: "east")?["relay"]?.string else {
+            let path = try await lab.world.path(from: "west", to: "east")
+            guard let relay = path?["relay"]?.string else {
                 throw BenchmarkError("west does not say by which relay it reaches east")
             }
+            writeError("    \(relay) carries \(path?["flows"]?.jsonText() ?? "no") flows of west\n")
             if measure == .relayKilled {
                 try await lab.world.killAgent(of: relay)
             } else {

@@ -26,10 +26,11 @@ public final class EndpointDialer: EndpointDialing {
         _ endpoint: ResolvedEndpoint,
         for origin: FlowOrigin,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart?
     ) -> EventLoopFuture<any Channel> {
         if let (tunnel, target) = self.tunnelled(endpoint, origin) {
-            return tunnel.openStream(to: target, on: loop, deadline: deadline).hop(to: loop)
+            return tunnel.openStream(to: target, on: loop, deadline: deadline, early: early).hop(to: loop)
         }
         return StreamConnector.connect(to: endpoint.transportAddress, on: loop, deadline: deadline) {
             $0.eventLoop.makeSucceededVoidFuture()

@@ -59,6 +59,9 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
         case ended
     }
 
+    /// That are read before the server is there.
+    private static let earlyBytes = 16 << 10
+
     private let worker: ProxyWorker
     private let isRefused: Bool
     private var state = State.opening
@@ -66,8 +69,12 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
     private var client = TransportAddress(.v4(.any), 0)
     private var balancer: RouteBalancer?
     private var pick: RouteBalancer.Pick?
-    /// What the client sent before there was a server: at most the head that is sniffed, and what its socket held at its end.
+    /// What the client sent before there was a server: at most the head that is sniffed, `earlyBytes` and one read.
     private var received: ByteBuffer?
+    /// The stream of the tunnel that is being opened, if it takes bytes before its target has answered, and how many of `received` it
+    /// has got.
+    private var early: (any Channel)?
+    private var sentEarly = 0
     private var inputEnded = false
     private var tried: [Int] = []
     private var keyHash: UInt64?
@@ -147,6 +154,7 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
     }
 
     func channelReadComplete(context: ChannelHandlerContext) {
+        if case .dialling = self.state { return self.sendEarly(context) }
         guard case .sniffing(var sniffer, let timeout) = self.state, let received = self.received else { return }
         switch sniffer.examine(received) {
         case .needsMore:
@@ -211,28 +219,56 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
     }
 
     private func dial(_ pick: RouteBalancer.Pick, _ balancer: RouteBalancer, _ loop: any EventLoop) {
+        let connection = NIOLoopBound(self, eventLoop: loop)
         self.worker.environment.dialer.dial(
             pick.endpoint,
             for: FlowOrigin(client: self.client, service: balancer.key.service),
             on: loop,
-            deadline: .now() + self.worker.environment.limits.dialTimeout
+            deadline: .now() + self.worker.environment.limits.dialTimeout,
+            early: { if $0.eventLoop === loop { connection.value.opening(on: $0) } }
         )
         .assumeIsolated()
         .whenComplete { result in
             switch result {
             case .success(let server): self.connected(server)
-            case .failure: self.dialFailed()
+            case .failure(let error): self.dialFailed(error)
             }
         }
     }
 
-    private func dialFailed() {
+    private func dialFailed(_ error: (any Error)?) {
         self.worker.counters.dialsFailed += 1
         guard case .dialling = self.state, let pick = self.pick else { return }
         self.pick = nil
+        self.early = nil
         self.balancer?.end(pick, failed: true)
+        if self.sentEarly > 0, (error as? TunnelError)?.isAnswer != true {
+            // It may have come to the target, and been done: another one would do it again.
+            self.worker.counters.connectionsUnserved += 1
+            self.context?.channel.closeWithReset()
+            return
+        }
+        self.sentEarly = 0
         self.tried.append(pick.slot)
         self.dial()
+    }
+
+    /// What the client has to say need not wait for the target's answer.
+    private func opening(on channel: any Channel) {
+        guard case .dialling = self.state, let context = self.context else { return }
+        self.early = channel
+        self.sendEarly(context)
+    }
+
+    private func sendEarly(_ context: ChannelHandlerContext) {
+        guard let early = self.early else { return }
+        if var bytes = self.received, bytes.readableBytes > self.sentEarly {
+            bytes.moveReaderIndex(forwardBy: self.sentEarly)
+            self.sentEarly += bytes.readableBytes
+            early.writeAndFlush(bytes, promise: nil)
+        }
+        // A failed write ends the opening, and this with it.
+        if self.early != nil, self.sentEarly < Self.earlyBytes { context.read() }
     }
 
     /// From here on the endpoint is settled. One that accepted and closes at once, with nothing received, is no failed dial: that
@@ -265,8 +301,11 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
             self.descriptors -= 1
         }
         self.tried = []
-        let received = self.received
+        var received = self.received
         self.received = nil
+        self.early = nil
+        received?.moveReaderIndex(forwardBy: self.sentEarly)
+        self.worker.glueCounters.clientToServerBytes &+= UInt64(self.sentEarly)
         pair.client.start(received: received, inputEnded: self.inputEnded)
     }
 
@@ -276,7 +315,7 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
             let worker = self.worker.environment.workers.handle(on: loop)
         else {
             server?.close(promise: nil)
-            return self.dialFailed()
+            return self.dialFailed(nil)
         }
         let move = Move(
             client: self.client,
@@ -310,6 +349,7 @@ final class ProxyConnection: ChannelInboundHandler, GluedSocketsCarrier {
         if case .moved(let move) = self.state { move.server?.close(promise: nil) }
         self.state = .ended
         self.received = nil
+        self.early = nil
         if let pick = self.pick {
             self.pick = nil
             self.balancer?.end(pick)

@@ -256,9 +256,10 @@ public final class EdgeTunnelService: Service, NodeTunneling, PacketTunneling {
     public func openStream(
         to target: TunnelTarget,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart?
     ) -> EventLoopFuture<any Channel> {
-        self.open(target, .tcp, on: loop, deadline: deadline)
+        self.open(target, .tcp, on: loop, deadline: deadline, early: early)
     }
 
     public func openDatagrams(
@@ -277,12 +278,13 @@ public final class EdgeTunnelService: Service, NodeTunneling, PacketTunneling {
         _ target: TunnelTarget,
         _ transport: TransportProtocol,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart? = nil
     ) -> EventLoopFuture<any Channel> {
         guard let node = self.state.withLock({ $0.running }) else {
             return loop.makeFailedFuture(Self.notRunning(target.node))
         }
-        return node.open(target, transport, on: loop, deadline: deadline)
+        return node.open(target, transport, on: loop, deadline: deadline, early: early)
     }
 
     public func openPackets(

@@ -283,12 +283,20 @@ final class MeshNode: Sendable {
         _ target: TunnelTarget,
         _ transport: TransportProtocol,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart? = nil
     ) -> EventLoopFuture<any Channel> {
         let peer: PeerID
         do throws(TunnelError) { peer = try self.peer(of: target.node) } catch { return loop.makeFailedFuture(error) }
         return self.paths.connection(to: target.node, peer, on: loop, deadline: deadline).flatMap { connection in
-            self.opener.open(target, transport: transport, peer: peer, on: connection.eventLoop, deadline: deadline)
+            self.opener.open(
+                target,
+                transport: transport,
+                peer: peer,
+                on: connection.eventLoop,
+                deadline: deadline,
+                early: early
+            )
         }
     }
 

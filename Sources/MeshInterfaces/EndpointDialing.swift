@@ -10,11 +10,13 @@ public protocol EndpointDialing: Sendable {
     /// Opens a byte stream. The future fails when `deadline` passes.
     ///
     /// A socket that it yields has no handlers of the dialler's: its bytes are the stream's, and may flow past its pipeline.
+    /// - Parameter early: as `NodeTunneling.openStream` has it; never called for a socket.
     func dial(
         _ endpoint: ResolvedEndpoint,
         for origin: FlowOrigin,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart?
     ) -> EventLoopFuture<any Channel>
 
     /// The loop on which a stream to the endpoint would live; nil if that is not settled, or any will do.
@@ -31,6 +33,15 @@ public protocol EndpointDialing: Sendable {
 
 extension EndpointDialing {
     public func eventLoop(for endpoint: ResolvedEndpoint) -> (any EventLoop)? { nil }
+
+    public func dial(
+        _ endpoint: ResolvedEndpoint,
+        for origin: FlowOrigin,
+        on loop: any EventLoop,
+        deadline: NIODeadline
+    ) -> EventLoopFuture<any Channel> {
+        self.dial(endpoint, for: origin, on: loop, deadline: deadline, early: nil)
+    }
 }
 
 /// Who began a flow, and to what.

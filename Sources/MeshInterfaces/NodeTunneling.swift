@@ -8,13 +8,16 @@ public protocol NodeTunneling: Sendable {
     /// The future completes, by `deadline`, on the channel's loop: that of the connection to the node. Only if there is none yet
     /// does `loop` say where it is to live. The channel has `autoRead` off and `allowRemoteHalfClosure` on; its half-close and
     /// back-pressure reach the target. Fails with `TunnelError`.
+    /// - Parameter early: called where bytes may leave before the answer; nil if the caller has none.
     func openStream(
         to target: TunnelTarget,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart?
     ) -> EventLoopFuture<any Channel>
 
-    /// Opens a flow of datagrams to a UDP target: each `ByteBuffer` read or written is one datagram. As `openStream` otherwise.
+    /// Opens a flow of datagrams to a UDP target: each `ByteBuffer` read or written is one datagram. As `openStream` otherwise, but
+    /// it may be open before the target has answered: if that fails, the channel has an error.
     func openDatagrams(
         to target: TunnelTarget,
         on loop: any EventLoop,
@@ -34,7 +37,22 @@ public protocol NodeTunneling: Sendable {
 
 extension NodeTunneling {
     public func eventLoop(for node: String) -> (any EventLoop)? { nil }
+
+    public func openStream(
+        to target: TunnelTarget,
+        on loop: any EventLoop,
+        deadline: NIODeadline
+    ) -> EventLoopFuture<any Channel> {
+        self.openStream(to: target, on: loop, deadline: deadline, early: nil)
+    }
 }
+
+/// Takes the channel of a flow that is not open yet, on the channel's loop: what is written there travels behind the request, which
+/// saves a round trip. Called at most once for each opening, before it ends; not at all where the far agent is one of v1.17, or its
+/// path is in doubt.
+///
+/// If the opening fails, the target has got none of it only if `TunnelError.isAnswer` says so.
+public typealias EarlyStart = @Sendable (_ channel: any Channel) -> Void
 
 /// Ends an observation when it is cancelled.
 public struct TunnelObservation: Sendable {
@@ -106,10 +124,13 @@ public struct TunnelError: Error, Sendable, CustomStringConvertible {
     public let code: Code
     /// What failed, towards which node, and what to look at.
     public let message: String
+    /// The far agent has said so: the target has got nothing of the flow, and another one may be asked for the same.
+    public let isAnswer: Bool
 
-    public init(code: Code, message: String) {
+    public init(code: Code, message: String, isAnswer: Bool = false) {
         self.code = code
         self.message = message
+        self.isAnswer = isAnswer
     }
 
     public var description: String { self.message }

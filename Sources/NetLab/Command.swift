@@ -1,7 +1,7 @@
 import CLinux
+import Dispatch
 import Glibc
 import MeshCore
-import NIOPosix
 
 /// What a program that ran to its end has left.
 public struct CommandOutput: Sendable, Hashable {
@@ -26,9 +26,7 @@ enum Command {
         input: String,
         deadline: Duration
     ) async throws -> CommandOutput {
-        try await NIOThreadPool.singleton.runIfActive {
-            try Self.runBlocking(request, input: input, deadline: deadline)
-        }
+        try await Self.onThread { try Self.runBlocking(request, input: input, deadline: deadline) }
     }
 
     /// Runs a program of this machine, outside of any host of a lab, and throws if it fails.
@@ -37,7 +35,16 @@ enum Command {
         _ arguments: [String],
         input: String = ""
     ) async throws -> CommandOutput {
-        try await NIOThreadPool.singleton.runIfActive { try Self.runLocalBlocking(arguments, input: input) }
+        try await Self.onThread { try Self.runLocalBlocking(arguments, input: input) }
+    }
+
+    /// Programs run side by side for as long as they like: a pool of as many threads as the machine has processors would have a
+    /// third one wait until two clients that measure have ended.
+    static func onThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value
+    {
+        try await withCheckedThrowingContinuation { continuation in
+            DispatchQueue.global().async { continuation.resume(with: Result { try body() }) }
+        }
     }
 
     @discardableResult

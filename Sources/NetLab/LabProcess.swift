@@ -1,7 +1,6 @@
 import CLinux
 import Glibc
 import MeshCore
-import NIOPosix
 import Synchronization
 
 /// A process that runs in a host of a lab. Safe to use from anywhere.
@@ -72,7 +71,7 @@ public final class LabProcess: Sendable {
     /// Waits for its end.
     public func exit(within deadline: Duration) async throws -> ExitStatus {
         let handle = self.handle
-        try await NIOThreadPool.singleton.runIfActive {
+        try await Command.onThread {
             let end = MonotonicTime.now() + deadline
             var polled = pollfd(fd: handle, events: Int16(POLLIN), revents: 0)
             while polled.revents == 0 {

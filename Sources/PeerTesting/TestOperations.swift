@@ -14,10 +14,17 @@ public struct TestPeerError: Error, CustomStringConvertible {
 /// The client's side of the test protocols, over streams of a host; a circuit that a relay limits is good enough. Each throws
 /// if anything is not as it should be.
 extension Host {
-    private func run(_ transfer: Transfer, _ item: TestProtocol, with peer: PeerID) async throws -> Transfer.Outcome {
+    /// - Parameter bytes: to be moved; some peers take a second for each two megabytes.
+    private func run(
+        _ transfer: Transfer,
+        _ item: TestProtocol,
+        with peer: PeerID,
+        bytes: Int = 0
+    ) async throws -> Transfer.Outcome {
         let options = OpenStreamOptions(allowLimitedConnection: true)
+        let limit = TimeAmount.seconds(120 + Int64(bytes >> 21))
         return try await self.openStream(to: peer, protocols: [item.id], options: options)
-            .flatMap { transfer.run(on: $0.channel) }
+            .flatMap { transfer.run(on: $0.channel, within: limit) }
             .get()
     }
 
@@ -38,7 +45,8 @@ extension Host {
                 expects: halfCloses ? nil : bytes
             ),
             .echo,
-            with: peer
+            with: peer,
+            bytes: bytes
         )
         guard outcome.received == bytes, outcome.sentHash == outcome.receivedHash else {
             throw TestPeerError("of \(bytes) bytes \(outcome.received) came back, changed or not")
@@ -47,7 +55,7 @@ extension Host {
 
     /// Sends bytes, whose hash the peer proves.
     public func testSink(_ peer: PeerID, bytes: Int) async throws {
-        let outcome = try await self.run(Transfer(sends: bytes, hashes: true), .sink, with: peer)
+        let outcome = try await self.run(Transfer(sends: bytes, hashes: true), .sink, with: peer, bytes: bytes)
         guard outcome.text == "\(bytes) \(outcome.sentHash)\n" else {
             throw TestPeerError("\(bytes) bytes with the hash \(outcome.sentHash) are '\(outcome.text)' to the peer")
         }
@@ -55,7 +63,7 @@ extension Host {
 
     /// Sends bytes that the peer counts.
     public func testDiscard(_ peer: PeerID, bytes: Int) async throws {
-        let outcome = try await self.run(Transfer(sends: bytes), .discard, with: peer)
+        let outcome = try await self.run(Transfer(sends: bytes), .discard, with: peer, bytes: bytes)
         guard outcome.text == "\(bytes)\n" else {
             throw TestPeerError("\(bytes) bytes are '\(outcome.text)' to the peer")
         }
@@ -66,7 +74,8 @@ extension Host {
         let outcome = try await self.run(
             Transfer(request: "\(bytes)\n", endsOutput: false, hashes: hashes),
             .source,
-            with: peer
+            with: peer,
+            bytes: bytes
         )
         guard outcome.received == bytes, !hashes || outcome.receivedHash == Transfer.hashOfZeros(bytes) else {
             throw TestPeerError("of \(bytes) zeros \(outcome.received) came, changed or not")

@@ -32,7 +32,8 @@ struct LoopbackDialer: EndpointDialing {
         _ endpoint: ResolvedEndpoint,
         for origin: FlowOrigin,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart?
     ) -> EventLoopFuture<any Channel> {
         StreamConnector.connect(to: endpoint.transportAddress, on: self.farLoop ?? loop, deadline: deadline) {
             $0.eventLoop.makeSucceededVoidFuture()

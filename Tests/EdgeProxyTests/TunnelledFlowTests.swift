@@ -56,7 +56,8 @@ final class FakeTunnel: NodeTunneling {
     func openStream(
         to target: TunnelTarget,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart?
     ) -> EventLoopFuture<any Channel> {
         self.open(target) { self.sockets.dial($0, for: $1, on: self.loop, deadline: deadline) }
     }

@@ -28,8 +28,10 @@ enum Peers {
     static let streams = 1000
     /// No peer lives longer than this: whoever waits for it gets an error.
     static let lifetime = TimeAmount.seconds(Int64(variable("EDGEMESH_INTEROP_SECONDS").flatMap { Int($0) } ?? 150))
-    /// What py-libp2p moves in reasonable time.
-    static let smallBulk = min(Self.bulk, 4 << 20)
+    /// Of every transfer with py-libp2p but the long ones: over WebSocket it moves a few megabytes in a second.
+    static let smallBulk = min(Self.bulk, 16 << 20)
+    /// Of a peer that has to move a gigabyte at the pace of py-libp2p.
+    static let longLifetime = TimeAmount.minutes(10)
 
     /// A file of the folder `Peers` beside this one.
     static func file(_ name: String) -> String {
@@ -41,9 +43,9 @@ enum Peers {
     }
 
     /// A py-libp2p host, by a script of ours.
-    static func startPython(_ arguments: [String]) throws -> PeerProcess {
+    static func startPython(_ arguments: [String], limit: TimeAmount = Self.lifetime) throws -> PeerProcess {
         try Self.require(Self.python)
-        return try PeerProcess([Self.python, Self.script] + arguments, limit: Self.lifetime)
+        return try PeerProcess([Self.python, Self.script] + arguments, limit: limit)
     }
 
     /// go-libp2p's daemon.

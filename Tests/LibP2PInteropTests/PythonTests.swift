@@ -12,8 +12,36 @@ import Testing
     /// py-libp2p opens streams one after the other in milliseconds each.
     static let streams = 200
 
-    private func start(_ way: Way, _ arguments: [String] = []) throws -> PeerProcess {
-        try Peers.startPython(["-listen", way.address, "-security", way.securityName] + arguments)
+    private func start(
+        _ way: Way,
+        _ arguments: [String] = [],
+        limit: TimeAmount = Peers.lifetime
+    ) throws -> PeerProcess {
+        try Peers.startPython(["-listen", way.address, "-security", way.securityName] + arguments, limit: limit)
+    }
+
+    /// The same for a gigabyte each way, by one way for each that dials: py-libp2p takes about a minute for each transfer.
+    @Test func weDialForAGigabyte() async throws {
+        let way = Way(transport: "tcp", security: .noise)
+        let peer = try self.start(way, limit: Peers.longLifetime)
+        let address = try await peer.address()
+        try await withHost(TestHost(security: [way.security])) { host in
+            let remote = try await host.connect(to: address).remotePeer
+            try await host.testSink(remote, bytes: Peers.gigabyte)
+            try await host.testSource(remote, bytes: Peers.gigabyte, hashes: true)
+        }
+    }
+
+    @Test func itDialsForAGigabyte() async throws {
+        let way = Way(transport: "tcp", security: .tls)
+        try await withHost(TestHost(listen: [way.address], security: [way.security])) { host in
+            let address = try host.address(way).description
+            let operations = ["sink", "source"]
+            let arguments = ["-dial", address, "-op", operations.joined(separator: ","), "-bytes", "\(Peers.gigabyte)"]
+            let peer = try self.start(way, arguments, limit: Peers.longLifetime)
+            let output = try await peer.finish(within: 600)
+            for operation in operations { #expect(output.contains("\(operation) ok"), "\(output)") }
+        }
     }
 
     @Test(arguments: Way.all) func weDial(_ way: Way) async throws {

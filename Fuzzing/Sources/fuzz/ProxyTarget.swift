@@ -151,7 +151,8 @@ private final class EmbeddedDialer: EndpointDialing {
         _ endpoint: ResolvedEndpoint,
         for origin: FlowOrigin,
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart?
     ) -> EventLoopFuture<any Channel> {
         let channel = GatewayFixture.channel()
         self.channels.withLock { $0.append(channel) }

@@ -36,15 +36,18 @@ final class FlowOpener: Sendable {
     ///
     /// The future completes on the loop of that connection, by `deadline`; fails with `TunnelError`. The channel has `autoRead`
     /// off and `allowRemoteHalfClosure` on; bytes that came with the answer wait for the first read. For `udp` each buffer read
-    /// or written is one datagram.
-    /// - Parameter loop: of the future if it fails before there is a connection.
+    /// or written is one datagram, and where bytes may leave early the answer is not waited for: an error of the channel is one.
+    /// - Parameters:
+    ///   - loop: of the future if it fails before there is a connection.
+    ///   - early: of a byte stream, called when the request is written, if the peer and its path are known to be there.
     func open(
         _ target: TunnelTarget,
         transport: TransportProtocol,
         peer: PeerID,
         addresses: [Multiaddr] = [],
         on loop: any EventLoop,
-        deadline: NIODeadline
+        deadline: NIODeadline,
+        early: EarlyStart? = nil
     ) -> EventLoopFuture<any Channel> {
         let remaining = deadline - loop.now
         guard remaining > .zero else { return loop.makeFailedFuture(self.failed(.late(target))) }
@@ -61,13 +64,28 @@ final class FlowOpener: Sendable {
             options: DialOptions(timeout: remaining)
         )
         let promise = connected.eventLoop.makePromise(of: (any Channel).self)
-        let request = FlowOpening.Request(target: target, transport: transport, peer: peer, deadline: deadline)
+        let request = FlowOpening.Request(
+            target: target,
+            transport: transport,
+            peer: peer,
+            deadline: deadline,
+            early: transport == .tcp ? early : nil
+        )
         if connected.eventLoop.inEventLoop {
             FlowOpening(request, self, promise).begin(connected)
         } else {
             connected.eventLoop.execute { FlowOpening(request, self, promise).begin(connected) }
         }
         return promise.futureResult
+    }
+
+    /// A peer that owes an answer for longer may be gone. What is written early is lost with it, and cannot be sent elsewhere, as
+    /// nobody knows how far it came.
+    static let earlyPatience = TimeAmount.milliseconds(250)
+
+    /// Whether a peer that was last heard and sent something then is there, as far as anybody can tell.
+    static func isEarlySafe(heard: NIODeadline, sent: NIODeadline, now: NIODeadline) -> Bool {
+        heard >= sent || now - heard < Self.earlyPatience
     }
 
     /// What the peer has told that it speaks decides; with one protocol the request travels with its proposal.
@@ -92,6 +110,7 @@ private final class FlowOpening {
         let transport: TransportProtocol
         let peer: PeerID
         let deadline: NIODeadline
+        let early: EarlyStart?
     }
 
     private let request: Request
@@ -99,6 +118,7 @@ private final class FlowOpening {
     private let promise: EventLoopPromise<any Channel>
     private var timer: Scheduled<Void>?
     private var isDone = false
+    private var isHandedOver = false
 
     init(_ request: Request, _ opener: FlowOpener, _ promise: EventLoopPromise<any Channel>) {
         self.request = request
@@ -126,35 +146,56 @@ private final class FlowOpening {
             allowLimitedConnection: true,
             timeout: max(.milliseconds(1), self.request.deadline - connection.eventLoop.now)
         )
+        let mayBeEarly = FlowOpener.isEarlySafe(
+            heard: connection.lastHeard,
+            sent: connection.lastSent,
+            now: connection.eventLoop.now
+        )
         connection.openStream(protocols: self.opener.protocols(of: connection), options: options)
             .assumeIsolated().whenComplete { result in
                 switch result {
-                case .success(let stream): self.ask(stream)
+                case .success(let stream): self.ask(stream, mayBeEarly: mayBeEarly)
                 case .failure(let error): self.fail(TunnelError(error, opening: self.request.target))
                 }
             }
     }
 
-    private func ask(_ stream: NegotiatedStream) {
+    private func ask(_ stream: NegotiatedStream, mayBeEarly: Bool) {
         guard !self.isDone else { return stream.reset() }
         let channel = stream.channel
         let isOurs = stream.protocolID == TunnelProtocol.flow
         do {
             if !isOurs, self.request.transport == .udp { try channel.keepFramesAsDatagrams() }
             try PreambleHandler.read(on: channel, deadline: self.request.deadline) { result in
-                do {
-                    try self.check(try result.get(), isOurs: isOurs)
-                    try self.hand(over: channel, isOurs: isOurs)
-                } catch {
-                    channel.closeWithReset()
-                    self.fail(TunnelError(error, opening: self.request.target))
-                }
+                self.answered(result, on: channel, isOurs: isOurs)
+            }
+            channel.writeAndFlush(self.message(isOurs: isOurs, now: channel.eventLoop.now), promise: nil)
+            guard isOurs, mayBeEarly, !self.isDone else { return }
+            switch self.request.transport {
+            // Datagrams may be lost, and who sends them knows that: they do not wait for the answer.
+            case .udp: try self.hand(over: channel, isOurs: true)
+            case .tcp, .sctp: self.request.early?(channel)
             }
         } catch {
             stream.reset()
-            return self.fail(TunnelError(error, opening: self.request.target))
+            self.fail(TunnelError(error, opening: self.request.target))
         }
-        channel.writeAndFlush(self.message(isOurs: isOurs, now: channel.eventLoop.now), promise: nil)
+    }
+
+    private func answered(_ result: Result<ByteBuffer, any Error>, on channel: any Channel, isOurs: Bool) {
+        do {
+            try self.check(try result.get(), isOurs: isOurs)
+            if !self.isHandedOver { try self.hand(over: channel, isOurs: isOurs) }
+        } catch {
+            let error = TunnelError(error, opening: self.request.target)
+            if self.isHandedOver {
+                self.opener.failed(error)
+                channel.pipeline.fireErrorCaught(error)
+            } else {
+                self.fail(error)
+            }
+            channel.closeWithReset()
+        }
     }
 
     private func message(isOurs: Bool, now: NIODeadline) -> ByteBuffer {
@@ -192,6 +233,7 @@ private final class FlowOpening {
             try channel.pipeline.syncOperations.addDatagramHandler(isFramed: isOurs, traffic)
         }
         self.isDone = true
+        self.isHandedOver = true
         self.timer?.cancel()
         let (opener, peer) = (self.opener, self.request.peer)
         channel.closeFuture.whenComplete { _ in opener.tally.leave(peer) }

@@ -17,7 +17,8 @@ extension TunnelError {
         TunnelError(
             code: .refused,
             message: "the agent of \(target.node) could not connect to \(target.address); "
-                + "as it is one of v1.17, only its own log tells why"
+                + "as it is one of v1.17, only its own log tells why",
+            isAnswer: true
         )
     }
 
@@ -34,7 +35,7 @@ extension TunnelError {
             case .ok, .badRequest, nil: .badAnswer
             }
         let said = reply.message.isEmpty ? "\(reply.code.map { "\($0)" } ?? "an unknown code")" : reply.message
-        self.init(code: code, message: "\(target.address) at \(target.node): \(said)")
+        self.init(code: code, message: "\(target.address) at \(target.node): \(said)", isAnswer: true)
     }
 
     /// Tells why there is no flow, for whatever stood in its way.

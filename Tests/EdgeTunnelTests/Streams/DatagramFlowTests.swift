@@ -3,6 +3,7 @@ import LibP2P
 import MeshCore
 import MeshInterfaces
 import MeshTesting
+import Multiformats
 import NIOCore
 import NIOPosix
 import Testing
@@ -61,6 +62,32 @@ extension FlowSocketTests {
             try await server.close()
         }
 
+        /// Nothing waits for an answer that may be a round trip across a continent away; a refusal is an error of the flow.
+        @Test
+        func datagramsTravelBehindTheRequest() async throws {
+            let received = ReadLog()
+            try await FlowFixture.with { fixture in
+                fixture.far.handle(TunnelProtocol.flow) { stream in
+                    let channel = stream.channel
+                    return channel.eventLoop.makeCompletedFuture {
+                        try channel.pipeline.syncOperations.addHandler(
+                            LateRefusal(after: 5, received, FlowDialect.own.refusal(.unreachable, "no way there"))
+                        )
+                        channel.read()
+                    }
+                }
+                let target = TunnelTarget(node: FlowFixture.farNode, address: TransportAddress(.v4(.loopback), 9))
+                let channel = try await fixture.open(target, .udp)
+                let log = try await channel.record()
+                channel.send("one")
+                try await eventually("the datagram, then the refusal") { log.isClosed && log.error != nil }
+                #expect(received.text.hasSuffix("\u{0}\u{3}one"))
+                #expect(log.error?.contains("no way there") == true)
+                #expect(fixture.opener.counters.failed[.unreachable] == 1)
+                try await eventually("nothing is left") { fixture.opener.tally.total == 0 }
+            }
+        }
+
         @Test(arguments: [false, true])
         func aSilentFlowEndsAfterItsTimeout(isOriginal: Bool) async throws {
             let server = try await TestTarget.datagrams()
@@ -112,4 +139,35 @@ extension FlowSocketTests {
             }
         }
     }
+}
+
+/// Says no once it has so many bytes behind the request.
+private final class LateRefusal: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    private let count: Int
+    private let log: ReadLog
+    private let refusal: ByteBuffer
+    private var input = ByteBuffer()
+
+    init(after count: Int, _ log: ReadLog, _ refusal: ByteBuffer) {
+        self.count = count
+        self.log = log
+        self.refusal = refusal
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        var bytes = self.unwrapInboundIn(data)
+        self.log.note { $0.reads.append(bytes) }
+        self.input.writeBuffer(&bytes)
+        var rest = self.input
+        guard (try? rest.readVarintPrefixed(maximumLength: 4096)) != nil, rest.readableBytes >= self.count else {
+            return
+        }
+        context.writeAndFlush(self.wrapOutboundOut(self.refusal), promise: nil)
+        context.close(promise: nil)
+    }
+
+    func channelReadComplete(context: ChannelHandlerContext) { context.read() }
 }

@@ -6,6 +6,7 @@ import MeshTesting
 import Multiformats
 import NIOCore
 import NIOPosix
+import Synchronization
 import Testing
 
 @testable import EdgeTunnel
@@ -36,6 +37,73 @@ extension FlowSocketTests {
                 #expect(total.peerToTargetBytes == 5 && total.targetToPeerBytes == 5)
             }
             try await server.close()
+        }
+
+        @Test(arguments: [false, true])
+        func bytesMayTravelBehindTheRequest(isOriginal: Bool) async throws {
+            let server = try await TestTarget.echo()
+            let starts = Atomic<Int>(0)
+            try await FlowFixture.with(isOriginal: isOriginal) { fixture in
+                let channel = try await fixture.opener.open(
+                    try FlowFixture.target(server.localAddress),
+                    transport: .tcp,
+                    peer: fixture.far.peerID,
+                    on: MultiThreadedEventLoopGroup.singleton.next(),
+                    deadline: .now() + .seconds(60),
+                    early: { channel in
+                        starts.add(1, ordering: .relaxed)
+                        channel.writeAndFlush(ByteBuffer(string: "early, "), promise: nil)
+                    }
+                ).get()
+                let log = try await channel.record()
+                channel.send("late")
+                // An agent of v1.17 would lose what comes with the request.
+                let sent = isOriginal ? "late" : "early, late"
+                try await eventually("the echo") { log.text == sent }
+                #expect(starts.load(ordering: .relaxed) == (isOriginal ? 0 : 1))
+                try await channel.close().get()
+            }
+            try await server.close()
+        }
+
+        /// Milliseconds: when the peer was heard, when it was sent something, now.
+        @Test(arguments: [
+            (1000, 900, 60_000, true), (1000, 1000, 60_000, true), (1000, 1001, 1249, true), (1000, 1001, 1250, false),
+        ])
+        func bytesTravelEarlyOnlyToAPeerThatIsThere(heard: Int64, sent: Int64, now: Int64, isSafe: Bool) {
+            func time(_ milliseconds: Int64) -> NIODeadline { .uptimeNanoseconds(UInt64(milliseconds) * 1_000_000) }
+            #expect(FlowOpener.isEarlySafe(heard: time(heard), sent: time(sent), now: time(now)) == isSafe)
+        }
+
+        /// The refusal is told although what came early was never read.
+        @Test
+        func aRefusalIsHeardBehindEarlyBytes() async throws {
+            try await FlowFixture.with { fixture in
+                fixture.far.handle(TunnelProtocol.flow) { stream in
+                    let channel = stream.channel
+                    return channel.eventLoop.makeCompletedFuture {
+                        try PreambleHandler.read(on: channel, deadline: .now() + .seconds(60)) { _ in
+                            let refusal = FlowDialect.own.refusal(.unreachable, "no way there")
+                            channel.eventLoop.scheduleTask(in: .milliseconds(20)) {
+                                channel.writeAndFlush(refusal, promise: nil)
+                                channel.close(promise: nil)
+                            }
+                        }
+                    }
+                }
+                let target = TunnelTarget(node: FlowFixture.farNode, address: TransportAddress(.v4(.loopback), 9))
+                let error = await #expect(throws: TunnelError.self) {
+                    _ = try await fixture.opener.open(
+                        target,
+                        transport: .tcp,
+                        peer: fixture.far.peerID,
+                        on: MultiThreadedEventLoopGroup.singleton.next(),
+                        deadline: .now() + .seconds(60),
+                        early: { $0.writeAndFlush(ByteBuffer(repeating: 1, count: 100_000), promise: nil) }
+                    ).get()
+                }
+                #expect(error?.isAnswer == true && error?.code == .unreachable)
+            }
         }
 
         @Test
