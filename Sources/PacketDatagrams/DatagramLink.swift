@@ -17,6 +17,8 @@ public struct DatagramLink: Sendable {
         /// Between tries to find a way where there was none: the first, and the longest.
         public var retryBase: Duration = .seconds(2)
         public var retryCap: Duration = .seconds(60)
+        /// Which addresses that a peer tells of itself are tried.
+        public var admits: @Sendable (TransportAddress) -> Bool = { _ in true }
 
         public init() {}
     }
@@ -145,10 +147,11 @@ public struct DatagramLink: Sendable {
             }
         }
         self.counters.agreements += 1
+        let places = hello.addresses.filter(self.configuration.admits)
         if self.path == nil {
-            self.path = DatagramPath(candidates: hello.addresses, configuration: self.configuration.path, now: now)
+            self.path = DatagramPath(candidates: places, configuration: self.configuration.path, now: now)
         } else {
-            self.path?.add(hello.addresses, now: now)
+            self.path?.add(places, now: now)
         }
         return outputs
     }
