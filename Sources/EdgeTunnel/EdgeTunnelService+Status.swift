@@ -162,6 +162,13 @@ extension MeshNode {
             ("reservationsLost", relayed.reservationsLost), ("holesPunched", punched.punched),
             ("holesFailed", punched.failed), ("directInPlaceOfRelayed", punched.dialled),
         ]
+        if let port = self.packetWays?.port.counters {
+            members += [
+                ("packetDatagramBatchesSent", port.batchesSent), ("packetDatagramBytesSent", port.bytesSent),
+                ("packetDatagramBatchesDropped", port.batchesDropped),
+                ("packetDatagramsReceived", port.datagramsReceived), ("packetDatagramsStray", port.strayDatagrams),
+            ]
+        }
         if let service = self.state.withLock({ $0.relayService }) {
             let relay = await service.metrics()
             members += [

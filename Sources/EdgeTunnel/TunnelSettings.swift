@@ -79,6 +79,8 @@ public struct TunnelSettings: Sendable, Hashable {
     /// Prefixes of the names of interfaces to leave out.
     public var filteredInterfaces: [String] = []
     public var holePunching = true
+    /// Packets of pods go by datagrams where both agents can, from and to `listenPort` of UDP.
+    public var packetDatagrams = false
     public var portMapping = true
     /// A peer in use that owes an answer and was silent for so long is asked for a sign of life; without one new flows take another
     /// way.

@@ -87,10 +87,20 @@ final class PacketChannels: Sendable {
         for stream in moving { stream.channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent()) }
     }
 
+    /// The network of this machine is another: ways beside the channels are looked at anew.
+    func networkChanged() {
+        for channel in self.open {
+            channel.pipeline.fireUserInboundEventTriggered(PacketDatagramHandler.NetworkChanged())
+        }
+    }
+
+    private var open: [any Channel] {
+        self.state.withLock { state in state.members.values.flatMap { $0.map(\.stream.channel) } }
+    }
+
     /// Ends all channels, once what was written to them is sent.
     func closeAll() {
-        let open = self.state.withLock { state in state.members.values.flatMap { $0.map(\.stream.channel) } }
-        for channel in open {
+        for channel in self.open {
             channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent())
             channel.close(promise: nil)
         }
