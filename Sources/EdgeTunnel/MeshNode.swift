@@ -106,7 +106,9 @@ final class MeshNode: Sendable {
         )
         let packetChannels = PacketChannels(host: host, limits: surroundings.packetLimits)
         let observed = ObservedAddresses(host: host)
-        let packetWays = settings.packetDatagrams ? PacketWays(host: host, observed: observed, logger: logger) : nil
+        let packetWays =
+            settings.packetDatagrams == .off
+            ? nil : PacketWays(host: host, use: settings.packetDatagrams, observed: observed, logger: logger)
         let packetOpener = PacketOpener(
             host: host,
             channels: packetChannels,

@@ -17,6 +17,8 @@ public struct DatagramLink: Sendable {
         /// Between tries to find a way where there was none: the first, and the longest.
         public var retryBase: Duration = .seconds(2)
         public var retryCap: Duration = .seconds(60)
+        /// The round trip below which packets go by the stream; nil: none is so short.
+        public var nearRoundTrip: Duration?
         /// Which addresses that a peer tells of itself are tried.
         public var admits: @Sendable (TransportAddress) -> Bool = { _ in true }
 
@@ -38,11 +40,14 @@ public struct DatagramLink: Sendable {
         public var refused: UInt64 = 0
         public var agreements: UInt64 = 0
         public var waysTaken: UInt64 = 0
+        /// Ways that were in use and answered no more.
+        public var waysLost: UInt64 = 0
     }
 
     public let role: DatagramExchange.Role
     public private(set) var counters = Counters()
     private let configuration: Configuration
+    private let parties: DatagramParties
     private let prefersAES: Bool
     private var path: DatagramPath?
     /// The keys in use, those that the peer has not used yet, and those of before.
@@ -64,11 +69,13 @@ public struct DatagramLink: Sendable {
 
     public init(
         _ role: DatagramExchange.Role,
+        of parties: DatagramParties,
         prefersAES: Bool,
         configuration: Configuration = Configuration(),
         now: MonotonicTime
     ) {
         self.role = role
+        self.parties = parties
         self.prefersAES = prefersAES
         self.configuration = configuration
         self.retry = Backoff(base: configuration.retryBase, cap: configuration.retryCap)
@@ -83,12 +90,24 @@ public struct DatagramLink: Sendable {
 
     public var address: TransportAddress? { self.path?.route?.address }
     public var roundTrip: Duration? { self.path?.roundTrip }
+    /// Both have keys.
+    public var isAgreed: Bool { self.current != nil }
+
+    /// Packets go by the stream in spite of the way, as it is so short that what the stream loses costs next to nothing: then the stream
+    /// carries more for the same work.
+    public var isNear: Bool {
+        guard let least = self.path?.leastRoundTrip, let limit = self.configuration.nearRoundTrip else { return false }
+        return least < limit
+    }
     public var usesAES: Bool? { self.current?.usesAES }
 
     // MARK: Agreement
 
     /// The opener is to ask the peer for keys.
     public func isToAsk(now: MonotonicTime) -> Bool { self.askAt.map { $0 <= now } ?? false }
+
+    /// The peer cannot be asked before.
+    public mutating func postpone(until time: MonotonicTime) { self.askAt = time }
 
     /// Asks the peer for keys, with where this node may be reached now.
     public mutating func ask(index: UInt32, addresses: [TransportAddress], now: MonotonicTime) -> [Output] {
@@ -122,11 +141,18 @@ public struct DatagramLink: Sendable {
         case .opener:
             // One that answers an earlier question comes too late.
             guard let asked, hello.answered == asked.exchange.hello.index else { return [] }
-            session = try asked.exchange.session(.opener, asked: asked.bytes, answer: bytes, remote: hello)
+            session = try asked.exchange.session(
+                .opener,
+                of: self.parties,
+                asked: asked.bytes,
+                answer: bytes,
+                remote: hello
+            )
             self.asked = nil
             self.questions = 0
             self.askAt = now + self.configuration.rekeyInterval
             self.replace(by: session, now: now)
+            self.path?.confirm(now: now)
         case .acceptor:
             guard hello.answered == nil else { throw DatagramError(.malformed) }
             let exchange = DatagramExchange(
@@ -136,13 +162,20 @@ public struct DatagramLink: Sendable {
                 answering: hello
             )
             let answer = exchange.hello.buffer
-            session = try exchange.session(.acceptor, asked: bytes, answer: answer, remote: hello)
+            session = try exchange.session(
+                .acceptor,
+                of: self.parties,
+                asked: bytes,
+                answer: answer,
+                remote: hello
+            )
             outputs.append(.hello(answer))
-            if self.current == nil {
-                self.current = session
+            if let next { self.forgotten.append(next.ownIndex) }
+            self.next = nil
+            if self.path?.route == nil {
+                self.replace(by: session, now: now)
             } else {
                 // The peer may not have the answer yet: it shows by a datagram that it has.
-                if let next { self.forgotten.append(next.ownIndex) }
                 self.next = session
             }
         }
@@ -252,9 +285,7 @@ public struct DatagramLink: Sendable {
         guard let number = content.getInteger(at: content.readerIndex, as: UInt64.self) else { return [] }
         switch kind {
         case .probe:
-            var answer = ByteBuffer()
-            answer.writeInteger(number)
-            answer.writeBytes(address.datagramBytes)
+            let answer = ByteBuffer(integer: number)
             return self.sealed(.answer, answer).map { [.datagram($0, to: address)] } ?? []
         case .answer:
             self.path?.answered(number, now: now)
@@ -308,7 +339,7 @@ public struct DatagramLink: Sendable {
             let pause = now + self.retry.next(using: &generator)
             self.askAt = min(self.askAt ?? pause, pause)
         }
-        if let path { self.counters.waysTaken = path.changes }
+        if let path { (self.counters.waysTaken, self.counters.waysLost) = (path.changes, path.losses) }
         return outputs
     }
 }

@@ -70,8 +70,12 @@ public struct DatagramPath: Sendable {
     /// When the way in use was heard last, and when a packet was last sent by it.
     private var heard: MonotonicTime
     private(set) var roundTrip: Duration?
+    /// Of the way in use, since it was taken: what load adds to the others is not in it.
+    private(set) var leastRoundTrip: Duration?
     /// How often another way was taken, the first included.
     private(set) var changes: UInt64 = 0
+    /// How often the way in use was lost.
+    private(set) var losses: UInt64 = 0
 
     public init(candidates: [TransportAddress], configuration: Configuration = Configuration(), now: MonotonicTime) {
         self.configuration = configuration
@@ -137,6 +141,7 @@ public struct DatagramPath: Sendable {
 
     private mutating func answered(_ probe: Probe, _ roundTrip: Duration, now: MonotonicTime) {
         self.roundTrip = roundTrip
+        self.leastRoundTrip = min(self.leastRoundTrip ?? roundTrip, roundTrip)
         self.heard = now
         // Where only a shorter one was answered, after some of the present length were not, that has become too long.
         if probe.length > self.length || (self.unanswered > Self.triesAtLength && probe.length > 0) {
@@ -154,6 +159,11 @@ public struct DatagramPath: Sendable {
         guard let keepAliveAt, keepAliveAt > now, self.unanswered == 0, now - self.heard > self.configuration.patience
         else { return }
         self.keepAliveAt = now
+    }
+
+    /// There are new keys: the other side takes them once it sees them in use.
+    public mutating func confirm(now: MonotonicTime) {
+        if self.selected != nil { self.keepAliveAt = now }
     }
 
     /// The network of this machine has changed: all is tried anew.
@@ -235,11 +245,20 @@ public struct DatagramPath: Sendable {
 
     private mutating func insert(_ address: TransportAddress, now: MonotonicTime) {
         if self.candidates.count >= self.configuration.maximumCandidates {
-            let oldest = self.candidates.firstIndex { $0.address != self.selected && !$0.isProven && $0.next == nil }
+            // What was tried in vain, or else the way that is silent longest: those of a peer that roams much.
+            let done = self.candidates.indices.filter { index in
+                self.candidates[index].address != self.selected && self.candidates[index].next == nil
+            }
+            let oldest = done.min { self.lastHeard($0) < self.lastHeard($1) }
             guard let oldest else { return }
             self.candidates.remove(at: oldest)
         }
         self.candidates.append(Candidate(address: address, next: now))
+    }
+
+    private func lastHeard(_ index: Int) -> MonotonicTime {
+        guard self.candidates[index].isProven else { return MonotonicTime(nanoseconds: 0) }
+        return self.candidates[index].heard ?? MonotonicTime(nanoseconds: 0)
     }
 
     /// Round trips of one way differ from time to time; a change of ways is to be worth it.
@@ -251,6 +270,7 @@ public struct DatagramPath: Sendable {
     private mutating func select(_ index: Int, now: MonotonicTime) {
         self.selected = self.candidates[index].address
         self.roundTrip = self.candidates[index].roundTrip
+        self.leastRoundTrip = self.roundTrip
         self.length = 0
         self.heard = now
         self.unanswered = 0
@@ -263,13 +283,14 @@ public struct DatagramPath: Sendable {
     private mutating func lose(now: MonotonicTime) {
         if let selected, let index = self.index(of: selected) { self.candidates[index].isProven = false }
         self.selected = nil
+        self.losses += 1
         self.length = 0
         self.roundTrip = nil
+        self.leastRoundTrip = nil
         self.keepAliveAt = nil
         self.lengthsAt = nil
         let next = self.candidates.indices.filter { self.candidates[$0].isProven }.max {
-            self.candidates[$0].heard ?? MonotonicTime(nanoseconds: 0)
-                < self.candidates[$1].heard ?? MonotonicTime(nanoseconds: 0)
+            self.lastHeard($0) < self.lastHeard($1)
         }
         guard let next else { return }
         self.select(next, now: now)

@@ -1,3 +1,4 @@
+import Crypto
 public import NIOCore
 
 /// What a datagram holds; other numbers are passed over.
@@ -8,7 +9,7 @@ public enum DatagramKind: UInt8, Sendable, Hashable, CaseIterable {
     case partialPacket = 1
     /// Asks for an answer: a number of eight bytes, then zeros.
     case probe = 2
-    /// The number of a probe, then where that came from.
+    /// The number of a probe.
     case answer = 3
 }
 
@@ -45,6 +46,8 @@ public struct DatagramSession: Sendable {
     }
 
     public var usesAES: Bool { self.sealing.usesAES }
+    /// For what is sent, and for what comes.
+    var keys: [SymmetricKey] { [self.sealing.key, self.opening.key] }
     /// Datagrams that this session has used up in the direction that has used more.
     var used: UInt64 { max(self.sent, self.window.next) }
 

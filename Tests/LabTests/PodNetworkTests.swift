@@ -7,7 +7,7 @@ import Testing
 
 extension World {
     /// Whether a ping from a pod or node is answered.
-    fileprivate func isAnswered(from host: String, _ address: String, size: Int = 56) async throws -> Bool {
+    func isAnswered(from host: String, _ address: String, size: Int = 56) async throws -> Bool {
         try await self.lab.run(
             on: host,
             ["busybox", "ping", "-c", "1", "-W", "2", "-s", "\(size)", address],
@@ -15,17 +15,17 @@ extension World {
         ).status.isSuccess
     }
 
-    fileprivate func waitForPing(from host: String, _ address: String, size: Int = 56) async throws {
+    func waitForPing(from host: String, _ address: String, size: Int = 56) async throws {
         try await self.lab.wait(for: "a ping of \(size) bytes from \(host) to \(address)", within: .seconds(60)) {
             try await self.isAnswered(from: host, address, size: size)
         }
     }
 
     /// The first pod of a node that answers.
-    fileprivate func app(of node: String) throws -> NodeLab.Pod { try #require(self.node(node).apps.first) }
+    func app(of node: String) throws -> NodeLab.Pod { try #require(self.node(node).apps.first) }
 
     /// Lets a pod tell everybody as whom it sees them, on a port.
-    fileprivate func startMirror(on pod: String, port: UInt16 = 7777) async throws {
+    func startMirror(on pod: String, port: UInt16 = 7777) async throws {
         let mirror = try self.lab.start(
             on: pod,
             ["socat", "TCP-LISTEN:\(port),fork,reuseaddr", "SYSTEM:echo $SOCAT_PEERADDR"],
@@ -35,7 +35,7 @@ extension World {
     }
 
     /// As whom a mirror sees a host.
-    fileprivate func seen(from host: String, by address: String) async throws -> String {
+    func seen(from host: String, by address: String) async throws -> String {
         try await self.lab.output(
             on: host,
             ["socat", "-", "TCP:\(address):7777,connect-timeout=20"],
@@ -45,7 +45,7 @@ extension World {
 
     /// Sends bytes by TCP from one pod to another.
     /// - Returns: how many have come when the stream has ended.
-    fileprivate func carry(_ bytes: Int, from pod: NodeLab.Pod, to other: NodeLab.Pod) async throws -> Int? {
+    func carry(_ bytes: Int, from pod: NodeLab.Pod, to other: NodeLab.Pod) async throws -> Int? {
         let deadline = Duration.seconds(100)
         async let counted = self.lab.output(
             on: other.name,
@@ -62,7 +62,7 @@ extension World {
 
     /// Loads a pod with datagrams for two seconds.
     /// - Returns: how many were sent, and how many were lost.
-    fileprivate func flood(from pod: NodeLab.Pod, to other: NodeLab.Pod) async throws -> (sent: Int64, lost: Int64) {
+    func flood(from pod: NodeLab.Pod, to other: NodeLab.Pod) async throws -> (sent: Int64, lost: Int64) {
         let server = try self.lab.start(
             on: other.name,
             ["iperf3", "-s", "-1", "-p", "5300"],
@@ -78,16 +78,21 @@ extension World {
         return (sum?["packets"]?.integer ?? 0, sum?["lost_packets"]?.integer ?? 0)
     }
 
-    fileprivate func counter(_ name: String, of node: String) async throws -> Int64 {
+    func counter(_ name: String, of node: String) async throws -> Int64 {
         try await self.status(of: node)["edgeCNI"]?["counters"]?[name]?.integer ?? 0
     }
 }
 
 /// A world of three networks whose pods reach each other, while `body` runs.
-/// - Parameter nat: of the two that are not the cloud; nil: the example's.
-private func withPodNetwork(
+/// - Parameters:
+///   - nat: of the two that are not the cloud; nil: the example's.
+///   - datagrams: when packets go by them; nil: as by default.
+///   - change: of the example.
+func withPodNetwork(
     name: String,
     nat: NATKind? = nil,
+    datagrams: String? = nil,
+    change: (inout Scenario) -> Void = { _ in },
     _ body: (World) async throws -> Void
 ) async throws {
     // A container may lack the file of a device that its kernel has.
@@ -98,7 +103,13 @@ private func withPodNetwork(
     }
     var scenario = try example("pod-network").scenario
     for index in scenario.lans.indices.dropFirst() { scenario.lans[index].nat = nat ?? scenario.lans[index].nat }
-    try await withWorld(scenario, name: name, body)
+    change(&scenario)
+    try await withWorld(
+        scenario,
+        name: name,
+        configure: { $0.tunnelSettings = datagrams.map { ["packetDatagrams: \($0)"] } ?? [] },
+        body
+    )
 }
 
 extension EndToEnd {
@@ -277,10 +288,12 @@ extension EndToEnd {
                     return ["edge_tun0", "edgemesh-cni"].filter { (links + tables).contains($0) }
                 }
                 #expect(try await traces() == ["edge_tun0", "edgemesh-cni"])
+                try await world.waitForCarrier(from: "north-1", to: "south-1", "datagrams")
                 try await world.killAgent(of: "north-1")
                 #expect(try await traces() == ["edgemesh-cni"], "the device goes with its agent")
                 try world.startAgent(of: "north-1")
                 try await world.waitForPing(from: client.name, "\(app.address)")
+                try await world.waitForCarrier(from: "north-1", to: "south-1", "datagrams")
                 // The other side, whose channel has died under it.
                 try await world.waitForPing(from: "south-1-client", "\(try world.app(of: "north-1").address)")
 
@@ -305,6 +318,7 @@ extension EndToEnd {
                 try connection.connect("\(app.address)", 2701)
                 // Its first line is who answers.
                 _ = try connection.receive()
+                try await world.waitForCarrier(from: "north-1", to: "south-1", "datagrams")
                 try await world.renumber("north-1")
                 try connection.send("after\n".utf8)
                 var echo = ""
@@ -312,6 +326,7 @@ extension EndToEnd {
                     if let bytes = try? connection.receive() { echo += String(decoding: bytes, as: UTF8.self) }
                     return echo.hasSuffix("after\n")
                 }
+                try await world.waitForCarrier(from: "north-1", to: "south-1", "datagrams")
             }
         }
 
@@ -322,6 +337,8 @@ extension EndToEnd {
                 let (client, app) = (try world.node("north-1").client, try world.app(of: "south-1"))
                 try await world.waitForPing(from: client.name, "\(app.address)")
                 try await world.waitForPath(from: "north-1", to: "south-1", ["relayed"])
+                // Nor can one for datagrams.
+                try await world.waitForCarrier(from: "north-1", to: "south-1", "stream noWay")
                 #expect(try await world.carry(4 << 20, from: client, to: app) == 4 << 20)
             }
         }

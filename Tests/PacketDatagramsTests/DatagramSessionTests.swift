@@ -7,14 +7,17 @@ import Testing
 @testable import PacketDatagrams
 
 @Suite struct DatagramSessionTests {
-    /// Both ends of a session.
-    private static func pair(prefersAES: Bool) throws -> (DatagramSession, DatagramSession) {
+    /// Both ends of a session, and who each believes to take part.
+    private static func pair(
+        prefersAES: Bool,
+        _ parties: [DatagramParties] = [.sample, .sample]
+    ) throws -> (DatagramSession, DatagramSession) {
         let opener = DatagramExchange(index: 7, addresses: [], prefersAES: prefersAES)
         let acceptor = DatagramExchange(index: 9, addresses: [], prefersAES: prefersAES, answering: opener.hello)
         let (asked, answer) = (opener.hello.buffer, acceptor.hello.buffer)
         return (
-            try opener.session(.opener, asked: asked, answer: answer, remote: try DatagramHello(answer)),
-            try acceptor.session(.acceptor, asked: asked, answer: answer, remote: try DatagramHello(asked))
+            try opener.session(.opener, of: parties[0], asked: asked, answer: answer, remote: DatagramHello(answer)),
+            try acceptor.session(.acceptor, of: parties[1], asked: asked, answer: answer, remote: DatagramHello(asked))
         )
     }
 
@@ -114,8 +117,26 @@ import Testing
             answered: 7
         )
         #expect(throws: DatagramError(.badKey)) {
-            try opener.session(.opener, asked: opener.hello.buffer, answer: answer.buffer, remote: answer)
+            try opener.session(
+                .opener,
+                of: .sample,
+                asked: opener.hello.buffer,
+                answer: answer.buffer,
+                remote: answer
+            )
         }
+    }
+
+    @Test("who passes the hellos of two others on as its own gets nothing by it")
+    func partiesOfASession() throws {
+        let middle = Array("three".utf8)
+        let parties = [
+            DatagramParties(opener: DatagramParties.sample.opener, acceptor: middle),
+            DatagramParties(opener: middle, acceptor: DatagramParties.sample.acceptor),
+        ]
+        var (one, two) = try Self.pair(prefersAES: true, parties)
+        let datagram = try Self.seal(&one, "for the one in the middle")
+        #expect(throws: DatagramError(.forged)) { try Self.open(&two, datagram) }
     }
 
     // MARK: Replay

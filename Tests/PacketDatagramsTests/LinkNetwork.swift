@@ -3,6 +3,10 @@ import NIOCore
 
 @testable import PacketDatagrams
 
+extension DatagramParties {
+    static let sample = DatagramParties(opener: Array("one".utf8), acceptor: Array("two".utf8))
+}
+
 /// Two links, and what lies between them, on virtual time.
 final class LinkNetwork {
     /// What a side sits behind.
@@ -80,6 +84,7 @@ final class LinkNetwork {
                 Side(
                     link: DatagramLink(
                         role,
+                        of: .sample,
                         prefersAES: prefersAES[number],
                         configuration: configuration,
                         now: self.now

@@ -12,7 +12,7 @@ extension FuzzTarget {
         guard let hello = try? DatagramHello(bytes) else { return 0 }
         guard (try? DatagramHello(hello.buffer)) == hello else { fatalError("\(hello) does not read back") }
         let now = MonotonicTime(nanoseconds: 0)
-        var link = DatagramLink(.acceptor, prefersAES: true, now: now)
+        var link = DatagramLink(.acceptor, of: parties, prefersAES: true, now: now)
         guard (try? link.received(hello: bytes, index: 1, addresses: [], now: now)) != nil else { return 0 }
         var generator = SeededGenerator(seed: 1)
         precondition(link.wake(now: now, using: &generator).count <= DatagramHello.maximumAddresses)
@@ -24,7 +24,7 @@ extension FuzzTarget {
     static let sealedDatagram = FuzzTarget(name: "sealed-datagram") { data, count in
         let now = MonotonicTime(nanoseconds: 0)
         let asked = DatagramExchange(index: 2, addresses: [], prefersAES: true).hello.buffer
-        var link = DatagramLink(.acceptor, prefersAES: true, now: now)
+        var link = DatagramLink(.acceptor, of: parties, prefersAES: true, now: now)
         guard (try? link.received(hello: asked, index: 1, addresses: [], now: now)) != nil else {
             fatalError("a good hello is refused")
         }
@@ -50,6 +50,8 @@ extension FuzzTarget {
     }
 }
 
+private let parties = DatagramParties(opener: [1], acceptor: [2])
+
 /// The bytes of frames, then each message.
 private func cut(_ bytes: [UInt8], step: Int) -> [[UInt8]] {
     var rest = bytes[...]
@@ -60,7 +62,7 @@ private func cut(_ bytes: [UInt8], step: Int) -> [[UInt8]] {
             switch piece {
             case .frames(let frames):
                 // Flags that nobody knows are for the reader of the frames to refuse.
-                _ = frames.withUnsafeReadableBytes { PacketFrameCutter.forEachFrame(in: $0) { _, _, _ in } }
+                frames.withUnsafeReadableBytes { PacketFrameCutter.forEachFrame(in: $0) { _, _, _ in } }
                 cut[0] += Array(frames.readableBytesView)
             case .message(let message): cut.append(Array(message.readableBytesView))
             }

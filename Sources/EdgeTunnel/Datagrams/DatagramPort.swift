@@ -1,4 +1,3 @@
-import ByteStreams
 import Glibc
 import Logging
 import MeshCore
@@ -7,47 +6,73 @@ import NIOPosix
 import PacketDatagrams
 import Synchronization
 
-/// The port of the tunnel for datagrams, one for all peers: a socket of each family, on one loop. What comes is handed to whoever has
-/// its index, on that one's loop. Any thread.
+/// The port of the tunnel for datagrams, one for all peers: a socket of each family, read on one loop. What comes is handed to whoever
+/// has its index, on that one's loop. Any thread.
 final class DatagramPort: Sendable {
-    /// A datagram, and where it came from.
-    typealias Arrival = (datagram: ByteBuffer, source: TransportAddress)
-    typealias Receiver = @Sendable ([Arrival]) -> Void
+    typealias Batch = DatagramSocket.Batch
 
-    /// Datagrams of one length, but for the last, which may be shorter: one system call, or one buffer of the network card.
-    struct Batch: Sendable {
-        var bytes: ByteBuffer
-        var segmentSize: Int
-        var target: TransportAddress
+    /// Datagrams one behind the other, of each its length and where it came from.
+    struct Arrivals: Sendable {
+        var bytes = ByteBuffer()
+        var datagrams: [(length: Int, source: TransportAddress)] = []
     }
 
+    typealias Receiver = @Sendable (Arrivals) -> Void
+
     struct Counters: Sendable, Hashable {
-        var batchesSent: UInt64 = 0
-        var bytesSent: UInt64 = 0
-        /// The socket took no more.
-        var batchesDropped: UInt64 = 0
-        var datagramsReceived: UInt64 = 0
+        var sent: UInt64 = 0
+        var sentBytes: UInt64 = 0
+        /// The socket was full.
+        var dropped: UInt64 = 0
+        /// The kernel does not send them: there is no route, or a rule forbids them.
+        var failed: UInt64 = 0
+        var received: UInt64 = 0
         /// Of no index that is in use.
-        var strayDatagrams: UInt64 = 0
-        /// Sockets that an error has ended; they are made anew.
-        var socketsLost: UInt64 = 0
+        var stray: UInt64 = 0
+        /// Their receiver's loop was too far behind.
+        var overrun: UInt64 = 0
     }
 
     /// Segments of one batch, as the kernel has it (UDP_MAX_SEGMENTS).
     static let maximumSegments = 64
     static let maximumBatchBytes = 65_000
-    private static let socketBuffer = 4 << 20
-    /// Until a socket that was lost is made anew.
+    /// Bytes that wait for the loop of a receiver.
+    static let maximumWaiting = 1 << 20
+    /// Until a reader that an error has ended is made anew.
     private static let reopenDelay = TimeAmount.seconds(1)
 
-    private struct Entry {
+    /// Who has an index.
+    private final class Entry: Sendable {
         let loop: any EventLoop
         let receive: Receiver
+        let waiting = Atomic<Int>(0)
+
+        init(loop: any EventLoop, receive: @escaping Receiver) {
+            self.loop = loop
+            self.receive = receive
+        }
+
+        /// - Returns: whether there was room.
+        func take(_ arrivals: Arrivals) -> Bool {
+            if self.loop.inEventLoop {
+                self.receive(arrivals)
+                return true
+            }
+            let bytes = arrivals.bytes.readableBytes
+            guard self.waiting.load(ordering: .relaxed) + bytes <= DatagramPort.maximumWaiting else { return false }
+            self.waiting.add(bytes, ordering: .relaxed)
+            self.loop.execute {
+                self.waiting.subtract(bytes, ordering: .relaxed)
+                self.receive(arrivals)
+            }
+            return true
+        }
     }
 
     private struct State {
         var isOpen = false
-        var channels: [IPFamily: any Channel] = [:]
+        var sockets: [IPFamily: DatagramSocket] = [:]
+        var readers: [IPFamily: any Channel] = [:]
         var receivers: [UInt32: Entry] = [:]
         var counters = Counters()
     }
@@ -63,16 +88,14 @@ final class DatagramPort: Sendable {
 
     var counters: Counters { self.state.withLock { $0.counters } }
 
-    /// The socket of each family that there is.
-    var sockets: [IPFamily: any Channel] { self.state.withLock { $0.channels } }
+    /// What reads each socket that there is.
+    var readers: [IPFamily: any Channel] { self.state.withLock { $0.readers } }
 
     /// How many indices are in use.
     var indices: Int { self.state.withLock { $0.receivers.count } }
 
     /// The port of each family that there is.
-    var ports: [IPFamily: UInt16] {
-        self.sockets.compactMapValues { $0.localAddress?.port.flatMap { UInt16(exactly: $0) } }
-    }
+    var ports: [IPFamily: UInt16] { self.state.withLock { $0.sockets.mapValues(\.port) } }
 
     // MARK: Life
 
@@ -81,10 +104,13 @@ final class DatagramPort: Sendable {
         self.state.withLock { $0.isOpen = true }
         for family in [IPFamily.v4, .v6] {
             do {
-                self.opened(try await self.bind(port, family).get(), family)
+                let socket = try DatagramSocket(family, port: port)
+                self.state.withLock { $0.sockets[family] = socket }
+                self.opened(try await self.read(socket).get(), family)
             } catch {
+                self.state.withLock { $0.sockets[family] = nil }
                 self.logger.info(
-                    "no datagrams for packets",
+                    "no datagrams for packets of pods",
                     metadata: ["family": "\(family)", "port": "\(port)", "error": "\(error)"]
                 )
             }
@@ -92,76 +118,62 @@ final class DatagramPort: Sendable {
     }
 
     func close() async {
-        let channels = self.state.withLock { state in
-            defer { (state.channels, state.receivers, state.isOpen) = ([:], [:], false) }
-            return Array(state.channels.values)
+        let readers = self.state.withLock { state in
+            let readers = Array(state.readers.values)
+            (state.sockets, state.readers, state.receivers, state.isOpen) = ([:], [:], [:], false)
+            return readers
         }
-        for channel in channels { try? await channel.close() }
+        for reader in readers { try? await reader.close() }
     }
 
-    private func opened(_ channel: any Channel, _ family: IPFamily) {
+    private func opened(_ reader: any Channel, _ family: IPFamily) {
         let isWanted = self.state.withLock { state in
-            if state.isOpen { state.channels[family] = channel }
+            if state.isOpen { state.readers[family] = reader }
             return state.isOpen
         }
-        guard isWanted, let port = channel.localAddress?.port.flatMap({ UInt16(exactly: $0) }) else {
-            return channel.close(promise: nil)
-        }
-        // An error of one datagram, such as that there is no route, ends the whole socket.
-        channel.closeFuture.whenComplete { [weak self] _ in self?.reopen(port, family) }
+        guard isWanted else { return reader.close(promise: nil) }
+        reader.closeFuture.whenComplete { [weak self] _ in self?.reopen(family) }
     }
 
-    private func reopen(_ port: UInt16, _ family: IPFamily) {
-        let isWanted = self.state.withLock { state in
-            state.channels[family] = nil
-            if state.isOpen { state.counters.socketsLost += 1 }
-            return state.isOpen
+    private func reopen(_ family: IPFamily) {
+        let socket = self.state.withLock { state in
+            state.readers[family] = nil
+            return state.sockets[family]
         }
-        guard isWanted else { return }
+        guard let socket else { return }
         self.loop.scheduleTask(in: Self.reopenDelay) { [weak self] in
-            guard let self, self.state.withLock({ $0.isOpen }) else { return }
-            self.bind(port, family).whenComplete { [weak self] result in
+            guard let self, self.state.withLock({ $0.sockets[family] === socket }) else { return }
+            self.read(socket).whenComplete { [weak self] result in
                 switch result {
-                case .success(let channel): self?.opened(channel, family)
-                case .failure: self?.reopen(port, family)
+                case .success(let reader): self?.opened(reader, family)
+                case .failure: self?.reopen(family)
                 }
             }
         }
     }
 
-    private func bind(_ port: UInt16, _ family: IPFamily) -> EventLoopFuture<any Channel> {
-        @Sendable func option(_ level: CInt, _ name: CInt) -> ChannelOptions.Types.SocketOption {
-            .init(level: .init(rawValue: level), name: .init(rawValue: name))
+    private func read(_ socket: DatagramSocket) -> EventLoopFuture<any Channel> {
+        let descriptor = socket.duplicate()
+        guard descriptor >= 0 else {
+            return self.loop.makeFailedFuture(IOError(errnoCode: errno, reason: "cannot duplicate a socket"))
         }
-        let (ip4, ip6) = (CInt(IPPROTO_IP), CInt(IPPROTO_IPV6))
-        var bootstrap = DatagramBootstrap(group: self.loop)
+        return DatagramBootstrap(group: self.loop)
             .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 65_536))
             .channelOption(.maxMessagesPerRead, value: 16)
-            .channelOption(.writeBufferWaterMark, value: .init(low: 1 << 20, high: 4 << 20))
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(DatagramPortHandler(self))
                 }
             }
-        // Datagrams are not to be cut on the way, whatever the kernel has heard of it: the path's own probes tell.
-        if family == .v4 {
-            bootstrap = bootstrap.channelOption(option(ip4, IP_MTU_DISCOVER), value: Int(IP_PMTUDISC_PROBE))
-        } else {
-            bootstrap = bootstrap.channelOption(option(ip6, IPV6_MTU_DISCOVER), value: Int(IPV6_PMTUDISC_PROBE))
-                .channelOption(option(ip6, IPV6_V6ONLY), value: 1)
-        }
-        let address = TransportAddress(family == .v4 ? .v4(.any) : .v6(.any), port)
-        return bootstrap.bind(to: SocketAddress(address)).map { channel in
-            // What the kernel does not grant it goes without.
-            for name in [SO_SNDBUFFORCE, SO_RCVBUFFORCE] {
-                try? channel.syncOptions?.setOption(option(SOL_SOCKET, name), value: Self.socketBuffer)
+            .withBoundSocket(descriptor)
+            .map { channel in
+                // What the kernel does not grant it goes without.
+                if System.supportsUDPReceiveOffload {
+                    try? channel.syncOptions?.setOption(.datagramReceiveOffload, value: true)
+                    try? channel.syncOptions?.setOption(.datagramReceiveSegmentSize, value: true)
+                }
+                return channel
             }
-            if System.supportsUDPReceiveOffload {
-                try? channel.syncOptions?.setOption(.datagramReceiveOffload, value: true)
-                try? channel.syncOptions?.setOption(.datagramReceiveSegmentSize, value: true)
-            }
-            return channel
-        }
     }
 
     // MARK: Indices
@@ -184,61 +196,56 @@ final class DatagramPort: Sendable {
 
     /// Sends what the sockets take; the rest is lost, as on any link.
     func send(_ batches: [Batch]) {
-        guard self.loop.inEventLoop else { return self.loop.execute { self.send(batches) } }
-        let channels = self.sockets
-        var counters = Counters()
+        let sockets = self.state.withLock { $0.sockets }
+        var sent = Counters()
         for batch in batches {
-            guard let channel = channels[batch.target.address.family], channel.isWritable else {
-                counters.batchesDropped += 1
-                continue
+            switch sockets[batch.target.address.family]?.send(batch) ?? EAFNOSUPPORT {
+            case 0:
+                sent.sent += UInt64(batch.count)
+                sent.sentBytes += UInt64(batch.bytes.readableBytes)
+            case EAGAIN, ENOBUFS: sent.dropped += UInt64(batch.count)
+            default: sent.failed += UInt64(batch.count)
             }
-            let isOne = batch.bytes.readableBytes <= batch.segmentSize
-            let envelope = AddressedEnvelope(
-                remoteAddress: SocketAddress(batch.target),
-                data: batch.bytes,
-                metadata: isOne
-                    ? nil
-                    : .init(ecnState: .transportNotCapable, packetInfo: nil, segmentSize: batch.segmentSize)
-            )
-            channel.write(envelope, promise: nil)
-            counters.batchesSent += 1
-            counters.bytesSent += UInt64(batch.bytes.readableBytes)
         }
-        for channel in channels.values { channel.flush() }
-        let sent = counters
+        let counted = sent
         self.state.withLock { state in
-            state.counters.batchesSent += sent.batchesSent
-            state.counters.bytesSent += sent.bytesSent
-            state.counters.batchesDropped += sent.batchesDropped
+            state.counters.sent += counted.sent
+            state.counters.sentBytes += counted.sentBytes
+            state.counters.dropped += counted.dropped
+            state.counters.failed += counted.failed
         }
     }
 
     /// Hands datagrams to those who have their indices. On the port's loop.
-    fileprivate func dispatch(_ arrivals: [UInt32: [Arrival]]) {
-        let entries = self.state.withLock { state in
-            for (index, datagrams) in arrivals {
-                state.counters.datagramsReceived += UInt64(datagrams.count)
-                if state.receivers[index] == nil { state.counters.strayDatagrams += UInt64(datagrams.count) }
+    fileprivate func dispatch(_ arrivals: [UInt32: Arrivals]) {
+        let receivers = self.state.withLock { state in arrivals.keys.map { ($0, state.receivers[$0]) } }
+        var seen = Counters()
+        for (index, receiver) in receivers {
+            guard let datagrams = arrivals[index] else { continue }
+            let count = UInt64(datagrams.datagrams.count)
+            seen.received += count
+            guard let receiver else {
+                seen.stray += count
+                continue
             }
-            return arrivals.compactMap { index, datagrams in state.receivers[index].map { ($0, datagrams) } }
+            if !receiver.take(datagrams) { seen.overrun += count }
         }
-        for (entry, datagrams) in entries {
-            if entry.loop.inEventLoop {
-                entry.receive(datagrams)
-            } else {
-                entry.loop.execute { entry.receive(datagrams) }
-            }
+        let counted = seen
+        self.state.withLock { state in
+            state.counters.received += counted.received
+            state.counters.stray += counted.stray
+            state.counters.overrun += counted.overrun
         }
     }
 }
 
-/// Cuts what a socket reads into datagrams. Confined to its loop.
+/// Sorts what a socket reads by the indices of those who are to have it. Confined to its loop.
 private final class DatagramPortHandler: ChannelInboundHandler {
     typealias InboundIn = AddressedEnvelope<ByteBuffer>
 
     private let port: DatagramPort
     /// Of one turn of the loop: as many as `maxMessagesPerRead` brings.
-    private var arrivals: [UInt32: [DatagramPort.Arrival]] = [:]
+    private var arrivals: [UInt32: DatagramPort.Arrivals] = [:]
 
     init(_ port: DatagramPort) {
         self.port = port
@@ -252,7 +259,9 @@ private final class DatagramPortHandler: ChannelInboundHandler {
         let size = envelope.metadata?.segmentSize ?? bytes.readableBytes
         while let datagram = bytes.readSlice(length: min(size, bytes.readableBytes)), datagram.readableBytes > 0 {
             guard let index = DatagramSession.index(of: datagram) else { continue }
-            self.arrivals[index, default: []].append((datagram, source))
+            // Copied, so that a short one does not keep the room of the longest.
+            self.arrivals[index, default: .init()].bytes.writeImmutableBuffer(datagram)
+            self.arrivals[index]?.datagrams.append((datagram.readableBytes, source))
         }
     }
 
@@ -262,6 +271,5 @@ private final class DatagramPortHandler: ChannelInboundHandler {
         self.port.dispatch(arrivals)
     }
 
-    /// A datagram that some link on the way does not take, or an ICMP error of one before: the probes tell.
     func errorCaught(context: ChannelHandlerContext, error: any Error) {}
 }

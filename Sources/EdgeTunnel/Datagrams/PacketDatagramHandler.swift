@@ -17,18 +17,28 @@ final class PacketDatagramHandler: ChannelDuplexHandler {
     struct NetworkChanged {}
 
     /// Questions of a peer for keys: a second, and at once.
-    private static let hellosPerSecond = 1.0
+    private static let hellosPerSecond = 0.2
     private static let helloBurst = 5.0
 
     struct Surroundings: Sendable {
         /// Where this node may be reached by datagrams now.
         var addresses: @Sendable () -> [TransportAddress]
-        /// The peer has told that it agrees on datagrams.
-        var isUnderstood: @Sendable () -> Bool
+        /// The peer agrees on datagrams; nil: it has not told yet what it does.
+        var isOffered: @Sendable () -> Bool?
+        /// Is told what packets go by, with the handler's figures; nil at the end.
+        var tell: @Sendable (PacketWay?) -> Void
     }
 
-    /// Between looks whether the peer has told what it understands.
-    private static let patience = TimeAmount.milliseconds(500)
+    /// A frame whose packet is the next write.
+    private struct Begun {
+        var head: PacketFrameCutter.Head
+        /// Nil: it has gone by the stream.
+        var header: ByteBuffer?
+    }
+
+    /// Between looks whether the peer has told what it does, and whether it does more than it told.
+    private static let firstLook = Duration.milliseconds(500)
+    private static let laterLook = Duration.seconds(30)
 
     private let port: DatagramPort
     private let surroundings: Surroundings
@@ -42,10 +52,14 @@ final class PacketDatagramHandler: ChannelDuplexHandler {
     private var context: ChannelHandlerContext?
     private var generator = SystemRandomNumberGenerator()
     private var scratch: [UInt8] = []
+    /// What is written to the channel is frames.
+    private var isFramed = true
+    private var begun: Begun?
     private var hasDelivered = false
 
     init(
         _ role: DatagramExchange.Role,
+        of parties: DatagramParties,
         port: DatagramPort,
         prefersAES: Bool,
         configuration: DatagramLink.Configuration,
@@ -54,16 +68,35 @@ final class PacketDatagramHandler: ChannelDuplexHandler {
     ) {
         self.port = port
         self.surroundings = surroundings
-        self.link = DatagramLink(role, prefersAES: prefersAES, configuration: configuration, now: now)
+        self.link = DatagramLink(
+            role,
+            of: parties,
+            prefersAES: prefersAES,
+            configuration: configuration,
+            now: now
+        )
         self.sending = DatagramBatches()
         self.hellos = TokenBucket(rate: Self.hellosPerSecond, burst: Self.helloBurst, now: now)
     }
 
-    /// Packets and probes of this channel.
-    var counters: DatagramLink.Counters { self.link.counters }
+    /// What packets go by now.
+    var way: PacketWay {
+        PacketWay(
+            reason: self.reason,
+            address: self.link.address,
+            roundTrip: self.link.roundTrip,
+            maximumPacket: self.link.maximumPacket,
+            usesAES: self.link.usesAES,
+            counters: self.link.counters
+        )
+    }
 
-    /// Bytes of a packet that goes by a datagram; nil while there is no way.
-    var maximumPacket: Int? { self.link.maximumPacket }
+    /// Why packets go by the stream; nil: they go by datagrams.
+    private var reason: PacketWay.Reason? {
+        guard self.link.isAgreed else { return .notAgreed }
+        guard self.link.maximumPacket != nil else { return .noWay }
+        return self.link.isNear ? .near : nil
+    }
 
     // MARK: Life
 
@@ -85,6 +118,9 @@ final class PacketDatagramHandler: ChannelDuplexHandler {
     func handlerRemoved(context: ChannelHandlerContext) { self.end() }
 
     private func end() {
+        guard self.context != nil else { return }
+        self.surroundings.tell(self.way)
+        self.surroundings.tell(nil)
         self.context = nil
         self.timer?.cancel()
         self.timer = nil
@@ -132,26 +168,21 @@ final class PacketDatagramHandler: ChannelDuplexHandler {
     }
 
     /// Datagrams have come for this link.
-    private func take(_ arrivals: [DatagramPort.Arrival]) {
+    private func take(_ arrivals: DatagramPort.Arrivals) {
         guard let context else { return }
         let now = self.now
-        var frames = context.channel.allocator.buffer(capacity: arrivals.reduce(0) { $0 + $1.datagram.readableBytes })
+        var frames = context.channel.allocator.buffer(capacity: arrivals.bytes.readableBytes)
         var hasControl = false
-        for arrival in arrivals {
-            let start = frames.writerIndex
-            frames.writeRepeatingByte(0, count: PacketFrameCutter.headerLength)
-            let received = arrival.datagram.withUnsafeReadableBytes {
-                self.link.receive($0, from: arrival.source, into: &frames, now: now)
+        arrivals.bytes.withUnsafeReadableBytes { bytes in
+            var rest = bytes
+            for (length, source) in arrivals.datagrams {
+                let datagram = UnsafeRawBufferPointer(rebasing: rest.prefix(length))
+                rest = UnsafeRawBufferPointer(rebasing: rest.dropFirst(length))
+                if let outputs = self.take(datagram, from: source, into: &frames, now: now) {
+                    hasControl = true
+                    self.handle(outputs)
+                }
             }
-            if case .packet(let isPartial) = received,
-                PacketFrameCutter.finish(frameAt: start, isChecksumPartial: isPartial, of: &frames)
-            {
-                continue
-            }
-            frames.moveWriterIndex(to: start)
-            guard case .control(let outputs) = received else { continue }
-            hasControl = true
-            self.handle(outputs)
         }
         if frames.readableBytes > 0 {
             context.fireChannelRead(self.wrapInboundOut(frames))
@@ -160,26 +191,81 @@ final class PacketDatagramHandler: ChannelDuplexHandler {
         if hasControl { self.wake() }
     }
 
+    /// Appends the frame of a packet.
+    /// - Returns: what is to be sent for a datagram that is for this side; nil for others.
+    private func take(
+        _ datagram: UnsafeRawBufferPointer,
+        from source: TransportAddress,
+        into frames: inout ByteBuffer,
+        now: MonotonicTime
+    ) -> [DatagramLink.Output]? {
+        let start = frames.writerIndex
+        frames.writeRepeatingByte(0, count: PacketFrameCutter.headerLength)
+        let received = self.link.receive(datagram, from: source, into: &frames, now: now)
+        if case .packet(let isPartial) = received,
+            PacketFrameCutter.finish(frameAt: start, isChecksumPartial: isPartial, of: &frames)
+        {
+            return nil
+        }
+        frames.moveWriterIndex(to: start)
+        guard case .control(let outputs) = received else { return nil }
+        return outputs
+    }
+
     // MARK: Outbound
 
     func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
-        let frames = self.unwrapOutboundIn(data)
-        guard let most = self.link.maximumPacket, let address = self.link.address else {
+        let bytes = self.unwrapOutboundIn(data)
+        if let begun = self.begun.take() {
+            return self.write(packet: bytes, of: begun, context: context, promise: promise)
+        }
+        guard self.isFramed else { return context.write(data, promise: promise) }
+        let write = bytes.withUnsafeReadableBytes { PacketFrameCutter.write(of: $0) }
+        // Nothing tells frames from packets any more: the stream carries what there is, as it is.
+        if write == .unknown { self.isFramed = false }
+        guard write != .unknown, self.reason == nil, let most = self.link.maximumPacket, let address = self.link.address
+        else {
+            if case .headed(let head) = write { self.begun = Begun(head: head, header: nil) }
             return context.write(data, promise: promise)
+        }
+        if case .headed(let head) = write {
+            let header = bytes.getSlice(
+                at: bytes.writerIndex - PacketFrameCutter.headerLength,
+                length: PacketFrameCutter.headerLength
+            )
+            self.begun = Begun(head: head, header: header)
         }
         // What does not fit goes by the stream, in its order.
         var rest = ByteBuffer()
-        let isWhole = frames.withUnsafeReadableBytes { bytes in
+        bytes.withUnsafeReadableBytes { bytes in
             PacketFrameCutter.forEachFrame(in: bytes) { frame, packet, offload in
                 if !self.send(packet, offload, most, to: address) { rest.writeBytes(frame) }
             }
         }
-        guard isWhole else { return context.write(data, promise: promise) }
         if rest.readableBytes > 0 {
             context.write(self.wrapOutboundOut(rest), promise: promise)
         } else {
             promise?.succeed()
         }
+    }
+
+    /// Writes the packet whose frame the last write has begun.
+    private func write(
+        packet bytes: ByteBuffer,
+        of begun: Begun,
+        context: ChannelHandlerContext,
+        promise: EventLoopPromise<Void>?
+    ) {
+        if bytes.readableBytes != begun.head.length { self.isFramed = false }
+        guard let header = begun.header else { return context.write(self.wrapOutboundOut(bytes), promise: promise) }
+        if self.isFramed, self.reason == nil, let most = self.link.maximumPacket, let address = self.link.address,
+            bytes.withUnsafeReadableBytes({ self.send($0, begun.head.offload, most, to: address) })
+        {
+            promise?.succeed()
+            return
+        }
+        context.write(self.wrapOutboundOut(header), promise: nil)
+        context.write(self.wrapOutboundOut(bytes), promise: promise)
     }
 
     func flush(context: ChannelHandlerContext) {
@@ -203,12 +289,11 @@ final class PacketDatagramHandler: ChannelDuplexHandler {
         _ most: Int,
         to address: TransportAddress
     ) -> Bool {
-        guard offload.segmentSize > 0 else {
-            guard packet.count <= most else { return false }
+        guard offload.segmentSize > 0 || packet.count > most else {
             return self.seal(packet, isChecksumPartial: offload.isChecksumPartial, to: address)
         }
         guard let parsed = try? IPPacket(parsing: packet),
-            let segments = try? PacketSegments(offload, of: parsed, packet), segments.maximumLength <= most
+            let segments = PacketSegments(offload, of: parsed, packet, fitting: most)
         else { return false }
         if self.scratch.count < segments.maximumLength {
             self.scratch = [UInt8](repeating: 0, count: segments.maximumLength)
@@ -268,23 +353,26 @@ final class PacketDatagramHandler: ChannelDuplexHandler {
         guard self.context != nil else { return }
         let now = self.now
         self.handle(self.link.wake(now: now, using: &self.generator))
-        guard self.link.isToAsk(now: now) else { return self.schedule() }
-        guard self.surroundings.isUnderstood() else {
-            // It would take the question for a frame that is none. Without a name for it, it is one that never will understand.
-            return self.schedule(at: now + .nanoseconds(Self.patience.nanoseconds))
+        if self.link.isToAsk(now: now) { self.ask(now: now) }
+        self.surroundings.tell(self.way)
+        self.schedule()
+    }
+
+    private func ask(now: MonotonicTime) {
+        let isOffered = self.surroundings.isOffered()
+        guard isOffered == true else {
+            // It would take the question for a frame that is none.
+            return self.link.postpone(until: now + (isOffered == nil ? Self.firstLook : Self.laterLook))
         }
         self.handle(
             self.link.ask(index: self.newIndex(), addresses: self.surroundings.addresses(), now: now)
         )
-        self.schedule()
     }
 
-    private func schedule() { self.schedule(at: self.link.wakeTime) }
-
-    private func schedule(at time: MonotonicTime?) {
+    private func schedule() {
         self.timer?.cancel()
-        self.timerTime = time
-        guard let time, let loop = self.context?.eventLoop else { return }
+        self.timerTime = self.link.wakeTime
+        guard let time = self.timerTime, let loop = self.context?.eventLoop else { return }
         self.timer = loop.assumeIsolated().scheduleTask(deadline: .uptimeNanoseconds(time.nanoseconds)) { self.wake() }
     }
 }

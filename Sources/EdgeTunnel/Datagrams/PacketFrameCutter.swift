@@ -88,34 +88,60 @@ struct PacketFrameCutter {
         return true
     }
 
-    /// Calls `body` with each frame, and with the packet in it. False if `bytes` are not whole frames of packets; nothing was called then.
+    // MARK: What is sent
+
+    /// What is to be done with a packet, and its length, as the header of its frame says.
+    struct Head: Equatable {
+        var length: Int
+        var offload: PacketOffload
+    }
+
+    /// The frames of a write.
+    enum Write: Equatable {
+        /// Whole frames, and nothing else.
+        case whole
+        /// Whole frames, and then the header of one whose packet is the next write.
+        case headed(Head)
+        /// Anything else.
+        case unknown
+    }
+
+    /// What a write consists of.
+    static func write(of bytes: UnsafeRawBufferPointer) -> Write {
+        var start = 0
+        while start < bytes.count {
+            guard let head = self.head(of: bytes, at: start) else { return .unknown }
+            start += self.headerLength
+            if start == bytes.count { return .headed(head) }
+            start += head.length
+        }
+        return start == bytes.count ? .whole : .unknown
+    }
+
+    /// Calls `body` with each frame that is whole, and with the packet in it.
     static func forEachFrame(
         in bytes: UnsafeRawBufferPointer,
         _ body: (_ frame: UnsafeRawBufferPointer, _ packet: UnsafeRawBufferPointer, PacketOffload) -> Void
-    ) -> Bool {
-        var end = 0
-        while end < bytes.count {
-            guard let length = Self.length(of: bytes, at: end) else { return false }
-            end += length
-        }
-        guard end == bytes.count else { return false }
+    ) {
         var start = 0
-        while start < bytes.count, let length = Self.length(of: bytes, at: start) {
-            let frame = UnsafeRawBufferPointer(rebasing: bytes[start..<(start + length)])
-            let offload = PacketOffload(
-                isChecksumPartial: frame[4] & Self.partialChecksum != 0,
-                segmentSize: UInt16(frame[2]) << 8 | UInt16(frame[3])
-            )
-            body(frame, UnsafeRawBufferPointer(rebasing: frame.dropFirst(Self.headerLength)), offload)
-            start += length
+        while let head = self.head(of: bytes, at: start), start + self.headerLength + head.length <= bytes.count {
+            let end = start + self.headerLength + head.length
+            let frame = UnsafeRawBufferPointer(rebasing: bytes[start..<end])
+            body(frame, UnsafeRawBufferPointer(rebasing: frame.dropFirst(self.headerLength)), head.offload)
+            start = end
         }
-        return true
     }
 
-    private static func length(of bytes: UnsafeRawBufferPointer, at start: Int) -> Int? {
-        guard bytes.count - start >= Self.headerLength, bytes[start + 4] & ~Self.partialChecksum == 0 else {
+    private static func head(of bytes: UnsafeRawBufferPointer, at start: Int) -> Head? {
+        guard bytes.count - start >= self.headerLength, bytes[start + 4] & ~self.partialChecksum == 0 else {
             return nil
         }
-        return Self.headerLength + (Int(bytes[start]) << 8 | Int(bytes[start + 1]))
+        return Head(
+            length: Int(bytes[start]) << 8 | Int(bytes[start + 1]),
+            offload: PacketOffload(
+                isChecksumPartial: bytes[start + 4] & self.partialChecksum != 0,
+                segmentSize: UInt16(bytes[start + 2]) << 8 | UInt16(bytes[start + 3])
+            )
+        )
     }
 }

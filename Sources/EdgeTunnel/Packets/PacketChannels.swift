@@ -35,6 +35,12 @@ final class PacketChannels: Sendable {
     }
 
     var count: Int { self.state.withLock { $0.count } }
+    /// Of the channels with each peer, the better one.
+    var forms: [PeerID: PacketChannel.Form] {
+        self.state.withLock { state in
+            state.members.mapValues { members in members.contains { $0.form == .framed } ? .framed : .original }
+        }
+    }
     /// Channels whose owners were told of a better path.
     var moves: UInt64 { self.state.withLock { $0.moves } }
 

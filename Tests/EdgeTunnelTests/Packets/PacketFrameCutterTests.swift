@@ -29,10 +29,7 @@ import Testing
             for piece in cutter.take(bytes) {
                 switch piece {
                 case .frames(let bytes):
-                    let isWhole = bytes.withUnsafeReadableBytes {
-                        PacketFrameCutter.forEachFrame(in: $0) { _, _, _ in }
-                    }
-                    #expect(isWhole)
+                    #expect(bytes.withUnsafeReadableBytes { PacketFrameCutter.write(of: $0) } == .whole)
                     seen += Array(bytes.readableBytesView)
                 case .message(let bytes): said.append(String(buffer: bytes))
                 }
@@ -41,16 +38,25 @@ import Testing
         #expect(seen == frames && said == messages)
     }
 
-    @Test("what is not whole frames is not taken apart")
-    func parts() {
+    @Test("a write is whole frames, or ends with the header of one, or nobody knows what it is")
+    func writes() {
         let frame = Array(SampleFrame.frame(payload: 100, number: 1).readableBytesView)
-        func count(_ bytes: [UInt8]) -> Int? {
-            var count = 0
-            let isWhole = bytes.withUnsafeBytes { PacketFrameCutter.forEachFrame(in: $0) { _, _, _ in count += 1 } }
-            return isWhole ? count : nil
+        func write(_ bytes: [UInt8]) -> PacketFrameCutter.Write {
+            bytes.withUnsafeBytes { PacketFrameCutter.write(of: $0) }
         }
+        func count(_ bytes: [UInt8]) -> Int {
+            var count = 0
+            bytes.withUnsafeBytes { PacketFrameCutter.forEachFrame(in: $0) { _, _, _ in count += 1 } }
+            return count
+        }
+        #expect(write(frame + frame) == .whole && write([]) == .whole)
         #expect(count(frame + frame) == 2 && count([]) == 0)
-        #expect(count(Array(frame.dropLast())) == nil && count(frame + [0]) == nil && count([0, 1, 0, 0]) == nil)
+        let head = PacketFrameCutter.Head(length: 140, offload: .none)
+        #expect(write(Array(frame.prefix(5))) == .headed(head) && write(frame + frame.prefix(5)) == .headed(head))
+        #expect(count(frame + frame.prefix(5)) == 1)
+        for bytes in [Array(frame.dropLast()), frame + [0], [0, 1, 0, 0], [0, 100, 0, 0, 2] + frame] {
+            #expect(write(bytes) == .unknown, "\(bytes.count)")
+        }
     }
 
     @Test("datagrams are joined as the kernel cuts them")
