@@ -342,13 +342,9 @@ let package = Package(
         tests(
             "MeshAppTests",
             [
-                "EdgeTunnel", "FakeKube", "GatewayRouting", "KubeClient", "LibP2P", "MeshTesting", "Multiformats",
-                "MeshApp", "Admin", "EdgeDNS",
-                "EdgeCNI", "EdgeTunnel", "FakeKube", "GatewayRouting", "LibP2P", "MeshTesting", "Multiformats",
-                "MeshApp",
-                "Admin",
-                "EdgeDNS",
-                "EdgeGateway", "EdgeProxy", "MeshInterfaces", "ServiceCatalog", "Configuration",
+                "EdgeCNI", "EdgeTunnel", "FakeKube", "GatewayRouting", "KubeClient", "LibP2P", "MeshTesting",
+                "Multiformats", "MeshApp", "Admin", "EdgeDNS", "EdgeGateway", "EdgeProxy", "MeshInterfaces",
+                "ServiceCatalog", "Configuration",
                 "MeshCore", "Documents", "KubeModel", "LinuxNetwork", nioCore, nioHTTP1, nioPosix, hashTrees, logging,
                 lifecycle,
             ]

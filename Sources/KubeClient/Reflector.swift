@@ -138,6 +138,8 @@ final class Reflector {
         on connection: inout KubeConnection
     ) async throws {
         try await self.gate.pass()
+        // From the question on: a task that runs late after the answer's head must not take a long watch for a short one.
+        let began = MonotonicTime.now()
         let limit = Duration.seconds(request.timeoutSeconds + 30)
         let response = try await connection.send(
             KubeRequest(
@@ -149,7 +151,6 @@ final class Reflector {
         )
         guard try await self.accepts(response, on: &connection) else { return }
         await self.perform(self.machine.watchBegan())
-        let began = MonotonicTime.now()
         let decoding = ObjectDecoding(kind: request.resource.kind)
         var cutter = LineCutter()
         var sawEvents = false
