@@ -5,6 +5,7 @@ import MeshCore
 public import MeshInterfaces
 import Multiformats
 import NIOCore
+import PacketDatagrams
 import Synchronization
 
 extension EdgeTunnelService: StatusReporting {

@@ -42,6 +42,8 @@ public struct DatagramLink: Sendable {
         public var waysTaken: UInt64 = 0
         /// Ways that were in use and answered no more.
         public var waysLost: UInt64 = 0
+
+        public init() {}
     }
 
     public let role: DatagramExchange.Role

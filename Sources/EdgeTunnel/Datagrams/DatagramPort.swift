@@ -1,3 +1,4 @@
+import ByteStreams
 import Glibc
 import Logging
 import MeshCore

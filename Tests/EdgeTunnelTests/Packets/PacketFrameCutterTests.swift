@@ -1,5 +1,6 @@
 import MeshCore
 import NIOCore
+import PacketWire
 import Testing
 
 @testable import EdgeTunnel
