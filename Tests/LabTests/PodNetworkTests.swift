@@ -326,7 +326,6 @@ extension EndToEnd {
                     if let bytes = try? connection.receive() { echo += String(decoding: bytes, as: UTF8.self) }
                     return echo.hasSuffix("after\n")
                 }
-                try await world.waitForCarrier(from: "north-1", to: "south-1", "datagrams")
             }
         }
 
