@@ -57,6 +57,8 @@ struct WatchedResource: Hashable, Sendable {
     /// The mesh works without it: a server that has none of them counts as an empty list, one that forbids them is told
     /// of in the status.
     var isOptional = false
+    /// Whether the candidates are versions of one resource, of which people know one name.
+    var hasVersions: Bool { self.candidates.count > 1 && Set(self.candidates.map(\.description)).count == 1 }
 
     static let services = WatchedResource(candidates: [APIResource(.service, "services")])
     static let nodes = WatchedResource(candidates: [APIResource(.node, "nodes")], isOptional: true)

@@ -78,7 +78,8 @@ extension KubernetesSource {
         if response.status.code == 200 {
             probe.serverVersion = (try? Document.parseJSON(body))?["gitVersion"]?.string
         }
-        for resource in WatchedResource.all(isMetaServer: self.configuration.isMetaServer).flatMap(\.candidates) {
+        let always = WatchedResource.all(isMetaServer: self.configuration.isMetaServer)
+        for resource in always.filter({ !$0.hasVersions }).flatMap(\.candidates) {
             if connection.isReusable {
                 probe.resources.append(try await Self.check(resource, on: &connection))
             } else {
@@ -86,7 +87,7 @@ extension KubernetesSource {
                 probe.resources.append(check)
             }
         }
-        for resource in self.options.followsGateway ? WatchedResource.gateway : [] {
+        for resource in always.filter(\.hasVersions) + (self.options.followsGateway ? WatchedResource.gateway : []) {
             probe.resources += try await self.firstPresent(of: resource)
         }
         return probe

@@ -11,7 +11,8 @@ public enum NodeCheck {
     /// Beyond this, certificates and tokens are refused or expire early.
     private static let tolerableSkew = Duration.seconds(30)
 
-    public static func run(_ options: AgentOptions, client: AdminClient) async -> CheckReport {
+    /// - Parameter socket: where the agent is asked; nil for where the configuration has it listen.
+    public static func run(_ options: AgentOptions, socket: String?) async -> CheckReport {
         let source = ConfigSource(options: options)
         var results: [CheckResult] = []
         var configuration = AgentConfiguration.defaults(source.environment, role: options.role)
@@ -39,6 +40,7 @@ public enum NodeCheck {
                 )
             )
         }
+        let client = AdminClient(socketPath: socket ?? configuration.commonConfig.adminSocket)
         let isRunning = client.isAnswered
         results.append(Self.agent(client, isRunning: isRunning))
         let modules = configuration.modules

@@ -1,3 +1,4 @@
+import Admin
 import Configuration
 public import Documents
 import LinuxNetwork
@@ -18,16 +19,25 @@ public struct NodeCleanup: Sendable {
         ]
     }
 
-    /// An unreadable configuration does not stop it: the default device name serves.
+    /// Whether an agent answers on `socket`, or where the configuration has it listen if that is nil.
+    public static func isAgentRunning(configFile: String, socket: String?) -> Bool {
+        AdminClient(socketPath: socket ?? Self.common(of: configFile).adminSocket).isAnswered
+    }
+
     public static func run(configFile: String) async -> NodeCleanup {
-        let source = ConfigSource(
-            options: AgentOptions(configFile: configFile, isConfigFileRequired: false, manifestFolder: "")
-        )
-        let common = ((try? source.read())?.configuration ?? .defaults(source.environment)).commonConfig
+        let common = Self.common(of: configFile)
         let report = await Leftovers(
             bridgeName: common.bridgeDeviceName,
             bridgeAddress: .v4(common.bridgeDeviceIP)
         ).remove()
         return NodeCleanup(removed: report.found, kept: report.kept, failures: report.failures)
+    }
+
+    /// An unreadable configuration does not stop a cleanup: the usual names serve.
+    private static func common(of configFile: String) -> AgentConfiguration.Common {
+        let source = ConfigSource(
+            options: AgentOptions(configFile: configFile, isConfigFileRequired: false, manifestFolder: "")
+        )
+        return ((try? source.read())?.configuration ?? .defaults(source.environment)).commonConfig
     }
 }

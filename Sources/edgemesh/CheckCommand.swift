@@ -29,7 +29,7 @@ struct CheckCommand: AsyncParsableCommand {
                 isConfigFileRequired: self.manifests == nil,
                 manifestFolder: self.manifests
             ),
-            client: self.socket.client
+            socket: self.socket.socket
         )
         switch self.output.output {
         case .text: print(report.text, terminator: "")
@@ -59,7 +59,7 @@ struct CleanupCommand: AsyncParsableCommand {
     @OptionGroup var socket: SocketOptions
 
     func run() async throws {
-        if self.socket.client.isAnswered, !self.force {
+        if !self.force, NodeCleanup.isAgentRunning(configFile: self.configFile, socket: self.socket.socket) {
             printError("edgemesh cleanup: an agent runs; stop it first, or use --force")
             throw ExitCode(ExitStatus.failure)
         }

@@ -268,6 +268,7 @@ import Testing
                 probe.resources.map { ("\($0.resource)/\($0.version)", $0.permission) },
                 uniquingKeysWith: { first, _ in first }
             )
+            #expect(Set(probe.resources.map(\.resource)).count == probe.resources.count, "one word for all versions")
             #expect(permissions["services/v1"] == .allowed)
             #expect(permissions["endpoints/v1"] == .allowed)
             #expect(permissions["endpointslices.discovery.k8s.io/v1"] == .absent)
