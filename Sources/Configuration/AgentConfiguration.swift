@@ -190,7 +190,7 @@ public struct AgentConfiguration: Sendable, Hashable {
     public enum PacketDatagramsMode: String, Sendable, Hashable, CaseIterable {
         case auto
         case always
-        case off
+        case never
     }
 
     public struct EdgeTunnel: Sendable, Hashable {

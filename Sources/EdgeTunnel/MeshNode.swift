@@ -107,7 +107,7 @@ final class MeshNode: Sendable {
         let packetChannels = PacketChannels(host: host, limits: surroundings.packetLimits)
         let observed = ObservedAddresses(host: host)
         let packetWays =
-            settings.packetDatagrams == .off
+            settings.packetDatagrams == .never
             ? nil : PacketWays(host: host, use: settings.packetDatagrams, observed: observed, logger: logger)
         let packetOpener = PacketOpener(
             host: host,

@@ -33,7 +33,7 @@ public struct TunnelSettings: Sendable, Hashable {
         case auto
         /// Wherever a way for them is found.
         case always
-        case off
+        case never
     }
 
     /// A node that relays for others.
@@ -89,7 +89,7 @@ public struct TunnelSettings: Sendable, Hashable {
     public var filteredInterfaces: [String] = []
     public var holePunching = true
     /// Whether packets of pods go by datagrams where both agents can, from and to `listenPort` of UDP.
-    public var packetDatagrams = PacketDatagrams.off
+    public var packetDatagrams = PacketDatagrams.never
     public var portMapping = true
     /// A peer in use that owes an answer and was silent for so long is asked for a sign of life; without one new flows take another
     /// way.

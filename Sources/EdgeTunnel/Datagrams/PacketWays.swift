@@ -30,7 +30,7 @@ final class PacketWays: Sendable {
     private let configuration: DatagramLink.Configuration
     private let state = Mutex(State())
 
-    /// - Parameter use: not `off`.
+    /// - Parameter use: not `never`.
     init(
         host: Host,
         use: TunnelSettings.PacketDatagrams,
