@@ -161,9 +161,11 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
         get async { await self.shared.parts.withLock { $0.listeners }?.entries ?? [] }
     }
 
-    /// Where it listens now.
-    public var openAddresses: [TransportAddress] {
-        get async { await self.listenEntries.filter { $0.problem == nil }.map(\.address.address) }
+    /// Where it listens now for an object, named as in `ListenerPlan.origins`.
+    public func openAddresses(for origin: String) async -> [IPAddress] {
+        await self.listenEntries.filter { $0.problem == nil && $0.origins.contains(origin) }.map(
+            \.address.address.address
+        )
     }
 
     var brokenCertificates: [String] {

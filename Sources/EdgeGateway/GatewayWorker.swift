@@ -38,6 +38,8 @@ final class GatewayWorker {
     let datagramCounters = DatagramCounters()
     let pool: UpstreamPool
     let spares = SpareBuffers()
+    /// Of the request that is matched.
+    let budget = MatchBudget()
     let connections: ConnectionTracker
     let glue = GlueCounters()
     let splicer = SocketSplicer()
@@ -108,6 +110,7 @@ final class GatewayWorker {
             .serverChannelOption(.maxMessagesPerRead, value: 16)
             .serverChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
+                    CongestionControl.ofHost.begin(channel)
                     if address.isIPv6 { try channel.syncOptions?.setOption(ListenAddress.onlyIPv6, value: 1) }
                     let worker = bound.value.0
                     let pause = AcceptPause { error, isFirst in worker.acceptPaused(address, error, isFirst) }
@@ -196,6 +199,7 @@ final class GatewayWorker {
             self.connections.remove(channel)
         }
         return channel.eventLoop.makeCompletedFuture {
+            CongestionControl.ofHost.settle(channel)
             try StreamOptions.apply(to: channel)
             let pipeline = channel.pipeline.syncOperations
             switch state.service {

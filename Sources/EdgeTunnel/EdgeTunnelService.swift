@@ -106,9 +106,15 @@ public final class EdgeTunnelService: Service, NodeTunneling, PacketTunneling {
 
     private func makeNode(_ settings: TunnelSettings) throws(EdgeTunnelError) -> MeshNode {
         let transport: any Transport
+        let onShortage: AcceptShortage = { [logger] address, error in
+            logger.error(
+                "the tunnel accepts nothing for a while: descriptors or memory are short; raise LimitNOFILE",
+                metadata: ["address": "\(address)", "error": "\(error)"]
+            )
+        }
         switch settings.transport {
-        case .tcp: transport = TCPTransport()
-        case .ws: transport = WebSocketTransport()
+        case .tcp: transport = TCPTransport(onShortage: onShortage)
+        case .ws: transport = WebSocketTransport(onShortage: onShortage)
         case .quic:
             throw EdgeTunnelError(
                 code: .transport,

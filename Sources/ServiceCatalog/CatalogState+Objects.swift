@@ -125,12 +125,12 @@ extension CatalogState {
 
     /// Of each subset of a rule, the pods behind `groups` that have its labels. Where nothing is known of any of these pods there
     /// are no subsets, so that all endpoints serve: nobody follows the labels, or may, or they have yet to be listed.
-    mutating func subsets(
-        of rule: ValidatedRule?,
-        for service: ObjectName,
+    mutating func pods(
+        of subsets: [String: [String: String]],
+        of service: ObjectName,
         _ groups: [EndpointGroup]
     ) -> [String: Set<String>] {
-        guard self.settings.keepsPodNames, let subsets = rule?.object.subsets, !subsets.isEmpty else {
+        guard self.settings.keepsPodNames, !subsets.isEmpty else {
             self.servicesWithSubsets.remove(service)
             return [:]
         }

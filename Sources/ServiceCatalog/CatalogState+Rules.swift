@@ -80,6 +80,16 @@ extension CatalogState {
         return best?.rule
     }
 
+    /// The labels of each subset of a service. A rule may be split in several for the same host, as in Istio: the one in force goes first,
+    /// and the others only add subsets.
+    func subsets(of service: ObjectName, _ rule: ValidatedRule?) -> [String: [String: String]] {
+        guard let rule else { return [:] }
+        let others = (self.rulesByHost[service] ?? []).lazy.filter { !self.isBoundByName($0) }
+        return others.compactMap { self.rules[$0]?.object.subsets }.reduce(into: rule.object.subsets) { all, more in
+            all.merge(more) { first, _ in first }
+        }
+    }
+
     /// EdgeMesh gives a rule to the service of its name whatever its host says, and its users rely on that. Such a rule
     /// does not also serve the host that it names.
     private func isBoundByName(_ name: ObjectName) -> Bool {

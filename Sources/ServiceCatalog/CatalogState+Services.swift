@@ -57,13 +57,15 @@ extension CatalogState {
         }
         let rule = self.rule(for: name)
         let groups = EndpointMerging.merge(parts)
+        let subsets = self.subsets(of: name, rule)
         let service = Service(
             object: object,
             groups: groups,
             policy: rule?.policy,
             portPolicies: rule?.portPolicies ?? [:],
             locality: rule?.locality,
-            subsets: self.subsets(of: rule, for: name, groups),
+            subsets: self.pods(of: subsets, of: name, groups),
+            subsetNames: Set(subsets.keys),
             isProxied: self.settings.filterMode.admits(object.filterLabels),
             source: self.owners[ObjectKey(kind: .service, name: name)]?.source ?? .api
         )

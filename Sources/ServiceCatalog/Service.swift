@@ -27,6 +27,8 @@ public final class Service: Sendable {
     /// The names of the pods in each subset of its DestinationRule, of those that are behind endpoints and whose labels are known;
     /// empty if those of none are, and without `CatalogSettings.keepsPodNames`.
     public let subsets: [String: Set<String>]
+    /// The names of the subsets that its DestinationRules define, whether anything is known of their pods or not.
+    public let subsetNames: Set<String>
     /// Which endpoints go first by where they are; nil if no DestinationRule says so.
     public let locality: LocalityPreference?
     /// Whether the proxy serves it: the filter labels and `serviceFilterMode` decide. DNS answers for it either way.
@@ -43,6 +45,7 @@ public final class Service: Sendable {
         portPolicies: [UInt16: LoadBalancingPolicy],
         locality: LocalityPreference? = nil,
         subsets: [String: Set<String>] = [:],
+        subsetNames: Set<String> = [],
         isProxied: Bool,
         source: ObjectSource = .api
     ) {
@@ -52,6 +55,7 @@ public final class Service: Sendable {
         self.portPolicies = portPolicies
         self.locality = locality
         self.subsets = subsets
+        self.subsetNames = subsetNames
         self.isProxied = isProxied
         self.source = source
     }
@@ -61,10 +65,13 @@ public final class Service: Sendable {
         self.portPolicies[port.port] ?? self.policy
     }
 
-    /// The endpoints of one service port that are in a subset; all of them for nil, and where nothing is known of the subset.
+    /// The endpoints of one service port that are in a subset: all of them for nil, and where nothing is known of the service's
+    /// pods; none in a subset that no rule defines.
     public func endpoints(for port: ServiceObject.Port, subset: String?) -> [ResolvedEndpoint] {
+        guard let subset else { return self.endpoints(for: port) }
+        guard self.subsetNames.contains(subset) else { return [] }
         let all = self.endpoints(for: port)
-        guard let subset, let pods = self.subsets[subset] else { return all }
+        guard let pods = self.subsets[subset] else { return all }
         return all.filter { resolved in resolved.endpoint.podName.map { pods.contains($0) } ?? false }
     }
 
@@ -95,7 +102,7 @@ extension Service: Equatable {
         lhs === rhs
             || lhs.object == rhs.object && lhs.groups == rhs.groups && lhs.policy == rhs.policy
                 && lhs.portPolicies == rhs.portPolicies && lhs.locality == rhs.locality && lhs.subsets == rhs.subsets
-                && lhs.isProxied == rhs.isProxied
+                && lhs.subsetNames == rhs.subsetNames && lhs.isProxied == rhs.isProxied
     }
 }
 

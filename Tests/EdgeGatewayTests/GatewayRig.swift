@@ -87,6 +87,7 @@ func makeService(_ name: String, ports: [UInt16], subsets: [String: Set<String>]
         policy: nil,
         portPolicies: [:],
         subsets: subsets,
+        subsetNames: Set(subsets.keys),
         isProxied: true
     )
 }

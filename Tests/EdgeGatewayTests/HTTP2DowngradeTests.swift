@@ -128,30 +128,40 @@ import Testing
         let text = Mutex("")
     }
 
-    /// A gateway before a server that switches and then sends everything back in reverse.
-    private func withEcho(_ body: (ClientHTTP2, LastHead) async throws -> Void) async throws {
+    /// More than the client's window of 65,535 bytes, and less than the gateway takes beyond it.
+    private static let long = 100_000
+
+    /// A gateway before a server that switches and then sends everything back in reverse; asked for `/ws/long`, it sends much and ends.
+    private func withEcho(
+        limits: GatewayLimits = GatewayLimits(),
+        _ body: (ClientHTTP2, LastHead, GatewayRig) async throws -> Void
+    ) async throws {
         let last = LastHead()
         let server = try await RawBackend.start { bytes, reads in
             if reads > 0 { return bytes.reversed() }
             let head = String(decoding: bytes, as: UTF8.self)
             last.text.withLock { $0 = head }
-            guard head.hasPrefix("GET /ws HTTP/1.1\r\n") else {
+            guard head.hasPrefix("GET /ws") else {
                 return Array("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil".utf8)
             }
+            let first = head.hasPrefix("GET /ws/long ") ? String(repeating: "l", count: Self.long) : "hello"
             return Array(
-                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\nX-Mine: 1\r\n\r\nhello"
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\nX-Mine: 1\r\n\r\n\(first)"
                     .utf8
             )
+        } endsAfter: {
+            String(decoding: $0, as: UTF8.self).hasPrefix("GET /ws/long ")
         }
         try await GatewayRig.with(
             [.http(hosts([forwarding("raw")]))],
-            services: [makeService("raw", ports: [server.port])]
-        ) { _, ports in
+            services: [makeService("raw", ports: [server.port])],
+            limits: limits
+        ) { rig, ports in
             let client = try await ClientHTTP2(ports[0])
             // The server's settings allow it from here on.
             let first = try await client.open(http2Head("GET", "/ws"), ends: true)
             try await eventually("an answer") { first.isEnded || first.wasReset }
-            try await body(client, last)
+            try await body(client, last, rig)
             try? await client.channel.close()
         }
         try await server.stop()
@@ -159,7 +169,7 @@ import Testing
 
     @Test("bytes go both ways, and each end is its own")
     func tunnels() async throws {
-        try await self.withEcho { client, last in
+        try await self.withEcho { client, last, _ in
             let stream = try await client.open(Self.tunnel(), ends: false)
             try await eventually("the tunnel's first bytes") { stream.text == "hello" }
             #expect(stream.status == "200" && stream.header("x-mine") == "1")
@@ -181,7 +191,7 @@ import Testing
 
     @Test("other protocols are not tunnelled, and other answers are no tunnel")
     func refusals() async throws {
-        try await self.withEcho { client, _ in
+        try await self.withEcho { client, _, _ in
             let other = try await client.open(Self.tunnel("connect-udp"), ends: false)
             try await eventually("a refusal") { other.status == "501" }
             let plain = try await client.open(Self.tunnel(path: "/other"), ends: false)
@@ -189,6 +199,34 @@ import Testing
             #expect(!plain.text.contains("evil"))
             let ended = try await client.open(Self.tunnel(), ends: true)
             try await eventually("a refusal") { ended.status == "400" || ended.wasReset }
+        }
+    }
+
+    @Test("one that stands still ends after its time, on both sides")
+    func idle() async throws {
+        var limits = GatewayLimits()
+        limits.streamIdleTimeout = .milliseconds(300)
+        try await self.withEcho(limits: limits) { client, _, rig in
+            let stream = try await client.open(Self.tunnel(), ends: false)
+            try await eventually("the tunnel's first bytes") { stream.text == "hello" }
+            try await eventually("a reset") { stream.wasReset }
+            #expect(!stream.isEnded)
+            let other = try await client.open(Self.tunnel(), ends: false)
+            try await eventually("the connection serves on") { other.text == "hello" }
+            #expect(await rig.service.reports().allSatisfy { $0.timeouts == 0 }, "a tunnel is no request")
+        }
+    }
+
+    @Test("what a client does not take of a backend that has ended is kept for the linger timeout only")
+    func lingering() async throws {
+        var limits = GatewayLimits()
+        limits.lingerTimeout = .milliseconds(300)
+        try await self.withEcho(limits: limits) { client, _, _ in
+            let stream = try await client.open(Self.tunnel(path: "/ws/none"), ends: false)
+            try await eventually("the tunnel's first bytes") { stream.text == "hello" }
+            let long = try await client.open(Self.tunnel(path: "/ws/long"), ends: false, reads: false)
+            try await eventually("a reset") { long.wasReset }
+            #expect(!long.isEnded && !stream.wasReset, "a tunnel that no side has ended may stand still")
         }
     }
 }

@@ -159,10 +159,13 @@ final class ClientHTTP2: Sendable {
         }
     }
 
-    func open(_ headers: HPACKHeaders, ends: Bool) async throws -> Stream {
+    func open(_ headers: HPACKHeaders, ends: Bool, reads: Bool = true) async throws -> Stream {
         let stream = Stream()
         let channel = try await self.multiplexer.createStreamChannel { channel in
-            channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(Handler(stream)) }
+            channel.eventLoop.makeCompletedFuture {
+                try channel.syncOptions?.setOption(.autoRead, value: reads)
+                try channel.pipeline.syncOperations.addHandler(Handler(stream))
+            }
         }
         .get()
         stream.channel.withLock { $0 = channel }

@@ -14,15 +14,18 @@ import Testing
             return HTTPRule(origin: "test", matches: [HTTPMatch(path: .elements(path))], action: .forward([target]))
         }
         try await GatewayRig.with(
-            [.http(hosts([rule("/v2", "v2"), rule("/v3", "v3"), rule("/any", nil)]))],
+            [.http(hosts([rule("/v2", "v2"), rule("/v3", "v3"), rule("/v4", "v4"), rule("/any", nil)]))],
             services: [makeService("web", ports: servers.map(\.port), subsets: ["v2": ["pod-1"], "v3": []])]
         ) { _, ports in
             func ask(_ path: String) async throws -> String {
                 try await RawClient.exchange(ports[0], "GET \(path) HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             }
             for _ in 0..<4 { #expect(try await ask("/v2").contains("backend: two\n")) }
-            let missing = try await ask("/v3")
-            #expect(missing.hasPrefix("HTTP/1.1 503 ") && missing.contains("in subset v3"))
+            // One has no pods, the other is defined by no rule.
+            for subset in ["v3", "v4"] {
+                let missing = try await ask("/\(subset)")
+                #expect(missing.hasPrefix("HTTP/1.1 503 ") && missing.contains("in subset \(subset)"))
+            }
             var names: Set<String> = []
             for _ in 0..<2 { names.insert(try await ask("/any").contains("backend: one\n") ? "one" : "two") }
             #expect(names == ["one", "two"])

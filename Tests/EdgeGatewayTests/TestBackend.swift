@@ -206,8 +206,10 @@ final class RawBackend: Sendable {
             let bytes = Array(buffer: self.unwrapInboundIn(data))
             guard let answer = self.answer(bytes, self.reads) else { return context.close(promise: nil) }
             self.reads += 1
-            context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(bytes: answer)), promise: nil)
-            if self.endsAfter(bytes) { context.close(promise: nil) }
+            let channel = context.channel
+            let written = self.endsAfter(bytes) ? context.eventLoop.makePromise(of: Void.self) : nil
+            written?.futureResult.whenComplete { _ in channel.close(promise: nil) }
+            context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(bytes: answer)), promise: written)
         }
 
         func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }

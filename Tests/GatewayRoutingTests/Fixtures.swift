@@ -31,6 +31,20 @@ struct TestRequest: GatewayRequest {
     func header(_ name: String) -> String? { self.headers[name] }
 }
 
+/// An object of Istio's in the namespace `shop`.
+func istioObject(_ kind: String, _ name: String, _ spec: Document) -> Document {
+    [
+        "apiVersion": "networking.istio.io/v1", "kind": .string(kind),
+        "metadata": ["name": .string(name), "namespace": "shop"], "spec": spec,
+    ]
+}
+
+func gatewayResources(_ documents: [Document]) throws -> [GatewayResource] {
+    try documents.flatMap { document in
+        try ClusterObject.decode(document).compactMap { if case .gateway(let resource) = $0 { resource } else { nil } }
+    }
+}
+
 /// A cluster of manifests, and the plan that is made of it.
 struct TestCluster {
     let compilation: GatewayCompilation
@@ -57,7 +71,7 @@ struct TestCluster {
                 }
             }
         }
-        var objects: [ObjectName: ServiceObject] = [:]
+        var facts: [ObjectName: ServiceFacts] = [:]
         for text in services {
             let (place, appProtocol) = Self.cut(text, at: "=")
             let (full, number) = Self.cut(place, at: ":")
@@ -65,9 +79,10 @@ struct TestCluster {
             let name = ObjectName(namespace: namespace, name: short)
             let port = try #require(UInt16(number))
             let servicePort = ServiceObject.Port(port: port, appProtocol: appProtocol.isEmpty ? nil : appProtocol)
-            objects[name, default: ServiceObject(name: name)].ports.append(servicePort)
+            let subsets = rules.filter { $0.host == short }.flatMap(\.subsets.keys)
+            facts[name, default: ServiceFacts(ports: [], subsets: Set(subsets))].ports.append(servicePort)
         }
-        let known = objects
+        let known = facts
         let input = GatewayInput(
             resources: resources,
             destinationRules: rules,
@@ -199,5 +214,11 @@ enum Conformance {
 
     static func path(_ path: String, _ type: String = "PathPrefix") -> String {
         "path: {type: \(type), value: \"\(path)\"}"
+    }
+}
+
+extension TLSServer {
+    static func best(of servers: [TLSServer], for name: String?) -> TLSServer? {
+        TLSNames(servers).position(of: name).map { servers[$0] }
     }
 }

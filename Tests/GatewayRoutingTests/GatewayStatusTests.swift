@@ -201,20 +201,46 @@ struct GatewayStatusTests {
         #expect(listener.supportedKinds == kinds)
     }
 
+    /// A listener with the Secret `other/far`, and a ReferenceGrant.
+    private static func withFarSecret(_ grant: String) throws -> TestCluster {
+        let listener =
+            "[{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: far, namespace: other}]}}]"
+        return try TestCluster(
+            C.gatewayClass + C.gateway("gw", listener) + Self.grant("other", from: "Gateway", "infra", to: grant),
+            secrets: ["other/far"]
+        )
+    }
+
     @Test(
         "A Secret of another namespace, by a ReferenceGrant",
         arguments: ["{kind: Secret}", "{kind: Secret, name: far}"]
     )
     func secretGrant(to: String) throws {
-        let listener =
-            "[{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: far, namespace: other}]}}]"
-        let cluster = try TestCluster(
-            C.gatewayClass + C.gateway("gw", listener) + Self.grant("other", from: "Gateway", "infra", to: to),
-            secrets: ["other/far"]
-        )
+        let cluster = try Self.withFarSecret(to)
         let status = try #require(cluster.status(.gateway, "infra/gw"))
         #expect(TestCluster.text(status.conditions) == "Accepted=Accepted Programmed=Programmed")
         #expect(cluster.compilation.secrets.map(\.description) == ["other/far"])
+    }
+
+    @Test("A grant for something else opens no Secret", arguments: ["{kind: Secret, name: near}", "{kind: ConfigMap}"])
+    func otherGrants(to: String) throws {
+        let cluster = try Self.withFarSecret(to)
+        let conditions = try #require(cluster.status(.gateway, "infra/gw")).listeners[0].conditions
+        #expect(conditions.first { $0.type == "ResolvedRefs" }?.reason == "RefNotPermitted")
+        #expect(cluster.plan.listeners.isEmpty)
+    }
+
+    @Test("A listener takes no routes but those of its kinds")
+    func otherKinds() throws {
+        let cluster = try TestCluster(
+            C.gatewayClass
+                + C.gateway("gw", "[{name: l, port: 80, protocol: HTTP, allowedRoutes: {kinds: [{kind: GRPCRoute}]}}]")
+                + C.route("r", "  rules: [{\(C.backend("v1"))}]"),
+            services: C.services
+        )
+        let conditions = cluster.status(.httpRoute, "infra/r")?.parents.map { TestCluster.text($0.conditions) }
+        #expect(conditions == ["!Accepted=NotAllowedByListeners ResolvedRefs=ResolvedRefs"])
+        #expect(try cluster.outcome("/") == "404")
     }
 
     @Test("Listeners of one Gateway that conflict are all out of force")
@@ -303,9 +329,31 @@ struct GatewayStatusTests {
         let bad = try cluster("{caCertificateRefs: [{kind: ConfigMap, name: ca}]}", configMaps: [])
         #expect(termination(bad) == nil)
         #expect(bad.status(.gateway, "infra/gw")?.listeners[0].conditions[2].reason == "InvalidCACertificateRef")
-        let lax = termination(
-            try cluster("{mode: AllowInsecureFallback, caCertificateRefs: [{name: ca}]}", configMaps: ["infra/ca"])
+        let lax = try cluster(
+            "{mode: AllowInsecureFallback, caCertificateRefs: [{name: ca}]}",
+            configMaps: ["infra/ca"]
         )
-        #expect(lax?.clientCertificates == .optional)
+        // A bad certificate lets a client in as none does.
+        #expect(termination(lax)?.clientCertificates == .ignored)
+        #expect(
+            TestCluster.text(lax.status(.gateway, "infra/gw")?.conditions ?? [])
+                == "Accepted=Accepted Programmed=Programmed InsecureFrontendValidationMode=ConfigurationChanged"
+        )
+    }
+
+    @Test("Parameters of a Gateway")
+    func parameters() throws {
+        let cluster = try TestCluster(
+            C.gatewayClass
+                + C.gateway(
+                    "gw",
+                    "[{name: l, port: 80, protocol: HTTP}]\n  infrastructure: {parametersRef: {group: x.io, kind: P, name: p}}"
+                )
+        )
+        #expect(cluster.plan.listeners.isEmpty)
+        #expect(
+            TestCluster.text(cluster.status(.gateway, "infra/gw")?.conditions ?? [])
+                == "!Accepted=InvalidParameters !Programmed=Invalid"
+        )
     }
 }

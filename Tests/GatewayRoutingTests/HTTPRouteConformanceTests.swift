@@ -404,7 +404,7 @@ struct HTTPRouteConformanceTests {
         #expect(rule.timeout == .milliseconds(500))
         #expect(rule.tryTimeout == .milliseconds(100))
         #expect(rule.retries?.attempts == 3)
-        #expect(rule.retries?.conditions == [.status(500), .status(503), .connectFailure, .refusedStream])
+        #expect(rule.retries?.conditions == [.status(500), .status(503), .connectFailure, .refusedStream, .reset])
     }
 
     @Test("Protocols of backends")

@@ -57,11 +57,9 @@ import Testing
         let input = GatewayInput(
             resources: resources,
             destinationRules: objects,
-            service: { name in
+            service: { _ in
                 asked.count()
-                var service = ServiceObject(name: name)
-                service.ports = [ServiceObject.Port(port: 80)]
-                return service
+                return ServiceFacts(ports: [ServiceObject.Port(port: 80)])
             }
         )
         let compilation = GatewayCompiler.compile(input, settings: CompilerSettings())
@@ -71,17 +69,11 @@ import Testing
 
     /// A Gateway and its VirtualServices.
     private static func resources(routes: Int, _ service: (Int) -> String) throws -> [GatewayResource] {
-        func object(_ kind: String, _ name: String, _ spec: Document) -> Document {
-            [
-                "apiVersion": "networking.istio.io/v1", "kind": .string(kind),
-                "metadata": ["name": .string(name), "namespace": "shop"], "spec": spec,
-            ]
-        }
         let port: Document = ["number": 80, "name": "web", "protocol": "HTTP"]
-        let gateway = object("Gateway", "edge", ["servers": [["port": port, "hosts": ["*"]]]])
+        let gateway = istioObject("Gateway", "edge", ["servers": [["port": port, "hosts": ["*"]]]])
         let others = (0..<routes).map { number in
             let destination: Document = ["host": .string(service(number)), "port": ["number": 80]]
-            return object(
+            return istioObject(
                 "VirtualService",
                 "route-\(number)",
                 [
@@ -90,10 +82,6 @@ import Testing
                 ]
             )
         }
-        return try ([gateway] + others).flatMap { document in
-            try ClusterObject.decode(document).compactMap { object in
-                if case .gateway(let resource) = object { resource } else { nil }
-            }
-        }
+        return try gatewayResources([gateway] + others)
     }
 }

@@ -85,6 +85,44 @@ struct StreamRouteTests {
         #expect(cluster.status(.tlsRoute, "infra/not")?.parents[0].conditions[0].reason == "NoMatchingListenerHostname")
     }
 
+    @Test("Names belong to a Gateway only at the addresses that it shares")
+    func gatewaysWithAddressesOfTheirOwn() throws {
+        func gateway(_ name: String, _ hostname: String, at address: String) -> String {
+            C.gateway(
+                name,
+                "[{name: l, port: 443, protocol: TLS, hostname: \"\(hostname)\", tls: {mode: Passthrough}}]\n"
+                    + "  addresses: [{value: \(address)}]"
+            )
+        }
+        func route(_ gateway: String, _ backend: String) -> String {
+            C.route(
+                gateway,
+                parent: "{name: \(gateway)}",
+                kind: "TLSRoute",
+                "  hostnames: [a.example.com]\n  rules: [{\(C.backend(backend))}]"
+            )
+        }
+        let cluster = try TestCluster(
+            C.gatewayClass + gateway("narrow", "a.example.com", at: "10.0.0.1") + route("narrow", "v1")
+                + gateway("wide", "*.example.com", at: "10.0.0.2") + route("wide", "v2")
+                + gateway("shared", "*.com", at: "10.0.0.1") + route("shared", "v3"),
+            services: C.services
+        )
+        func service(_ address: String) -> ListenerPlan.Service? {
+            cluster.plan.listeners.first { $0.key.address?.description == address }?.service
+        }
+        #expect(Self.services(service("10.0.0.1"), "a.example.com") == ["v1*1"])
+        #expect(Self.services(service("10.0.0.2"), "a.example.com") == ["v2*1"])
+    }
+
+    @Test("A port for TLS is open before there is a route, and leads nowhere")
+    func tlsWithoutARoute() throws {
+        let listener = "[{name: l, port: 443, protocol: TLS, hostname: a.io, tls: {mode: Passthrough}}]"
+        let cluster = try TestCluster(C.gatewayClass + C.gateway("gw", listener))
+        #expect(cluster.listener(443) != nil)
+        #expect(Self.services(cluster.listener(443)?.service, "a.io") == nil)
+    }
+
     @Test("TLS that ends here, with bytes within")
     func terminatedTLS() throws {
         let cluster = try TestCluster(

@@ -190,6 +190,9 @@ import Testing
                 }
                 return try written && Self.status(rig, "httproutes", "web")?["parents"]?.array?.count == 2
             }
+            let features = try Self.status(rig, "gatewayclasses", "edge")?["supportedFeatures"]?.array ?? []
+            let names = features.compactMap { $0["name"]?.string }
+            #expect(names.contains("HTTPRoute") && names == names.sorted(), "the specification wants them sorted")
             let gateway = try #require(try Self.status(rig, "gateways", "edge"))
             #expect(Self.condition("Theirs", in: gateway["conditions"]) != nil)
             #expect(Self.condition("Accepted", in: gateway["conditions"])?["observedGeneration"]?.integer == 3)
@@ -213,6 +216,32 @@ import Testing
                 return Self.condition("ResolvedRefs", in: conditions)?["status"]?.string == "False"
             }
             #expect(patches() == before + 1, "one object says something else")
+        }
+    }
+
+    /// A client that takes the first address of a Gateway must not reach another one.
+    @Test func gatewaysOfOnePortTellTheirOwnAddresses() async throws {
+        try await GatewayRig.with(8) { rig in
+            rig.addService()
+            let second = String(rig.address.dropLast()) + "2"
+            try rig.apply(Self.gatewayAPI.replacing("ADDRESS", with: rig.address))
+            try rig.apply(
+                """
+                apiVersion: gateway.networking.k8s.io/v1
+                kind: Gateway
+                metadata: {name: second, namespace: shop, generation: 1}
+                spec:
+                  gatewayClassName: edge
+                  addresses: [{type: IPAddress, value: \(second)}]
+                  listeners: [{name: web, port: 8080, protocol: HTTP}]
+                """
+            )
+            func told(_ name: String) throws -> [String] {
+                (try Self.status(rig, "gateways", name)?["addresses"]?.array ?? []).compactMap { $0["value"]?.string }
+            }
+            try await eventually("each tells one") {
+                try told("second") == [second] && told("edge") == ["192.0.2.77", rig.address]
+            }
         }
     }
 

@@ -48,11 +48,7 @@ extension FuzzTarget {
         let input = GatewayInput(
             resources: resources,
             destinationRules: rules,
-            service: { name in
-                var service = ServiceObject(name: name)
-                service.ports = [ServiceObject.Port(port: 80)]
-                return service
-            },
+            service: { _ in ServiceFacts(ports: [ServiceObject.Port(port: 80)], subsets: ["v1"]) },
             secret: { _ in SecretFacts(hasCertificate: true, hasAuthority: true) }
         )
         let compilation = GatewayCompiler.compile(input, settings: CompilerSettings())

@@ -21,15 +21,15 @@ protocol Downstream: AnyObject {
     func join(_ channel: any Channel, received: ByteBuffer?)
 }
 
-/// The client's connection, as far as requests concern it.
-struct ClientConnection {
+/// The client's connection, as far as requests concern it. Confined to its loop.
+final class ClientConnection {
     let address: TransportAddress
     /// The address without its port, as text.
     let host: String
-    var isSecure: Bool
+    let isSecure: Bool
     /// Of the listener.
-    var port: UInt16
-    var rules: ConnectionRules
+    let port: UInt16
+    let rules: ConnectionRules
 
     init(address: TransportAddress, isSecure: Bool, port: UInt16, rules: ConnectionRules) {
         self.address = address
@@ -94,7 +94,7 @@ final class ConnectionRules {
         switch self.listener.service {
         case .http: self.table = self.listener.tables[0]
         case .tls(let servers):
-            guard let index = TLSServer.bestIndex(of: servers, for: self.serverName),
+            guard let index = self.listener.names.position(of: self.serverName),
                 let table = self.listener.tables[index]
             else { return }
             self.names = servers[index].hosts
@@ -109,6 +109,7 @@ final class ListenerState {
     /// Zero until the kernel has chosen one, if it is to.
     var port: UInt16
     private(set) var service: ListenerPlan.Service
+    private(set) var names: TLSNames
     /// Of HTTP, or of each server behind TLS that is HTTP.
     private(set) var tables: [Int: RouteTable]
     private(set) var generation: UInt64 = 0
@@ -116,13 +117,19 @@ final class ListenerState {
     init(port: UInt16, service: ListenerPlan.Service) {
         self.port = port
         self.service = service
+        self.names = Self.names(service)
         self.tables = Self.tables(service)
     }
 
     func replace(_ service: ListenerPlan.Service) {
         self.service = service
+        self.names = Self.names(service)
         self.tables = Self.tables(service)
         self.generation += 1
+    }
+
+    private static func names(_ service: ListenerPlan.Service) -> TLSNames {
+        if case .tls(let servers) = service { TLSNames(servers) } else { TLSNames([]) }
     }
 
     private static func tables(_ service: ListenerPlan.Service) -> [Int: RouteTable] {

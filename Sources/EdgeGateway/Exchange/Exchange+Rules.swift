@@ -18,21 +18,22 @@ extension Exchange {
             self.log.rule = "httpsRedirect"
             return self.redirect(.toHTTPS)
         }
-        let budget = MatchBudget()
+        let budget = self.worker.budget
+        budget.renew()
         let found = table.route(of: host, for: self.head, within: budget)
         guard !budget.isExhausted else { return self.isTooComplex(name) }
         guard let route = found else { return self.hasNoRoute(name) }
         self.route = route
-        self.log.rule = route.rule.origin
-        if let timeout = route.rule.timeout { self.after(TimeAmount(timeout)) { $0.timedOut() } }
-        switch route.rule.cors?.decision(for: self.head, within: budget) ?? .none {
+        self.log.rule = route.origin
+        if let timeout = route.timeout { self.after(TimeAmount(timeout)) { $0.timedOut() } }
+        switch route.cors?.decision(for: self.head, within: budget) ?? .none {
         case .none: break
         case .preflight(let fields):
             return self.respond(GatewayAnswer(head: ResponseHead(status: 204, fields: HeaderFields(fields))))
         case .refusedPreflight: return self.refuse(403, "the route allows no requests of this origin")
         case .actual(let fields): self.crossOriginFields = fields
         }
-        self.injectFault(route.rule.fault)
+        self.injectFault(route.fault)
     }
 
     private func hasNoRoute(_ name: String) {
@@ -61,7 +62,7 @@ extension Exchange {
 
     private func act() {
         guard let route = self.route else { return }
-        switch route.rule.action {
+        switch route.action {
         case .redirect(let redirect): self.redirect(redirect)
         case .respond(let response):
             let body = ByteBuffer(bytes: response.body)
@@ -72,7 +73,7 @@ extension Exchange {
     }
 
     private func forward(by route: Route) {
-        let choice = route.rule.persistence.flatMap {
+        let choice = route.persistence.flatMap {
             SessionChoice.find($0, self.head, among: route.targets, self.worker.backends)
         }
         guard let target = choice?.target ?? route.target(using: &self.worker.generator) else {
@@ -99,17 +100,20 @@ extension Exchange {
 
     /// What the backend gets; nil if a rewriting makes no path.
     private func outgoing(to target: RouteTarget, by route: Route) -> RequestHead? {
-        var head = self.head
-        let isHTTP2 = target.backend?.application == .http2
-        let earlier = head.fields.values("x-forwarded-for")
-        head.fields.set(
+        // Rules see the request as it came; from here on nobody asks for that, and its own fields are added to, not a copy of them.
+        let match = target.changesRequests ? self.match : nil
+        let earlier = self.head.fields.values("x-forwarded-for")
+        self.head.fields.set(
             "x-forwarded-for",
             earlier.isEmpty ? self.client.host : earlier.joined(separator: ", ") + ", " + self.client.host
         )
-        head.fields.set("x-forwarded-proto", self.client.isSecure ? "https" : "http")
-        head.fields.set("x-forwarded-host", head.authority)
-        if target.changesRequests { guard self.change(&head, for: target, by: route) else { return nil } }
-        if isHTTP2 {
+        self.head.fields.set("x-forwarded-proto", self.client.isSecure ? "https" : "http")
+        self.head.fields.set("x-forwarded-host", self.head.authority)
+        var head = self.head
+        if target.changesRequests {
+            guard self.change(&head, by: [route.rule.filters, target.weighted.filters], match) else { return nil }
+        }
+        if target.backend?.application == .http2 {
             head.upgrade = nil
             head.scheme = target.backend?.tls == nil ? "http" : "https"
         } else {
@@ -119,10 +123,10 @@ extension Exchange {
     }
 
     /// Does to a request what the rule wants; false if that makes no request.
-    private func change(_ head: inout RequestHead, for target: RouteTarget, by route: Route) -> Bool {
-        for filters in [route.rule.filters, target.weighted.filters] where !filters.isEmpty {
+    private func change(_ head: inout RequestHead, by all: [HTTPFilters], _ match: HTTPMatch?) -> Bool {
+        for filters in all where !filters.isEmpty {
             if filters.path != nil {
-                guard let text = filters.target(of: head, match: self.match), let target = try? RequestTarget(text)
+                guard let text = filters.target(of: head, match: match), let target = try? RequestTarget(text)
                 else {
                     return false
                 }
@@ -156,17 +160,17 @@ extension Exchange {
             }
             for field in fields { head.fields.add(field.name, field.value) }
         }
-        if let persistence = self.route?.rule.persistence, let session = self.session,
+        if let persistence = self.route?.persistence, let session = self.session,
             SessionChoice.session(persistence, self.head) != session
         {
             head.fields.fields.append(
                 SessionChoice.field(persistence, session, isSecure: self.client.isSecure)
             )
         }
-        guard let route = self.route, self.target?.changesResponses ?? !route.rule.filters.response.isEmpty else {
+        guard let route = self.route, self.target?.changesResponses ?? !route.responseEdits.isEmpty else {
             return head
         }
-        route.rule.filters.response.apply(to: &head.fields)
+        route.responseEdits.apply(to: &head.fields)
         self.target?.weighted.filters.response.apply(to: &head.fields)
         head.fields.fields.removeAll { field in
             field.name == "content-length" || !ASCII.isToken(field.name) || !ASCII.isValue(field.value)

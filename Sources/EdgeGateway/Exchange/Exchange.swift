@@ -159,7 +159,7 @@ final class Exchange: UpstreamObserver {
                     + "give the port the appProtocol kubernetes.io/ws"
             )
         }
-        if let policy = self.route?.rule.retries {
+        if let policy = self.route?.retries {
             self.retriesLeft = max(0, policy.attempts)
             self.backoff = policy.backoff
         }
@@ -172,7 +172,7 @@ final class Exchange: UpstreamObserver {
         else { return }
         guard let pick = self.pick ?? self.choose(target, backend, outgoing) else { return }
         self.pick = pick
-        if self.route?.rule.persistence != nil {
+        if self.route?.persistence != nil {
             self.session = SessionChoice.name(of: pick.endpoint, of: backend.service)
         }
         self.attempt += 1
@@ -231,16 +231,8 @@ final class Exchange: UpstreamObserver {
         let stream = opened.stream
         self.upstream = stream
         stream.observer = self
-        var outgoing = outgoing
-        if self.head.expectsContinue, !self.requestEnded, self.requestBytes == 0, !self.isReadingRequest {
-            outgoing.fields.set("expect", "100-continue")
-            self.awaitsContinue = true
-            let attempt = self.attempt
-            self.after(self.worker.limits.continueTimeout) { exchange in
-                if exchange.attempt == attempt { exchange.sendContent() }
-            }
-        }
-        stream.send(outgoing)
+        let isAsking = self.head.expectsContinue && !self.requestEnded && self.requestBytes == 0
+        if isAsking, !self.isReadingRequest { self.ask(outgoing, stream) } else { stream.send(outgoing) }
         // It may have failed at once.
         guard self.upstream === stream else { return }
         for bytes in self.retained { stream.write(bytes) }
@@ -249,6 +241,15 @@ final class Exchange: UpstreamObserver {
         stream.flush()
         stream.read()
         self.readRequest()
+    }
+
+    private func ask(_ outgoing: RequestHead, _ stream: any UpstreamStream) {
+        var asking = outgoing
+        asking.fields.set("expect", "100-continue")
+        self.awaitsContinue = true
+        let attempt = self.attempt
+        self.after(self.worker.limits.continueTimeout) { if $0.attempt == attempt { $0.sendContent() } }
+        stream.send(asking)
     }
 
     /// The backend wants the content, or does not know the question.
@@ -260,7 +261,7 @@ final class Exchange: UpstreamObserver {
 
     private func armTryTimer() {
         self.tryTimer?.cancel()
-        guard let timeout = self.route?.rule.tryTimeout else { return }
+        guard let timeout = self.route?.tryTimeout else { return }
         self.tryTimer = self.worker.loop.assumeIsolated().scheduleTask(in: TimeAmount(timeout)) {
             guard !self.hasAnswered, !self.isFinished else { return }
             self.failed(.timeout)
@@ -292,7 +293,7 @@ final class Exchange: UpstreamObserver {
             self.needsFreshConnection = true
             return self.dial()
         }
-        if canRepeat, self.retriesLeft > 0, let policy = self.route?.rule.retries, policy.covers(failure) {
+        if canRepeat, self.retriesLeft > 0, let policy = self.route?.retries, policy.covers(failure) {
             return self.retry()
         }
         self.tell(failure)
@@ -321,7 +322,11 @@ final class Exchange: UpstreamObserver {
         case .refused: self.refuse(503, "endpoint \(address) of service \(service) takes no more requests")
         case .reset:
             self.worker.counters.answersBroken += 1
-            self.refuse(502, "endpoint \(address) of service \(service) closed the connection without an answer")
+            // A backend that has failed at each try is taken for one that is down, not for one that answers badly.
+            self.refuse(
+                self.log.retries > 0 ? 503 : 502,
+                "endpoint \(address) of service \(service) closed the connection without an answer"
+            )
         case .malformed(let what):
             self.worker.counters.answersBroken += 1
             self.log.detail = what
@@ -341,8 +346,7 @@ final class Exchange: UpstreamObserver {
     func upstreamAnswered(_ head: ResponseHead) {
         guard !self.isFinished else { return }
         self.tryTimer?.cancel()
-        self.downstream?.setDeadline(self.worker.limits.idleTimeout)
-        if self.isRetaining, self.retriesLeft > 0, let policy = self.route?.rule.retries,
+        if self.isRetaining, self.retriesLeft > 0, let policy = self.route?.retries,
             policy.covers(status: head.status)
         {
             self.upstream?.cancel()
@@ -351,7 +355,7 @@ final class Exchange: UpstreamObserver {
             return self.retry()
         }
         self.hasAnswered = true
-        if self.requestEnded || self.hasMirrored || (self.route?.rule.mirrors.isEmpty ?? true) { self.dropRetained() }
+        if self.requestEnded || self.hasMirrored || (self.route?.mirrors.isEmpty ?? true) { self.dropRetained() }
         self.log.status = head.status
         self.downstream?.answer(self.finished(head))
     }
@@ -482,10 +486,10 @@ final class Exchange: UpstreamObserver {
 
     /// Sends copies, once the content is whole and as long as all of it is there.
     private func mirror() {
-        guard !self.hasMirrored, let route = self.route, !route.rule.mirrors.isEmpty, let outgoing = self.outgoing
+        guard !self.hasMirrored, let route = self.route, !route.mirrors.isEmpty, let outgoing = self.outgoing
         else { return }
         self.hasMirrored = true
-        for mirror in route.rule.mirrors where mirror.share.ofMillionFalls(using: &self.worker.generator) {
+        for mirror in route.mirrors where mirror.share.ofMillionFalls(using: &self.worker.generator) {
             guard self.isRetaining else {
                 self.worker.counters.mirrorsLeftOut += 1
                 continue

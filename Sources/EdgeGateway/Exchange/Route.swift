@@ -3,12 +3,36 @@ import GatewayRouting
 
 /// A rule as requests meet it: an object, as a rule is far too large to be copied for each of them. Confined to its worker's loop.
 final class Route {
+    /// Its parts stand beside it: most requests want none of them, and to look at one in the rule is to copy that.
     let rule: HTTPRule
+    let origin: String
+    let action: HTTPRule.Action
+    let responseEdits: HeaderEdits
+    let timeout: Duration?
+    let tryTimeout: Duration?
+    let retries: RetryPolicy?
+    let mirrors: [Mirror]
+    let cors: CORSPolicy?
+    let fault: FaultInjection?
+    let persistence: SessionPersistence?
+    /// Every request is one of its.
+    let matchesAll: Bool
     /// Empty if the rule answers by itself.
     let targets: [RouteTarget]
 
     init(_ rule: HTTPRule) {
         self.rule = rule
+        self.origin = rule.origin
+        self.action = rule.action
+        self.matchesAll = rule.matches.isEmpty
+        self.timeout = rule.timeout
+        self.tryTimeout = rule.tryTimeout
+        self.retries = rule.retries
+        self.mirrors = rule.mirrors
+        self.responseEdits = rule.filters.response
+        self.cors = rule.cors
+        self.fault = rule.fault
+        self.persistence = rule.persistence
         if case .forward(let backends) = rule.action {
             self.targets = backends.map { RouteTarget($0, of: rule) }
         } else {
@@ -19,7 +43,7 @@ final class Route {
     /// One of them by weight; nil if all weigh nothing.
     func target(using generator: inout some RandomNumberGenerator) -> RouteTarget? {
         if self.targets.count == 1 { return self.targets[0].weighted.weight > 0 ? self.targets[0] : nil }
-        guard case .forward(let backends) = self.rule.action else { return nil }
+        guard case .forward(let backends) = self.action else { return nil }
         return backends.chooseIndex(using: &generator).map { self.targets[$0] }
     }
 }
@@ -61,18 +85,26 @@ final class RouteTarget {
 final class RouteTable {
     private let hosts: HTTPHosts
     private let routes: [[Route]]
+    private let redirects: [Bool]
 
     init(_ hosts: HTTPHosts) {
         self.hosts = hosts
+        self.redirects = hosts.hosts.map(\.redirectsToHTTPS)
         self.routes = hosts.hosts.map { $0.rules.map { Route($0) } }
     }
 
     /// Of the host whose pattern fits best.
     func position(of name: String) -> Int? { self.hosts.position(ofHostNamed: name) }
 
-    func redirectsToHTTPS(_ host: Int) -> Bool { self.hosts.hosts[host].redirectsToHTTPS }
+    func redirectsToHTTPS(_ host: Int) -> Bool { self.redirects[host] }
 
+    /// The first whose rule holds; nil if the budget was used up before that is known.
     func route(of host: Int, for request: RequestHead, within budget: MatchBudget) -> Route? {
-        self.hosts.hosts[host].ruleIndex(for: request, within: budget).map { self.routes[host][$0] }
+        for route in self.routes[host] {
+            let isMatched = route.matchesAll || route.rule.matches(request, within: budget)
+            if budget.isExhausted { return nil }
+            if isMatched { return route }
+        }
+        return nil
     }
 }

@@ -20,7 +20,7 @@ struct HTTP1HeadParser {
         var first: String
         var second: String
         var third: String
-        var fields: HeaderFields
+        var fields: FramingFields
     }
 
     var limits: Limits
@@ -82,13 +82,13 @@ struct HTTP1HeadParser {
         var lines = HeadLines(bytes)
         guard let start = lines.next() else { throw HTTP1Error("no start line") }
         var head = try self.startLine(start, kind, limits)
-        head.fields.fields.reserveCapacity(12)
+        var count = 0
         while let line = lines.next() {
-            guard head.fields.fields.count < limits.fields else {
-                throw HTTP1Error(431, "more than \(limits.fields) fields")
-            }
-            head.fields.fields.append(try self.field(line))
+            guard count < limits.fields else { throw HTTP1Error(431, "more than \(limits.fields) fields") }
+            count += 1
+            head.fields.add(try self.field(line))
         }
+        head.fields.removeNominated()
         return head
     }
 
@@ -120,10 +120,10 @@ struct HTTP1HeadParser {
         }
         return Head(
             first: String(decoding: first, as: UTF8.self),
-            second: String(decoding: second, as: UTF8.self),
+            second: ASCII.text(second),
             // The words behind a status mean nothing.
             third: kind == .request ? String(decoding: third, as: UTF8.self) : "",
-            fields: HeaderFields()
+            fields: FramingFields(ofRequest: kind == .request)
         )
     }
 
@@ -140,8 +140,15 @@ struct HTTP1HeadParser {
         while start < end, ASCII.isBlank(line[start]) { start += 1 }
         while start < end, ASCII.isBlank(line[end - 1]) { end -= 1 }
         let value = line.part(start, end)
-        guard value.allSatisfy(ASCII.isValueByte) else { throw HTTP1Error("a field's value has a control character") }
-        return HeaderFields.Field(name: ASCII.lowercased(line.part(0, colon)), value: Self.text(value))
+        var bits: UInt8 = 0
+        for byte in value {
+            guard ASCII.isValueByte(byte) else { throw HTTP1Error("a field's value has a control character") }
+            bits |= byte
+        }
+        return HeaderFields.Field(
+            name: ASCII.lowercased(line.part(0, colon)),
+            value: bits < 0x80 ? ASCII.text(value) : Self.text(value)
+        )
     }
 
     /// What is no UTF-8 is taken for Latin-1, the only other text that fields have ever had.

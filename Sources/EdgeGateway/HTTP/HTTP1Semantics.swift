@@ -5,7 +5,7 @@ import GatewayRouting
 enum HTTP1Semantics {
     static func request(_ head: HTTP1HeadParser.Head, scheme: String) throws(HTTP1Error) -> RequestHead {
         let version = try self.version(head.third)
-        let fields = FramingFields(head.fields, ofRequest: true)
+        let fields = head.fields
         guard fields.hosts <= 1, version == .http10 || fields.hosts == 1 else {
             throw HTTP1Error(fields.hosts == 0 ? "no Host" : "more than one Host")
         }
@@ -106,7 +106,7 @@ enum HTTP1Semantics {
         guard head.first == "HTTP/1.1" || head.first == "HTTP/1.0", let status = Int(head.second), status >= 100 else {
             throw HTTP1Error(502, "no status line of HTTP/1")
         }
-        let fields = FramingFields(head.fields, ofRequest: false)
+        let fields = head.fields
         let length = try self.contentLength(fields.length, count: fields.lengths)
         var response = ResponseHead(status: status, fields: fields.others)
         response.keepsAlive = head.first == "HTTP/1.1" && !fields.connection.contains("close")
@@ -131,8 +131,8 @@ enum HTTP1Semantics {
     }
 }
 
-/// What of a message's fields frames it or concerns one connection only, picked out in one pass; the others go on.
-private struct FramingFields {
+/// What of a message's fields frames it or concerns one connection only, picked out as they are read; the others go on.
+struct FramingFields {
     private(set) var others = HeaderFields()
     /// The first of each, and how many there are.
     private(set) var host: String?
@@ -148,21 +148,31 @@ private struct FramingFields {
 
     var isChunked: Bool { self.codings == 1 && self.coding.map { ASCII.lowercased($0.utf8) } == "chunked" }
 
-    init(_ fields: HeaderFields, ofRequest isRequest: Bool) {
-        self.others.fields.reserveCapacity(fields.fields.count + 4)
-        for field in fields.fields where !self.take(field, isRequest) { self.others.fields.append(field) }
+    private let isOfRequest: Bool
+
+    init(ofRequest isOfRequest: Bool) {
+        self.isOfRequest = isOfRequest
+        self.others.fields.reserveCapacity(12)
+    }
+
+    mutating func add(_ field: HeaderFields.Field) {
+        if !self.take(field) { self.others.fields.append(field) }
+    }
+
+    /// Once all are there.
+    mutating func removeNominated() {
         guard !self.connection.isEmpty else { return }
         let nominated = HeaderFields.nominated(self.connection)
         if !nominated.isEmpty { self.others.fields.removeAll { nominated.contains($0.name) } }
     }
 
     /// Whether the field goes no further. By the length of its name first: this is asked of every field of every message.
-    private mutating func take(_ field: HeaderFields.Field, _ isRequest: Bool) -> Bool {
+    private mutating func take(_ field: HeaderFields.Field) -> Bool {
         switch field.name.utf8.count {
-        case 4 where isRequest && field.name == "host":
+        case 4 where self.isOfRequest && field.name == "host":
             if self.hosts == 0 { self.host = field.value }
             self.hosts += 1
-        case 6 where isRequest && field.name == "expect": self.expectation = self.expectation ?? field.value
+        case 6 where self.isOfRequest && field.name == "expect": self.expectation = self.expectation ?? field.value
         case 7 where field.name == "upgrade": self.upgrade = self.upgrade ?? field.value
         case 10 where field.name == "connection": self.connection += HeaderFields.elements(of: field.value)
         case 14 where field.name == "content-length":

@@ -69,7 +69,6 @@ final class HTTP1Server: ChannelInboundHandler, RemovableChannelHandler, Downstr
     func channelReadComplete(context: ChannelHandlerContext) {
         self.isReading = false
         if case .closing = self.state { self.read() } else { self.process() }
-        context.fireChannelReadComplete()
     }
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {

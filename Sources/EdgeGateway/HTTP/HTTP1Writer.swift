@@ -4,51 +4,57 @@ import NIOCore
 /// Writes HTTP/1.1 messages. Names and values are valid by then: parsers and plans let no others in.
 enum HTTP1Writer {
     static func request(_ head: RequestHead, into buffer: inout ByteBuffer) {
-        buffer.writeString(head.method)
-        buffer.writeInteger(0x20 as UInt8)
-        buffer.writeString(head.target.path)
-        if let query = head.target.query {
-            buffer.writeInteger(UInt8(ascii: "?"))
-            buffer.writeString(query)
-        }
-        buffer.writeString(" HTTP/1.1\r\n")
-        self.field("host", head.authority, &buffer)
-        self.fields(head.fields, &buffer)
-        if let upgrade = head.upgrade {
-            buffer.writeString("connection: upgrade\r\n")
-            self.field("upgrade", upgrade, &buffer)
-        }
-        switch head.body {
-        case .none:
-            // RFC 9110 section 8.6: a method that has content says that there is none.
-            if head.method == "POST" || head.method == "PUT" || head.method == "PATCH" {
-                buffer.writeString("content-length: 0\r\n")
+        let target = head.target.path.utf8.count + (head.target.query?.utf8.count ?? 0)
+        let own = head.method.utf8.count + target + head.authority.utf8.count + (head.upgrade?.utf8.count ?? 0)
+        HeadBytes.write(own, head.fields, into: &buffer) { bytes in
+            bytes.put(head.method)
+            bytes.put(" ")
+            bytes.put(head.target.path)
+            if let query = head.target.query {
+                bytes.put("?")
+                bytes.put(query)
             }
-        case .known(let length): self.field("content-length", String(length), &buffer)
-        case .streamed: buffer.writeString("transfer-encoding: chunked\r\n")
+            bytes.put(" HTTP/1.1\r\n")
+            bytes.field("host", head.authority)
+            bytes.fields(head.fields)
+            if let upgrade = head.upgrade {
+                bytes.put("connection: upgrade\r\n")
+                bytes.field("upgrade", upgrade)
+            }
+            switch head.body {
+            case .none:
+                // RFC 9110 section 8.6: a method that has content says that there is none.
+                if head.method == "POST" || head.method == "PUT" || head.method == "PATCH" {
+                    bytes.put("content-length: 0\r\n")
+                }
+            case .known(let length): bytes.field("content-length", String(length))
+            case .streamed: bytes.put("transfer-encoding: chunked\r\n")
+            }
+            bytes.put("\r\n")
         }
-        buffer.writeString("\r\n")
     }
 
     /// - Parameters:
     ///   - isChunked: a body of unknown length goes in chunks; else it ends with the connection.
     ///   - connection: the value of `Connection`, if it has one.
     static func response(_ head: ResponseHead, isChunked: Bool, connection: String?, into buffer: inout ByteBuffer) {
-        buffer.writeString("HTTP/1.1 ")
-        buffer.writeString(String(head.status))
-        buffer.writeInteger(0x20 as UInt8)
-        buffer.writeString(HTTPReason.phrase(head.status))
-        buffer.writeString("\r\n")
-        self.fields(head.fields, &buffer)
-        if let connection { self.field("connection", connection, &buffer) }
-        if !head.isInformational, head.status != 204 {
-            switch head.body {
-            case .none: break
-            case .known(let length): self.field("content-length", String(length), &buffer)
-            case .streamed: if isChunked { buffer.writeString("transfer-encoding: chunked\r\n") }
+        HeadBytes.write(connection?.utf8.count ?? 0, head.fields, into: &buffer) { bytes in
+            bytes.put("HTTP/1.1 ")
+            bytes.put(String(head.status))
+            bytes.put(" ")
+            bytes.put(HTTPReason.phrase(head.status))
+            bytes.put("\r\n")
+            bytes.fields(head.fields)
+            if let connection { bytes.field("connection", connection) }
+            if !head.isInformational, head.status != 204 {
+                switch head.body {
+                case .none: break
+                case .known(let length): bytes.field("content-length", String(length))
+                case .streamed: if isChunked { bytes.put("transfer-encoding: chunked\r\n") }
+                }
             }
+            bytes.put("\r\n")
         }
-        buffer.writeString("\r\n")
     }
 
     static func chunkHead(_ size: Int, into buffer: inout ByteBuffer) {
@@ -57,20 +63,61 @@ enum HTTP1Writer {
     }
 
     static func lastChunk(_ trailers: HeaderFields?, into buffer: inout ByteBuffer) {
-        buffer.writeString("0\r\n")
-        if let trailers { self.fields(trailers, &buffer) }
-        buffer.writeString("\r\n")
+        HeadBytes.write(0, trailers ?? HeaderFields(), into: &buffer) { bytes in
+            bytes.put("0\r\n")
+            if let trailers { bytes.fields(trailers) }
+            bytes.put("\r\n")
+        }
+    }
+}
+
+/// The bytes of a head, put behind each other in memory that is asked for at once: a buffer that is looked after for each of a
+/// hundred parts costs more than all else that writing takes.
+private struct HeadBytes {
+    /// For a start line's own words and the fields that frame a message.
+    private static let fixed = 192
+
+    private let space: UnsafeMutableRawBufferPointer
+    private var count = 0
+
+    /// - Parameter own: how long what is neither fixed nor among the fields may be.
+    static func write(
+        _ own: Int,
+        _ fields: HeaderFields,
+        into buffer: inout ByteBuffer,
+        _ body: (inout HeadBytes) -> Void
+    ) {
+        let size = fields.fields.reduce(Self.fixed + own) { $0 + $1.name.utf8.count + $1.value.utf8.count + 4 }
+        buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: size) { space in
+            var bytes = HeadBytes(space: space)
+            body(&bytes)
+            return bytes.count
+        }
     }
 
-    private static func fields(_ fields: HeaderFields, _ buffer: inout ByteBuffer) {
-        for field in fields.fields { self.field(field.name, field.value, &buffer) }
+    private init(space: UnsafeMutableRawBufferPointer) { self.space = space }
+
+    /// Traps if there is no room.
+    mutating func put(_ text: String) {
+        var text = text
+        text.withUTF8 { bytes in
+            let end = self.count + bytes.count
+            precondition(end <= self.space.count, "a head is longer than was reckoned")
+            UnsafeMutableRawBufferPointer(rebasing: self.space[self.count..<end])
+                .copyMemory(from: UnsafeRawBufferPointer(bytes))
+            self.count = end
+        }
     }
 
-    private static func field(_ name: String, _ value: String, _ buffer: inout ByteBuffer) {
-        buffer.writeString(name)
-        buffer.writeString(": ")
-        buffer.writeString(value)
-        buffer.writeString("\r\n")
+    mutating func field(_ name: String, _ value: String) {
+        self.put(name)
+        self.put(": ")
+        self.put(value)
+        self.put("\r\n")
+    }
+
+    mutating func fields(_ fields: HeaderFields) {
+        for field in fields.fields { self.field(field.name, field.value) }
     }
 }
 

@@ -53,8 +53,9 @@ final class HTTP2ServerConnection: ChannelInboundHandler, NIOHTTP2FrameDelegate 
     private var drainedStreams: [HTTP2ServerStream] = []
     private var isReading = false
     private var isFlushDue = false
-    /// For the first request; from then on the connection's management sees to it.
-    private var firstDeadline: LazyDeadline?
+    private var inputEnded = false
+    /// For the first request, and for the last bytes; in between the connection's management sees to it.
+    private var edgeDeadline: LazyDeadline?
     /// No later than that of any stream.
     private var streamDeadline: LazyDeadline?
 
@@ -69,9 +70,7 @@ final class HTTP2ServerConnection: ChannelInboundHandler, NIOHTTP2FrameDelegate 
 
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
-        let channel = context.channel
-        self.firstDeadline = LazyDeadline(on: self.loop) { channel.close(promise: nil) }
-        self.firstDeadline?.set(self.worker.limits.keepAliveTimeout)
+        self.closeIn(self.worker.limits.keepAliveTimeout, context.channel)
         self.streamDeadline = LazyDeadline(on: self.loop) { self.endIdleStreams() }
     }
 
@@ -84,7 +83,7 @@ final class HTTP2ServerConnection: ChannelInboundHandler, NIOHTTP2FrameDelegate 
 
     private func gone() {
         self.context = nil
-        self.firstDeadline?.cancel()
+        self.edgeDeadline?.cancel()
         self.streamDeadline?.cancel()
         let streams = self.streams
         self.streams = [:]
@@ -109,8 +108,8 @@ final class HTTP2ServerConnection: ChannelInboundHandler, NIOHTTP2FrameDelegate 
     /// A stream that is new is so by its first frame: those of streams that are over do not come here.
     private func stream(_ id: HTTP2StreamID) -> HTTP2ServerStream {
         if let known = self.streams[id] { return known }
-        self.firstDeadline?.cancel()
-        self.firstDeadline = nil
+        self.edgeDeadline?.cancel()
+        self.edgeDeadline = nil
         let stream = HTTP2ServerStream(id, of: self)
         self.streams[id] = stream
         return stream
@@ -145,9 +144,12 @@ final class HTTP2ServerConnection: ChannelInboundHandler, NIOHTTP2FrameDelegate 
         case let end as StreamClosedEvent:
             guard let stream = self.streams.removeValue(forKey: end.streamID) else { return }
             stream.closed(isReset: end.reason != nil)
+            if self.inputEnded, self.streams.isEmpty { self.finishSoon() }
         case ChannelEvent.inputClosed:
-            // Nothing comes after the client's end of input, and its answers cannot be told to be wanted.
-            context.close(promise: nil)
+            // What was asked is answered.
+            self.inputEnded = true
+            if self.streams.isEmpty { self.finishSoon() }
+            for stream in self.streams.values { stream.inputEnded() }
         default: break
         }
         context.fireUserInboundEventTriggered(event)
@@ -220,7 +222,30 @@ final class HTTP2ServerConnection: ChannelInboundHandler, NIOHTTP2FrameDelegate 
         self.context?.flush()
     }
 
+    /// Behind the frame that has ended the last stream, which is still being written.
+    private func finishSoon() {
+        let connection = NIOLoopBound(self, eventLoop: self.loop)
+        self.loop.execute { connection.value.finish() }
+    }
+
+    /// Closes the connection of a client that sends nothing more, once all that it is to have is with the kernel.
+    private func finish() {
+        guard let context = self.context else { return }
+        let channel = context.channel
+        self.closeIn(self.worker.limits.lingerTimeout, channel)
+        let written = self.loop.makePromise(of: Void.self)
+        written.futureResult.whenComplete { _ in channel.close(promise: nil) }
+        let last = HTTP2Frame.FramePayload.goAway(lastStreamID: .maxID, errorCode: .noError, opaqueData: nil)
+        context.writeAndFlush(self.wrapOutboundOut(HTTP2Frame(streamID: .rootStream, payload: last)), promise: written)
+    }
+
     // MARK: Times
+
+    private func closeIn(_ timeout: TimeAmount, _ channel: any Channel) {
+        self.edgeDeadline?.cancel()
+        self.edgeDeadline = LazyDeadline(on: self.loop) { channel.close(promise: nil) }
+        self.edgeDeadline?.set(timeout)
+    }
 
     /// A stream has set a deadline this far away.
     func watch(_ timeout: TimeAmount) {

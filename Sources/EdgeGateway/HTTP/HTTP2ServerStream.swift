@@ -146,12 +146,21 @@ final class HTTP2ServerStream: Downstream {
 
     func idledOut() {
         self.idleDeadline = .distantFuture
-        self.exchange?.idledOut()
+        if let exchange { return exchange.idledOut() }
+        // The client takes nothing of the rest of its answer.
+        self.worker.counters.timeouts += 1
+        self.abort()
+    }
+
+    /// The client sends nothing more: a request that is not whole never will be.
+    func inputEnded() {
+        if !self.requestEnded, !self.isResetDue { self.abort() }
     }
 
     /// Content has gone out; whether there is room for more again.
     func sent(_ bytes: Int) -> Bool {
         self.unsent -= bytes
+        self.boundRest()
         if self.isResetDue, self.unsent == 0 { return true }
         guard self.isFull, self.unsent <= HTTP2Bounds.lowWaterMark else { return false }
         self.isFull = false
@@ -242,10 +251,17 @@ final class HTTP2ServerStream: Downstream {
             self.flush()
             self.write(.data(.init(data: .byteBuffer(last), endStream: true)))
         }
+        self.boundRest()
         guard !self.requestEnded else { return }
         // RFC 9113 section 8.1: the client may stop sending, and has its answer. A reset drops what is not on its way.
         self.connection?.flush()
         if self.unsent == 0 { self.write(.rstStream(.noError)) } else { self.isResetDue = true }
+    }
+
+    /// From the end of an answer on nothing else sees to it that the client takes what is left.
+    private func boundRest() {
+        guard self.hasEnded, self.tunnel == nil else { return }
+        if self.unsent > 0 { self.setDeadline(self.worker.limits.idleTimeout) } else { self.clearDeadline() }
     }
 
     func abort() {

@@ -100,6 +100,14 @@ enum ASCII {
         }
     }
 
+    /// - Parameter bytes: all below 128.
+    static func text(_ bytes: UnsafeRawBufferPointer) -> String {
+        String(unsafeUninitializedCapacity: bytes.count) { text in
+            UnsafeMutableRawBufferPointer(text).copyMemory(from: bytes)
+            return bytes.count
+        }
+    }
+
     static func trimmed<Bytes: BidirectionalCollection<UInt8>>(_ bytes: Bytes) -> Bytes.SubSequence {
         var rest = bytes[...]
         while let first = rest.first, Self.isBlank(first) { rest = rest.dropFirst() }

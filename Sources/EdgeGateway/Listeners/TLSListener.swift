@@ -30,7 +30,7 @@ struct TLSListener {
         behind handler: FirstBytesHandler
     ) throws {
         guard case .tls(let servers) = self.listener.service,
-            let server = TLSServer.best(of: servers, for: hello.serverName)
+            let server = self.listener.names.position(of: hello.serverName).map({ servers[$0] })
         else {
             throw GatewayError(
                 .clientHello,

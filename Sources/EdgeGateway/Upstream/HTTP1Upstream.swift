@@ -44,7 +44,8 @@ final class HTTP1Upstream: ChannelInboundHandler, RemovableChannelHandler, Upstr
 
     var isWritable: Bool { self.context?.channel.isWritable ?? false }
 
-    var isOpen: Bool { if case .closed = self.state { false } else { self.context?.channel.isActive ?? false } }
+    /// Its channel says so, when it ends, before anybody can ask.
+    var isOpen: Bool { if case .closed = self.state { false } else { self.context != nil } }
 
     // MARK: The request
 

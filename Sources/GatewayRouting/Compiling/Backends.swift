@@ -94,14 +94,16 @@ extension GatewayCompiler {
         self.apply(self.index.rules(of: name), to: &backend, resource, field)
         if let subset = destination.subset {
             backend.subset = subset
-            guard self.index.rules(of: name).contains(where: { $0.subsets[subset] != nil }) else {
+            guard service.subsets.contains(subset) else {
+                let idle = self.index.rules(of: name).first { $0.subsets[subset] != nil }
+                let hint = idle.map { "; \($0.name) has it, but is not applied to this service" } ?? ""
                 self.find(
                     .error,
                     resource,
                     "\(field).subset",
-                    "no DestinationRule of \(name) has the subset \(subset): requests are answered with 503"
+                    "no DestinationRule of \(name) has the subset \(subset): requests are answered with 503\(hint)"
                 )
-                return nil
+                return backend
             }
             self.result.subsetNamespaces.insert(name.namespace)
         }

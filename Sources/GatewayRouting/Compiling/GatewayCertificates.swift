@@ -87,7 +87,8 @@ extension GatewayCompiler {
         let validation =
             state.listener.clientValidation ?? spec.clientValidationByPort[state.listener.port] ?? spec.clientValidation
         guard let validation, state.listener.portProtocol == "HTTPS" else { return termination }
-        termination.clientCertificates = validation.allowsInsecure ? .optional : .required
+        // A certificate that may be bad, and that nobody behind the gateway is told of, need not be asked for.
+        termination.clientCertificates = validation.allowsInsecure ? .ignored : .required
         termination.authorities = usable(validation.authorities, for: .clientAuthority, &self)
         // Clients that cannot be verified are not let in.
         guard !termination.authorities.isEmpty else {

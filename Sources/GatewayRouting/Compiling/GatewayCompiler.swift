@@ -131,20 +131,3 @@ extension HeaderEdits {
         value.utf8.count <= 4_096 && value.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7F || $0 == 0x09 }
     }
 }
-
-extension HostPattern {
-    /// The hosts that both patterns hold, if there are any: one of the two, as a wildcard covers whole labels.
-    static func intersection(_ first: HostPattern, _ second: HostPattern) -> HostPattern? {
-        if first.covers(second) { return second }
-        return second.covers(first) ? first : nil
-    }
-
-    /// Whether every host of `other` is one of this pattern.
-    func covers(_ other: HostPattern) -> Bool {
-        if self == other || self == .any { return true }
-        guard other != .any else { return false }
-        // Of `*.a.b`, the part after `*` stands for the shortest of its hosts.
-        guard other.text.utf8.first == UInt8(ascii: "*") else { return self.matches(other.text) }
-        return self.text.utf8.first == UInt8(ascii: "*") && other.text.hasSuffix(self.text.dropFirst())
-    }
-}

@@ -7,7 +7,7 @@ public struct GatewayInput: Sendable {
     public var destinationRules: [DestinationRuleObject]
     /// By the namespace's name.
     public var namespaceLabels: [String: [String: String]]
-    public var service: @Sendable (ObjectName) -> ServiceObject?
+    public var service: @Sendable (ObjectName) -> ServiceFacts?
     /// What is known of a Secret; nil if it does not exist, or is not known yet.
     public var secret: @Sendable (ObjectName) -> SecretFacts?
     /// Whether a ConfigMap exists that has a `ca.crt`.
@@ -17,7 +17,7 @@ public struct GatewayInput: Sendable {
         resources: [GatewayResource],
         destinationRules: [DestinationRuleObject] = [],
         namespaceLabels: [String: [String: String]] = [:],
-        service: @escaping @Sendable (ObjectName) -> ServiceObject?,
+        service: @escaping @Sendable (ObjectName) -> ServiceFacts?,
         secret: @escaping @Sendable (ObjectName) -> SecretFacts? = { _ in nil },
         hasAuthority: @escaping @Sendable (ObjectName) -> Bool = { _ in false }
     ) {
@@ -27,6 +27,18 @@ public struct GatewayInput: Sendable {
         self.service = service
         self.secret = secret
         self.hasAuthority = hasAuthority
+    }
+}
+
+/// What of a service decides about plans.
+public struct ServiceFacts: Sendable, Hashable {
+    public var ports: [ServiceObject.Port]
+    /// Those that the DestinationRules in force define.
+    public var subsets: Set<String>
+
+    public init(ports: [ServiceObject.Port], subsets: Set<String> = []) {
+        self.ports = ports
+        self.subsets = subsets
     }
 }
 
@@ -137,6 +149,9 @@ public struct GatewayCondition: Sendable, Hashable {
 
 /// The status that an object of the Gateway API is to have.
 public struct GatewayStatus: Sendable, Hashable {
+    /// The type of a condition that stands as long as some clients without a good certificate are let in, and else not at all.
+    public static let insecureClients = "InsecureFrontendValidationMode"
+
     public struct Listener: Sendable, Hashable {
         public var name: String
         /// The kinds of route that it takes, all of the group `gateway.networking.k8s.io`.

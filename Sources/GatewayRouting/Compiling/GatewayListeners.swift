@@ -69,38 +69,36 @@ extension GatewayCompiler {
             self.result.statuses.append(status)
         }
         var listeners: [ListenerState] = []
-        var gateways: [(GatewayResource, [GatewayCondition])] = []
+        var gateways: [(GatewayResource, GatewaySpec, refusal: GatewayCondition?)] = []
         for resource in self.input.resources {
             guard case .gateway(let spec) = resource.content, classes.contains(spec.className) else { continue }
-            let isAddressed = !spec.addresses.contains(nil)
-            if !isAddressed {
-                self.find(.error, resource, "spec.addresses", "only addresses of type IPAddress are served")
-            }
-            gateways.append(
-                (
-                    resource,
-                    isAddressed
-                        ? []
-                        : [
-                            GatewayCondition(
-                                "Accepted",
-                                false,
-                                "UnsupportedAddress",
-                                "only addresses of type IPAddress are served"
-                            )
-                        ]
-                )
-            )
+            let refusal = self.refusal(of: resource, spec)
+            gateways.append((resource, spec, refusal))
             for (index, listener) in spec.listeners.enumerated() {
                 var state = self.listener(resource, spec, listener, index)
-                if !isAddressed { state.sort = nil }
+                if refusal != nil { state.sort = nil }
                 listeners.append(state)
             }
         }
         self.markConflicts(&listeners)
         self.attachRoutes(to: &listeners)
-        for (resource, problems) in gateways { self.addStatus(of: resource, problems, listeners) }
+        for (resource, spec, refusal) in gateways { self.addStatus(of: resource, spec, refusal, listeners) }
         self.addFragments(of: listeners)
+    }
+
+    /// Why nothing of a Gateway is served; nil if all is well.
+    private mutating func refusal(of resource: GatewayResource, _ spec: GatewaySpec) -> GatewayCondition? {
+        let (field, reason, text): (String, String, String)
+        if spec.addresses.contains(nil) {
+            (field, reason, text) = ("addresses", "UnsupportedAddress", "only addresses of type IPAddress are served")
+        } else if spec.hasParameters {
+            (field, reason) = ("infrastructure.parametersRef", "InvalidParameters")
+            text = "parameters are not read; take it out"
+        } else {
+            return nil
+        }
+        self.find(.error, resource, "spec.\(field)", text)
+        return GatewayCondition("Accepted", false, reason, text)
     }
 
     private mutating func listener(
@@ -230,7 +228,8 @@ extension GatewayCompiler {
 
     private mutating func addStatus(
         of resource: GatewayResource,
-        _ problems: [GatewayCondition],
+        _ spec: GatewaySpec,
+        _ refusal: GatewayCondition?,
         _ listeners: [ListenerState]
     ) {
         let own = listeners.filter { $0.gateway.name == resource.name }
@@ -261,14 +260,12 @@ extension GatewayCompiler {
             $0.conditions.allSatisfy { $0.isTrue == ($0.type != "Conflicted") }
         }
         let isServed = own.contains(where: \.isServed)
-        status.conditions = problems
-        if problems.isEmpty {
-            status.conditions = [
-                isAllGood
+        status.conditions = [
+            refusal
+                ?? (isAllGood
                     ? GatewayCondition("Accepted", true, "Accepted")
-                    : GatewayCondition("Accepted", isServed, "ListenersNotValid", "see the conditions of the listeners")
-            ]
-        }
+                    : GatewayCondition("Accepted", isServed, "ListenersNotValid", "see the conditions of the listeners"))
+        ]
         status.conditions.append(
             GatewayCondition(
                 "Programmed",
@@ -277,45 +274,59 @@ extension GatewayCompiler {
                 isServed ? "" : "no listener is served"
             )
         )
+        if spec.allowsInsecureClients {
+            status.conditions.append(GatewayCondition(GatewayStatus.insecureClients, true, "ConfigurationChanged"))
+        }
         self.result.statuses.append(status)
     }
 
     private mutating func addFragments(of listeners: [ListenerState]) {
+        var hostnames: [ListenerPlan.Key: Set<HostPattern>] = [:]
         for state in listeners where state.isServed {
-            guard let sort = state.sort else { continue }
-            // What a more specific listener of the port holds is that one's alone.
-            let narrower = listeners.filter { other in
-                other.isServed && other.listener.port == state.listener.port && other.sort?.transport == sort.transport
-                    && other.hostname != state.hostname && state.hostname.covers(other.hostname)
-            }.map(\.hostname)
-            func isOwn(_ host: HostPattern) -> Bool { !narrower.contains { $0.covers(host) } }
-            let service: Fragment.Service?
-            switch sort {
-            case .http: service = .http(state.hosts(where: isOwn))
-            case .https(let termination):
-                let hosts = HTTPHosts(state.hosts(where: isOwn))
-                service = .tls([TLSServer(hosts: [state.hostname], termination: termination, service: .http(hosts))])
-            case .passthrough, .terminated:
-                var termination: TLSTermination?
-                if case .terminated(let value) = sort { termination = value }
-                let servers = state.streams.map { stream in
-                    TLSServer(
-                        hosts: stream.hosts.filter(isOwn),
-                        termination: termination,
-                        service: .stream(stream.route)
-                    )
-                }.filter { !$0.hosts.isEmpty }
-                service = servers.isEmpty ? nil : .tls(servers)
-            case .tcp, .udp: service = state.streams.first.map { .stream($0.route) }
-            }
-            guard let service else {
-                self.find(.warning, state.gateway, state.field, "no route is attached: the port is not opened")
-                continue
-            }
-            for address in state.addresses {
-                let key = ListenerPlan.Key(transport: sort.transport, address: address, port: state.listener.port)
+            for key in state.keys { hostnames[key, default: []].insert(state.hostname) }
+        }
+        for state in listeners where state.isServed {
+            for key in state.keys {
+                // What a more specific listener of the port holds is that one's alone.
+                let narrower = hostnames[key, default: []].filter { $0 != state.hostname && state.hostname.covers($0) }
+                let service = state.service { host in !narrower.contains { $0.covers(host) } }
+                guard let service else { continue }
                 self.fragments.append(Fragment(key: key, resource: state.gateway, field: state.field, service: service))
             }
+            if [.tcp, .udp].contains(state.sort), state.streams.isEmpty {
+                self.find(.warning, state.gateway, state.field, "no route is attached: the port is not opened")
+            }
+        }
+    }
+}
+
+extension ListenerState {
+    fileprivate var keys: [ListenerPlan.Key] {
+        guard let sort = self.sort else { return [] }
+        return self.addresses.map { .init(transport: sort.transport, address: $0, port: self.listener.port) }
+    }
+
+    /// What is served for the hosts that are its own; nil for nothing.
+    fileprivate func service(where isOwn: (HostPattern) -> Bool) -> Fragment.Service? {
+        switch self.sort {
+        case .http: return .http(self.hosts(where: isOwn))
+        case .https(let termination):
+            let hosts = HTTPHosts(self.hosts(where: isOwn))
+            return .tls([TLSServer(hosts: [self.hostname], termination: termination, service: .http(hosts))])
+        case .passthrough, .terminated:
+            var termination: TLSTermination?
+            if case .terminated(let value) = self.sort { termination = value }
+            let servers = self.streams.map { stream in
+                TLSServer(
+                    hosts: stream.hosts.filter(isOwn),
+                    termination: termination,
+                    service: .stream(stream.route)
+                )
+            }
+            // Open without a route, too, as its Gateway tells its address: such names are refused one by one.
+            return .tls(servers.filter { !$0.hosts.isEmpty })
+        case .tcp, .udp: return self.streams.first.map { .stream($0.route) }
+        case nil: return nil
         }
     }
 }

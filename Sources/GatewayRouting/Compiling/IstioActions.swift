@@ -305,7 +305,8 @@ extension GatewayCompiler {
     {
         var servers: [TLSServer] = []
         var taken: Set<HostPattern> = []
-        for (service, allowed) in services {
+        for (service, hosts) in services {
+            let allowed = HostCover(hosts)
             for (index, route) in service.spec.tls.enumerated() {
                 let field = "spec.tls[\(index)]"
                 var hosts: [HostPattern] = []
@@ -320,8 +321,8 @@ extension GatewayCompiler {
                             )
                             continue
                         }
-                        guard let common = allowed.lazy.compactMap({ HostPattern.intersection($0, pattern) }).first
-                        else {
+                        let common = allowed.common(with: pattern)
+                        guard !common.isEmpty else {
                             self.find(
                                 .warning,
                                 service.resource,
@@ -330,7 +331,7 @@ extension GatewayCompiler {
                             )
                             continue
                         }
-                        if taken.insert(common).inserted { hosts.append(common) }
+                        hosts += common.filter { taken.insert($0).inserted }
                     }
                 }
                 guard !hosts.isEmpty, self.countRule(of: service.resource) else { continue }

@@ -34,23 +34,25 @@ extension GatewayCompiler {
             default: break
             }
         }
-        let names = gateways.map { $0.0.name }
-        var bound: Set<ObjectName> = []
+        let names = Dictionary(grouping: gateways.map { $0.0.name }, by: \.name)
+        /// The hosts of those that are bound to any.
+        var bound: [ObjectName: [HostPattern]] = [:]
         for (gateway, spec) in gateways {
             if let labels = self.settings.podLabels, !spec.selector.allSatisfy({ labels[$0.key] == $0.value }) {
                 continue
             }
             var own: [BoundService] = []
             for (resource, service) in services where self.isBound(resource, service, to: gateway.name, of: names) {
-                own.append((resource, service))
-                bound.insert(resource.name)
+                let hosts = bound[resource.name] ?? self.hosts(of: resource, service)
+                bound[resource.name] = hosts
+                own.append((resource, service, hosts))
             }
             for (index, server) in spec.servers.enumerated() {
                 guard let server = self.server(gateway, server, "spec.servers[\(index)]") else { continue }
                 self.compile(server, own)
             }
         }
-        for (resource, spec) in services where !bound.contains(resource.name) {
+        for (resource, spec) in services where bound[resource.name] == nil {
             guard spec.gateways.contains(where: { $0 != "mesh" }) else { continue }
             self.find(
                 .warning,
@@ -66,7 +68,7 @@ extension GatewayCompiler {
         _ resource: GatewayResource,
         _ spec: VirtualServiceSpec,
         to gateway: ObjectName,
-        of gateways: [ObjectName]
+        of gateways: [String: [ObjectName]]
     ) -> Bool {
         let own = resource.name.namespace
         let isVisible =
@@ -81,7 +83,7 @@ extension GatewayCompiler {
         _ text: String,
         _ gateway: ObjectName,
         from namespace: String,
-        of gateways: [ObjectName],
+        of gateways: [String: [ObjectName]],
         _ resource: GatewayResource
     ) -> Bool {
         if text.contains("/") {
@@ -90,7 +92,7 @@ extension GatewayCompiler {
         guard text == gateway.name else { return false }
         if namespace == gateway.namespace { return true }
         // EdgeMesh 1.17 looked at the name alone: that stays, where only one Gateway can be meant.
-        guard gateways.filter({ $0.name == text }) == [gateway] else { return false }
+        guard gateways[text] == [gateway] else { return false }
         self.find(
             .warning,
             resource,

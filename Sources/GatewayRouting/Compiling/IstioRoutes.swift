@@ -2,14 +2,18 @@ import KubeModel
 import MeshCore
 
 extension GatewayCompiler {
-    typealias BoundService = (resource: GatewayResource, spec: VirtualServiceSpec)
+    /// A VirtualService with those of its hosts that are some.
+    typealias BoundService = (resource: GatewayResource, spec: VirtualServiceSpec, hosts: [HostPattern])
 
     mutating func compile(_ server: IstioServer, _ services: [BoundService]) {
         let key = ListenerPlan.Key(transport: .tcp, address: server.address, port: server.spec.port)
-        var fitting: [(BoundService, [HostPattern])] = []
-        for service in services {
-            let hosts = self.hosts(of: service, on: server)
-            if !hosts.isEmpty { fitting.append((service, hosts)) }
+        let covers = Dictionary(grouping: server.hosts) { $0.namespace }.mapValues { HostCover($0.map { $0.pattern }) }
+        let fitting: [(BoundService, [HostPattern])] = services.compactMap { service in
+            let fitting = [nil, service.resource.name.namespace].compactMap { covers[$0] }
+            var seen: Set<HostPattern> = []
+            let hosts = service.hosts.flatMap { host in fitting.flatMap { $0.common(with: host) } }
+                .filter { seen.insert($0).inserted }
+            return hosts.isEmpty ? nil : (service, hosts)
         }
         if fitting.isEmpty {
             self.find(
@@ -42,21 +46,14 @@ extension GatewayCompiler {
         self.fragments.append(Fragment(key: key, resource: server.gateway, field: server.field, service: service))
     }
 
-    /// The hosts that a VirtualService and a server have in common.
-    private mutating func hosts(of service: BoundService, on server: IstioServer) -> [HostPattern] {
-        var hosts: [HostPattern] = []
-        for text in service.spec.hosts.isEmpty ? ["*"] : service.spec.hosts {
-            guard let pattern = HostPattern(text) else {
-                self.find(.error, service.resource, "spec.hosts", "\"\(text)\" is no host name, *.NAME or *")
-                continue
-            }
-            for host in server.hosts where host.namespace == nil || host.namespace == service.resource.name.namespace {
-                if let common = HostPattern.intersection(host.pattern, pattern), !hosts.contains(common) {
-                    hosts.append(common)
-                }
-            }
+    /// Tells of those that are none.
+    mutating func hosts(of resource: GatewayResource, _ spec: VirtualServiceSpec) -> [HostPattern] {
+        guard !spec.hosts.isEmpty else { return [.any] }
+        return spec.hosts.compactMap { text in
+            let pattern = HostPattern(text)
+            if pattern == nil { self.find(.error, resource, "spec.hosts", "\"\(text)\" is no host name, *.NAME or *") }
+            return pattern
         }
-        return hosts
     }
 
     // MARK: HTTP

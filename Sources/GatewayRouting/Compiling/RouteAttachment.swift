@@ -159,11 +159,11 @@ extension GatewayCompiler {
         _ reference: ObjectReference,
         _ port: UInt16?,
         of route: GatewayResource
-    ) -> Result<(ServiceObject, ServiceObject.Port), ReferenceProblem> {
+    ) -> Result<(ObjectName, ServiceObject.Port), ReferenceProblem> {
         func problem(
             _ reason: String,
             _ message: String
-        ) -> Result<(ServiceObject, ServiceObject.Port), ReferenceProblem> {
+        ) -> Result<(ObjectName, ServiceObject.Port), ReferenceProblem> {
             .failure(ReferenceProblem(reason, message))
         }
         guard reference.kind == "Service", reference.group.isEmpty || reference.group == "core" else {
@@ -185,7 +185,7 @@ extension GatewayCompiler {
                 "the Service \(name) has no port \(port.map(String.init) ?? "without a number")"
             )
         }
-        return .success((service, found))
+        return .success((name, found))
     }
 
     /// Nil, with what is wrong in `condition`, for a backend whose share is answered with 500.
@@ -202,18 +202,18 @@ extension GatewayCompiler {
             condition = problem.condition
             self.find(.error, route, field, problem.condition.message)
             return nil
-        case .success(let (service, port)):
-            var backend = Backend(service: service.name, port: port.port)
+        case .success(let (name, port)):
+            var backend = Backend(service: name, port: port.port)
             backend.application = self.application(of: port)
             if case .route(let spec) = route.content, spec.isGRPC { backend.application = .http2 }
-            switch policies.tls(of: service.name, port, for: route) {
+            switch policies.tls(of: name, port, for: route) {
             case .none: break
             case .some(nil):
                 condition = GatewayCondition(
                     "ResolvedRefs",
                     false,
                     "InvalidCACertificateRef",
-                    "the BackendTLSPolicy of \(service.name) cannot be carried out"
+                    "the BackendTLSPolicy of \(name) cannot be carried out"
                 )
                 self.find(.error, route, field, condition.message)
                 return nil

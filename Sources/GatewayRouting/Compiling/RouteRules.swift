@@ -173,8 +173,9 @@ extension GatewayCompiler {
         compiled.timeout = rule.requestTimeout.flatMap { $0 > .zero ? $0 : nil }
         compiled.tryTimeout = rule.backendTimeout.flatMap { $0 > .zero ? $0 : nil }
         if let retry = rule.retry {
+            // Connections that fail, break off or fall silent count without being named (GEP-1731).
             let conditions = Set(retry.codes.map { RetryPolicy.Condition.status($0) }).union([
-                .connectFailure, .refusedStream,
+                .connectFailure, .refusedStream, .reset,
             ])
             compiled.retries = RetryPolicy(
                 attempts: retry.attempts,

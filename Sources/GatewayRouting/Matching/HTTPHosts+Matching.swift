@@ -32,29 +32,29 @@ extension HTTPHosts.Host {
     }
 }
 
-extension TLSServer {
-    /// The server for the name that a client asks for: most specific first. A client that names none gets the one that serves
-    /// every name, or the only one.
+/// The names of the servers of a TLS port.
+public struct TLSNames: Sendable {
+    private let index: HostIndex
+    /// Of each pattern, the position of its server.
+    private let positions: [Int]
+    private let withoutName: Int?
+
+    public init(_ servers: [TLSServer]) {
+        self.index = HostIndex(servers.lazy.flatMap(\.hosts))
+        self.positions = servers.enumerated().flatMap { position, server in server.hosts.map { _ in position } }
+        self.withoutName = servers.firstIndex { $0.hosts.contains(.any) } ?? (servers.count == 1 ? 0 : nil)
+    }
+
+    /// Where the server stands for the name that a client asks for: most specific first. A client that names none gets the one that
+    /// serves every name, or the only one.
     /// - Parameter name: in lower case, without a final dot.
-    public static func best(of servers: [TLSServer], for name: String?) -> TLSServer? {
-        self.bestIndex(of: servers, for: name).map { servers[$0] }
+    public func position(of name: String?) -> Int? {
+        guard let name else { return self.withoutName }
+        return self.index.best(for: name).map { self.positions[$0] }
     }
+}
 
-    /// Where it stands.
-    public static func bestIndex(of servers: [TLSServer], for name: String?) -> Int? {
-        guard let name else {
-            return servers.firstIndex { $0.hosts.contains(.any) } ?? (servers.count == 1 ? 0 : nil)
-        }
-        var best: (index: Int, host: HostPattern)?
-        for (index, server) in servers.enumerated() {
-            for host in server.hosts where host.matches(name) {
-                guard best.map({ HostPattern.isMoreSpecific(host, than: $0.host) }) ?? true else { continue }
-                best = (index, host)
-            }
-        }
-        return best?.index
-    }
-
+extension TLSServer {
     /// Whether a request for `name` may come over a connection to this server: otherwise 421 sends the client to another.
     public func serves(_ name: String) -> Bool { self.hosts.contains { $0.matches(name) } }
 }

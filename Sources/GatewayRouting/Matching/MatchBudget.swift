@@ -7,9 +7,16 @@ public final class MatchBudget {
     /// What a request may cost in all: a few milliseconds of its loop.
     public static let maximumSteps = 100_000
 
+    private let steps: Int
     private var left: Int
 
-    public init(steps: Int = MatchBudget.maximumSteps) { self.left = steps }
+    public init(steps: Int = MatchBudget.maximumSteps) {
+        self.steps = steps
+        self.left = steps
+    }
+
+    /// For the next request.
+    public func renew() { self.left = self.steps }
 
     public var isExhausted: Bool { self.left < 0 }
 

@@ -16,6 +16,8 @@ public struct HostPattern: Sendable, Hashable, CustomStringConvertible {
 
     public var description: String { self.text }
 
+    var isWildcard: Bool { self.text.utf8.first == UInt8(ascii: "*") }
+
     private static func normalized(_ text: String) -> String? {
         var bytes = Array(text.utf8)
         if bytes.last == UInt8(ascii: ".") { bytes.removeLast() }
@@ -44,14 +46,14 @@ public struct HostPattern: Sendable, Hashable, CustomStringConvertible {
     /// - Parameter host: in lower case, without port or final dot.
     public func matches(_ host: some StringProtocol) -> Bool {
         if self.text == "*" { return true }
-        guard self.text.utf8.first == UInt8(ascii: "*") else { return self.text == host }
+        guard self.isWildcard else { return self.text == host }
         let suffix = self.text.dropFirst()
         return host.utf8.count > suffix.utf8.count && host.hasSuffix(suffix)
     }
 
     /// Orders most specific first: names before wildcards, longer wildcards before shorter ones, `*` last.
     public static func isMoreSpecific(_ first: HostPattern, than second: HostPattern) -> Bool {
-        let ranks = [first, second].map { ($0.text.utf8.first == UInt8(ascii: "*") ? 1 : 0, -$0.text.utf8.count) }
+        let ranks = [first, second].map { ($0.isWildcard ? 1 : 0, -$0.text.utf8.count) }
         return ranks[0] == ranks[1] ? first.text < second.text : ranks[0] < ranks[1]
     }
 }

@@ -34,6 +34,7 @@ extension GatewaySpec {
             let type = try field["type"].nonEmptyString() ?? "IPAddress"
             return type == "IPAddress" ? IPAddress(try field["value"].string() ?? "") : nil
         }
+        self.hasParameters = try spec["infrastructure"]["parametersRef"].isPresent
         let frontend = try spec["tls"]["frontend"]
         self.clientValidation = try ClientValidation(frontend["default"]["validation"])
         for field in try frontend["perPort"].elements() {

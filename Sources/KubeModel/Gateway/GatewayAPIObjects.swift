@@ -100,6 +100,14 @@ public struct GatewaySpec: Hashable, Sendable {
     /// For every HTTPS listener that `clientValidationByPort` does not name.
     public var clientValidation: ClientValidation?
     public var clientValidationByPort: [UInt16: ClientValidation] = [:]
+    /// Whether `infrastructure.parametersRef` names an object.
+    public var hasParameters = false
+
+    /// Whether a client without a good certificate is let in somewhere.
+    public var allowsInsecureClients: Bool {
+        let validations = [self.clientValidation] + self.listeners.map(\.clientValidation)
+        return (validations.compactMap(\.self) + self.clientValidationByPort.values).contains(where: \.allowsInsecure)
+    }
 }
 
 /// Which part of which parent a route wants to be attached to.

@@ -25,6 +25,9 @@ final class TCPSockets: Sendable {
 
     /// Where the transport listens, for dials that reuse a port.
     private let listening = Mutex<[TransportAddress]>([])
+    private let onShortage: AcceptShortage
+
+    init(onShortage: @escaping AcceptShortage) { self.onShortage = onShortage }
 
     /// Connects; the channel's initializer runs before it is active. Completes on `loop`.
     func dial(
@@ -96,15 +99,16 @@ final class TCPSockets: Sendable {
         } catch {
             return group.any().makeFailedFuture(error)
         }
+        let onShortage = self.onShortage
         var bootstrap = ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: Self.backlog)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .serverChannelOption(SocketOption.reusePort, value: 1)
             .serverChannelInitializer { channel in
-                CongestionControl.ofHost.begin(channel)
-                // Running out of descriptors pauses accepting instead of spinning.
-                return channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.addHandler(AcceptBackoffHandler())
+                channel.eventLoop.makeCompletedFuture {
+                    CongestionControl.ofHost.begin(channel)
+                    let pause = AcceptPause { error, isFirst in if isFirst { onShortage(address, error) } }
+                    try channel.pipeline.syncOperations.addHandler(pause)
                 }
             }
             .childChannelOption(SocketOption.noDelay, value: 1)

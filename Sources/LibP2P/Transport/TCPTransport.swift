@@ -5,9 +5,11 @@ public import NIOCore
 
 /// Plain TCP: `/ip4/192.0.2.1/tcp/20006`, `/ip6/2001:db8::1/tcp/20006`.
 public final class TCPTransport: Transport {
-    private let sockets = TCPSockets()
+    private let sockets: TCPSockets
 
-    public init() {}
+    public init(onShortage: @escaping AcceptShortage = { _, _ in }) {
+        self.sockets = TCPSockets(onShortage: onShortage)
+    }
 
     public func canDial(_ address: Multiaddr) -> Bool {
         address.tcpEndpoint?.rest.isEmpty ?? false

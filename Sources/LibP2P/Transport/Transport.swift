@@ -1,4 +1,5 @@
 public import LibP2PSecurity
+public import MeshCore
 public import Multiformats
 public import NIOCore
 
@@ -28,6 +29,10 @@ public protocol Transport: Sendable {
         accept: @escaping @Sendable (RawConnection) -> Void
     ) -> EventLoopFuture<any TransportListener>
 }
+
+/// Told, on the listener's loop, that descriptors or memory are short and nothing is accepted for a while; once until a connection was
+/// accepted again. `AcceptPause` has the rest.
+public typealias AcceptShortage = @Sendable (_ listener: TransportAddress, _ error: IOError) -> Void
 
 public struct TransportDialOptions: Sendable {
     /// When to give up.

@@ -37,11 +37,15 @@ public final class WebSocketTransport: Transport {
     private let configuration: Configuration
     /// Made when first needed: it holds the system's trust roots.
     private let clientContext = Mutex<NIOSSLContext?>(nil)
-    private let sockets = TCPSockets()
+    private let sockets: TCPSockets
     private let upgrading: Mutex<Admission>
 
-    public init(configuration: Configuration = Configuration()) {
+    public init(
+        configuration: Configuration = Configuration(),
+        onShortage: @escaping AcceptShortage = { _, _ in }
+    ) {
         self.configuration = configuration
+        self.sockets = TCPSockets(onShortage: onShortage)
         self.upgrading = Mutex(
             Admission(
                 of: "WebSocket upgrades at once",

@@ -155,9 +155,15 @@ extension GatewayInput {
             resources: Array(snapshot.gatewayResources.values),
             destinationRules: Array(snapshot.destinationRules.values),
             namespaceLabels: Dictionary(uniqueKeysWithValues: snapshot.namespaceLabels.map { ($0.key, $0.value) }),
-            service: { snapshot.services[$0]?.object },
+            service: { snapshot.facts(ofService: $0) },
             secret: { vault.facts(ofSecret: $0) },
             hasAuthority: { vault.hasAuthority(inConfigMap: $0) }
         )
+    }
+}
+
+extension CatalogSnapshot {
+    func facts(ofService name: ObjectName) -> ServiceFacts? {
+        self.services[name].map { ServiceFacts(ports: $0.object.ports, subsets: $0.subsetNames) }
     }
 }

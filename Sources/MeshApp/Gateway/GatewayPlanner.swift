@@ -13,16 +13,16 @@ import Synchronization
 actor GatewayPlanner {
     /// What the compiler asked for, to tell whether it would hear something else now.
     private final class Consultation: Sendable {
-        let services = Mutex<[ObjectName: ServiceObject?]>([:])
+        let services = Mutex<[ObjectName: ServiceFacts?]>([:])
         let secrets = Mutex<[ObjectName: SecretFacts?]>([:])
         let authorities = Mutex<[ObjectName: Bool]>([:])
 
         func listening(to input: GatewayInput) -> GatewayInput {
             var result = input
             result.service = { name in
-                let object = input.service(name)
-                self.services.withLock { $0[name] = .some(object) }
-                return object
+                let facts = input.service(name)
+                self.services.withLock { $0[name] = .some(facts) }
+                return facts
             }
             result.secret = { name in
                 let facts = input.secret(name)
@@ -135,12 +135,9 @@ actor GatewayPlanner {
         }
     }
 
-    /// The Gateways of the Gateway API, by name.
-    nonisolated func gateways(of snapshot: CatalogSnapshot) -> [(ObjectName, GatewaySpec)] {
-        snapshot.gatewayResources.values.compactMap { resource in
-            guard case .gateway(let spec) = resource.content else { return nil }
-            return (resource.name, spec)
-        }
+    /// The Gateways of the Gateway API.
+    nonisolated func gateways(of snapshot: CatalogSnapshot) -> [ObjectName] {
+        snapshot.gatewayResources.values.filter { $0.kind == .gateway }.map(\.name)
     }
 
     private func compileIfStale() -> Bool {
@@ -182,7 +179,7 @@ actor GatewayPlanner {
         let services = consultation.services.withLock { $0 }
         // Whichever are fewer.
         let candidates = changed.count < services.count ? changed.filter { services[$0] != nil } : Set(services.keys)
-        return candidates.contains { services[$0] != .some(snapshot.services[$0]?.object) }
+        return candidates.contains { services[$0] != .some(snapshot.facts(ofService: $0)) }
             || consultation.secrets.withLock { $0 }.contains { $0.value != self.vault.facts(ofSecret: $0.key) }
             || consultation.authorities.withLock { $0 }
                 .contains { $0.value != self.vault.hasAuthority(inConfigMap: $0.key) }

@@ -23,7 +23,11 @@ struct GatewayStatusDocument: Sendable {
         let wanted: Document
         switch self.desired.kind {
         case .gatewayClass:
-            wanted = ["conditions": self.merged(self.desired.conditions, with: present["conditions"], now)]
+            wanted = [
+                "conditions": self.merged(self.desired.conditions, with: present["conditions"], now),
+                // An API from before this field drops it, and is told again at the next look.
+                "supportedFeatures": .array(SupportedFeatures.names.map { ["name": .string($0)] }),
+            ]
         case .gateway:
             wanted = .object(
                 self.addressMember(present["addresses"]) + [
@@ -48,7 +52,8 @@ struct GatewayStatusDocument: Sendable {
     /// Conditions of types that are not ours stay; one that does not turn keeps the time of its last turn.
     private func merged(_ conditions: [GatewayCondition], with present: Document?, _ now: String) -> Document {
         let known = present?.array ?? []
-        let own = Set(conditions.map(\.type))
+        // One that is there or not, as the specification wants it.
+        let own = Set(conditions.map(\.type)).union([GatewayStatus.insecureClients])
         let others = known.filter { !own.contains($0["type"]?.string ?? "") }
         return .array(
             others
