@@ -57,7 +57,7 @@ let package = Package(
             targets: [
                 "Documents", "KubeModel", "Configuration", "DNSWire", "KubeClient", "Multiformats", "PeerIdentity",
                 "LibP2PSecurity", "Yamux", "LibP2P", "LibP2PRelay", "LibP2PDiscovery", "EdgeTunnel", "GatewayRouting",
-                "EdgeGateway", "PacketWire", "EdgeCNI",
+                "EdgeGateway", "PacketWire", "EdgeCNI", "PacketDatagrams",
             ]
         ),
     ],
@@ -106,6 +106,7 @@ let package = Package(
                 "CSalsa20", "MeshCore", "Multiformats", "PeerIdentity", nioCore, nioTLS, nioSSL, asn1, crypto,
             ]
         ),
+        library("PacketDatagrams", ["MeshCore", "Multiformats", nioCore, crypto]),
         // 4: the state of the cluster, and the libp2p host
         library("ServiceCatalog", ["MeshCore", "Documents", "KubeModel", "LoadBalancing", hashTrees, logging]),
         library(
@@ -161,7 +162,8 @@ let package = Package(
             [
                 "CLinux", "MeshCore", "Documents", "Multiformats", "KubeModel", "ByteStreams", "LinuxNetwork",
                 "PeerIdentity", "LibP2PSecurity", "Yamux", "ServiceCatalog", "LibP2P", "MeshInterfaces", "LibP2PRelay",
-                "LibP2PDiscovery", nioCore, nioPosix, hashTrees, deques, logging, lifecycle,
+                "LibP2PDiscovery", "PacketWire", "PacketDatagrams", nioCore, nioPosix, hashTrees, deques, logging,
+                lifecycle,
             ]
         ),
         library(
@@ -396,6 +398,7 @@ let package = Package(
                 hashTrees, logging,
             ]
         ),
+        tests("PacketDatagramsTests", ["PacketDatagrams", "Multiformats", "MeshCore", nioCore, crypto]),
         tests(
             "EdgeTunnelTests",
             [

@@ -5,14 +5,14 @@ public enum TunnelText {
     /// The nodes that are known, and how each is reached.
     public static func peers(_ report: Document) -> String {
         var table = TextTable(
-            header: ["NODE", "STATE", "PATH", "RTT", "LOSS", "FOR", "FLOWS", "AGENT", "PROBLEM"]
+            header: ["NODE", "STATE", "PATH", "RTT", "LOSS", "FOR", "FLOWS", "PACKETS", "AGENT", "PROBLEM"]
         )
         for (node, path) in self.nodes(report) {
             table.add([
                 node, path["state"]?.string ?? "?", self.path(path), self.roundTrip(path),
                 path["loss"]?.figure.map(self.percent) ?? "-",
                 path["forSeconds"]?.integer.map(StatusText.duration) ?? "-",
-                path["flows"]?.integer.map { "\($0)" } ?? "-", path["agent"]?.string ?? "-",
+                path["flows"]?.integer.map { "\($0)" } ?? "-", self.packets(path), path["agent"]?.string ?? "-",
                 path["problem"]?.string ?? "",
             ])
         }
@@ -30,6 +30,12 @@ public enum TunnelText {
         guard let kind = path["kind"]?.string else { return "-" }
         guard let relay = path["relay"]?.string else { return kind }
         return "\(kind) via \(relay)"
+    }
+
+    /// `datagrams`, `stream (noWay)`; `-` if there are no packets of pods.
+    static func packets(_ path: Document) -> String {
+        guard let by = path["packets"]?["by"]?.string else { return "-" }
+        return path["packets"]?["reason"]?.string.map { "\(by) (\($0))" } ?? by
     }
 
     static func roundTrip(_ path: Document) -> String {

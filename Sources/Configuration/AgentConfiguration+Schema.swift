@@ -280,6 +280,7 @@ extension AgentConfiguration {
             Key("modules.edgeTunnel.relayService", \.modules.edgeTunnel.relayService, .choice, .live),
             Key("modules.edgeTunnel.portMapping", \.modules.edgeTunnel.portMapping, .flag, .restart),
             Key("modules.edgeTunnel.holePunching", \.modules.edgeTunnel.holePunching, .flag, .restart),
+            Key("modules.edgeTunnel.packetDatagrams", \.modules.edgeTunnel.packetDatagrams, .choice, .restart),
             Key(
                 "modules.edgeTunnel.livenessInterval",
                 \.modules.edgeTunnel.livenessInterval,

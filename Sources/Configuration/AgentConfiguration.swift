@@ -186,6 +186,13 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var allow: [String] = []
     }
 
+    /// When packets of pods go by datagrams.
+    public enum PacketDatagramsMode: String, Sendable, Hashable, CaseIterable {
+        case auto
+        case always
+        case never
+    }
+
     public struct EdgeTunnel: Sendable, Hashable {
         public var enable = false
         public var listenPort: UInt16 = 20006
@@ -207,6 +214,7 @@ public struct AgentConfiguration: Sendable, Hashable {
         public var relayService = RelayServiceMode.configured
         public var portMapping = true
         public var holePunching = true
+        public var packetDatagrams = PacketDatagramsMode.auto
         public var livenessInterval = Duration.seconds(1)
         public var livenessTimeout = Duration.seconds(10)
         /// Zero: what a node of its role needs.

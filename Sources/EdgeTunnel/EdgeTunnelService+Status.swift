@@ -5,6 +5,7 @@ import MeshCore
 public import MeshInterfaces
 import Multiformats
 import NIOCore
+import PacketDatagrams
 import Synchronization
 
 extension EdgeTunnelService: StatusReporting {
@@ -53,6 +54,7 @@ extension MeshNode {
         let (settings, isRelay) = self.state.withLock { ($0.settings, $0.relayService != nil) }
         let now = MonotonicTime(self.loop.now)
         let paths = self.paths.paths
+        let packets = self.packetCarriers
         return [
             "running": true,
             "peerID": .string(self.host.peerID.description),
@@ -80,7 +82,7 @@ extension MeshNode {
             "relays": .array(self.relays.relays.map { self.describe($0) }),
             "peers": .object(
                 paths.sorted { $0.key < $1.key }.prefix(EdgeTunnelService.maximumNodesShown).map {
-                    .init($0.key, Self.describe($0.value, now: now))
+                    .init($0.key, Self.describe($0.value, packets: packets[$0.value.peer], now: now))
                 }
             ),
             "refusedTargets": .array(
@@ -113,7 +115,7 @@ extension MeshNode {
         ]
     }
 
-    static func describe(_ path: NodePath, now: MonotonicTime) -> Document {
+    static func describe(_ path: NodePath, packets: PacketWay? = nil, now: MonotonicTime) -> Document {
         let reach = path.remoteAddress.flatMap { try? Multiaddr($0) }?.ipAddress?.reach
         return [
             "state": .string(path.state.rawValue), "kind": path.kind.map { .string($0.rawValue) } ?? nil,
@@ -124,7 +126,19 @@ extension MeshNode {
             "rttMilliseconds": path.roundTripTime.map { .milliseconds($0.saturatedNanoseconds) } ?? nil,
             "loss": .init(.number(path.loss)), "forSeconds": .integer(Int64((now - path.since).inSeconds)),
             "problem": path.problem.map { .string($0) } ?? nil, "flows": .integer(path.flows),
+            "packets": packets?.document ?? nil,
         ]
+    }
+
+    /// What packets of pods go by, for each peer, in its text, that has a channel of them.
+    private var packetCarriers: [String: PacketWay] {
+        let ways = self.packetWays?.ways ?? [:]
+        var carriers: [String: PacketWay] = [:]
+        for (peer, form) in self.packetChannels.forms {
+            let reason: PacketWay.Reason = form == .original ? .original : .off
+            carriers[peer.description] = (form == .framed ? ways[peer] : nil) ?? PacketWay(reason: reason)
+        }
+        return carriers
     }
 
     private func counters() async -> Document {
@@ -162,6 +176,17 @@ extension MeshNode {
             ("reservationsLost", relayed.reservationsLost), ("holesPunched", punched.punched),
             ("holesFailed", punched.failed), ("directInPlaceOfRelayed", punched.dialled),
         ]
+        if let ways = self.packetWays {
+            let (port, links) = (ways.port.counters, ways.counters)
+            members += [
+                ("packetDatagramsSent", port.sent), ("packetDatagramBytesSent", port.sentBytes),
+                ("packetDatagramsDropped", port.dropped), ("packetDatagramsFailed", port.failed),
+                ("packetDatagramsReceived", port.received), ("packetDatagramsStray", port.stray),
+                ("packetDatagramsOverrun", port.overrun), ("packetDatagramsRefused", links.refused),
+                ("packetDatagramAgreements", links.agreements), ("packetDatagramWaysTaken", links.waysTaken),
+                ("packetDatagramWaysLost", links.waysLost),
+            ]
+        }
         if let service = self.state.withLock({ $0.relayService }) {
             let relay = await service.metrics()
             members += [

@@ -170,6 +170,7 @@ extension MeshNode {
         self.host.refreshAddresses()
         let addresses = Set(self.host.configuration.interfaces.addresses().map(\.address))
         self.paths.networkChanged(addresses)
+        self.packetChannels.networkChanged()
         self.relayClient.retry()
         if !self.interfaces.isOpen { self.run { [weak self] in try? await self?.listen() } }
     }

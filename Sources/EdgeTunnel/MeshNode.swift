@@ -58,6 +58,8 @@ final class MeshNode: Sendable {
     let acceptor: FlowAcceptor
     let access: TargetAccess
     let packetChannels: PacketChannels
+    /// Nil: packets take streams alone.
+    let packetWays: PacketWays?
     let packetOpener: PacketOpener
     let packetAcceptor: PacketAcceptor
     let exchange: DiscoveryExchange
@@ -106,16 +108,25 @@ final class MeshNode: Sendable {
             logger: logger
         )
         let packetChannels = PacketChannels(host: host, limits: surroundings.packetLimits)
-        let packetOpener = PacketOpener(host: host, channels: packetChannels, limits: surroundings.packetLimits)
+        let observed = ObservedAddresses(host: host)
+        let packetWays =
+            settings.packetDatagrams == .never
+            ? nil : PacketWays(host: host, use: settings.packetDatagrams, observed: observed, logger: logger)
+        let packetOpener = PacketOpener(
+            host: host,
+            channels: packetChannels,
+            limits: surroundings.packetLimits,
+            ways: packetWays
+        )
         let packetAcceptor = PacketAcceptor(
             host: host,
             naming: directory,
             channels: packetChannels,
             reception: surroundings.packets,
             limits: surroundings.packetLimits,
+            ways: packetWays,
             logger: logger
         )
-        let observed = ObservedAddresses(host: host)
         let puncher = settings.holePunching ? HolePuncher(host: host, observed: observed) : nil
         var paths = surroundings.paths
         paths.liveness.interval = settings.livenessInterval
@@ -125,6 +136,7 @@ final class MeshNode: Sendable {
         self.access = access
         self.acceptor = acceptor
         self.packetChannels = packetChannels
+        self.packetWays = packetWays
         self.packetOpener = packetOpener
         self.packetAcceptor = packetAcceptor
         self.observed = observed
@@ -219,6 +231,7 @@ final class MeshNode: Sendable {
         self.puncher?.start()
         self.observed.start()
         self.autoNAT.start()
+        await self.packetWays?.start(self.settings.listenPort)
         try await self.listen()
         try await self.host.start()
         self.state.withLock { $0.hasListened = true }
@@ -255,6 +268,7 @@ final class MeshNode: Sendable {
         await self.surroundings.revocations?.finish()
         self.packetAcceptor.stop()
         self.packetChannels.closeAll()
+        await self.packetWays?.stop()
         let cut = await self.acceptor.stop(deadline: deadline)
         if cut > 0 { self.logger.notice("flows of other nodes were cut", metadata: ["flows": "\(cut)"]) }
         // Whoever opened flows from here has ended them before. What is left is questions to peers and the circuits of a relay: they

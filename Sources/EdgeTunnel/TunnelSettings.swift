@@ -27,6 +27,15 @@ public struct TunnelSettings: Sendable, Hashable {
         case off
     }
 
+    /// When packets of pods go by datagrams in place of the stream.
+    public enum PacketDatagrams: String, Sendable, Hashable {
+        /// Where a way for them is found, unless the stream is as good: directly, in a network that is near.
+        case auto
+        /// Wherever a way for them is found.
+        case always
+        case never
+    }
+
     /// A node that relays for others.
     public struct Relay: Sendable, Hashable {
         public var nodeName: String
@@ -79,6 +88,8 @@ public struct TunnelSettings: Sendable, Hashable {
     /// Prefixes of the names of interfaces to leave out.
     public var filteredInterfaces: [String] = []
     public var holePunching = true
+    /// Whether packets of pods go by datagrams where both agents can, from and to `listenPort` of UDP.
+    public var packetDatagrams = PacketDatagrams.never
     public var portMapping = true
     /// A peer in use that owes an answer and was silent for so long is asked for a sign of life; without one new flows take another
     /// way.

@@ -101,6 +101,10 @@ extension AgentConfiguration {
         settings.listenInterfaces = Set(Self.names(tunnel.listenInterfaces).filter { $0 != "*" })
         settings.filteredInterfaces = Self.names(tunnel.extraFilteredInterfaces)
         settings.holePunching = tunnel.holePunching
+        if self.modules.edgeCNI.enable, self.role != .gateway {
+            settings.packetDatagrams =
+                TunnelSettings.PacketDatagrams(rawValue: tunnel.packetDatagrams.rawValue) ?? .auto
+        }
         settings.portMapping = tunnel.portMapping
         settings.livenessInterval = TimeAmount(tunnel.livenessInterval)
         settings.livenessTimeout = TimeAmount(tunnel.livenessTimeout)

@@ -25,7 +25,8 @@ public protocol PacketTunneling: Sendable {
 public struct PacketChannel: Sendable {
     /// The form in which packets follow each other.
     public enum Form: Sendable, Hashable {
-        /// Ours, both ways, one for each peer: `docs/protocols/packets.md`.
+        /// Ours, both ways, one for each peer: `docs/protocols/packets.md`. Each write is to hold whole frames, or whole frames and
+        /// the header of another one, whose packet is the next write, by itself.
         case framed
         /// That of kubeedge/edgemesh v1.17: IPv4 packets, each as long as its header says, from the opener to the acceptor only.
         ///

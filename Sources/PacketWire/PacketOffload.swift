@@ -93,6 +93,27 @@ public struct PacketSegments: Sendable {
         }
     }
 
+    /// Segments of which none is longer than `limit`, those of TCP shorter than their device wants them, as whoever carries them may
+    /// choose. Nil if that cannot be.
+    public init?(_ offload: PacketOffload, of packet: IPPacket, _ bytes: UnsafeRawBufferPointer, fitting limit: Int) {
+        guard let whole = try? Self(offload, of: packet, bytes) else { return nil }
+        guard whole.maximumLength > limit else {
+            self = whole
+            return
+        }
+        guard let upper = try? offload.upperLayer(of: packet, bytes) else { return nil }
+        let room = limit - upper.headersLength
+        // One that opens a connection would open as many as there are segments.
+        guard packet.protocolNumber == IPPacket.tcp, bytes[packet.payloadOffset + 13] & 0x02 == 0, room > 0,
+            let shorter = try? Self(
+                PacketOffload(isChecksumPartial: true, segmentSize: UInt16(clamping: room)),
+                of: packet,
+                bytes
+            )
+        else { return nil }
+        self = shorter
+    }
+
     /// Writes the segment `index`, which is less than `count`, to the beginning of `target`, which has room for `maximumLength`.
     /// - Parameter bytes: of the packet.
     /// - Returns: how long it is.

@@ -12,20 +12,22 @@ import Testing
                 "cloud-1": [
                     "state": "up", "kind": "direct", "relay": nil, "rttMilliseconds": 0.421, "loss": 0.0,
                     "forSeconds": 7300, "flows": 3, "agent": "edgemesh", "problem": nil,
+                    "packets": ["by": "datagrams", "reason": nil],
                 ],
                 "north-2": [
                     "state": "up", "kind": "relayed", "relay": "cloud-1", "rttMilliseconds": 40.26, "loss": 0.004,
                     "forSeconds": 5, "flows": 0, "agent": "original", "problem": nil,
+                    "packets": ["by": "stream", "reason": "original"],
                 ],
                 "south-1": ["state": "down", "loss": 1.0, "problem": "dial timed out"],
             ]
         ])
         #expect(
             text == """
-                NODE     STATE  PATH                 RTT      LOSS   FOR        FLOWS  AGENT     PROBLEM
-                cloud-1  up     direct               0.42 ms  0 %    2 h 1 min  3      edgemesh
-                north-2  up     relayed via cloud-1  40.3 ms  <1 %   5 s        0      original
-                south-1  down   -                    -        100 %  -          -      -         dial timed out
+                NODE     STATE  PATH                 RTT      LOSS   FOR        FLOWS  PACKETS            AGENT     PROBLEM
+                cloud-1  up     direct               0.42 ms  0 %    2 h 1 min  3      datagrams          edgemesh
+                north-2  up     relayed via cloud-1  40.3 ms  <1 %   5 s        0      stream (original)  original
+                south-1  down   -                    -        100 %  -          -      -                  -         dial timed out
 
                 """
         )

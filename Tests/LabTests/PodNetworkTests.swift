@@ -84,15 +84,26 @@ extension World {
 }
 
 /// A world of three networks whose pods reach each other, while `body` runs.
-/// - Parameter nat: of the two that are not the cloud; nil: the example's.
+/// - Parameters:
+///   - nat: of the two that are not the cloud; nil: the example's.
+///   - datagrams: when packets go by them; nil: as by default.
+///   - change: of the example.
 func withPodNetwork(
     name: String,
     nat: NATKind? = nil,
+    datagrams: String? = nil,
+    change: (inout Scenario) -> Void = { _ in },
     _ body: (World) async throws -> Void
 ) async throws {
     var scenario = try example("pod-network").scenario
     for index in scenario.lans.indices.dropFirst() { scenario.lans[index].nat = nat ?? scenario.lans[index].nat }
-    try await withWorld(scenario, name: name, body)
+    change(&scenario)
+    try await withWorld(
+        scenario,
+        name: name,
+        configure: { $0.tunnelSettings = datagrams.map { ["packetDatagrams: \($0)"] } ?? [] },
+        body
+    )
 }
 
 extension EndToEnd {
@@ -273,10 +284,12 @@ extension EndToEnd {
                     return ["edge_tun0", "edgemesh-cni"].filter { (links + tables).contains($0) }
                 }
                 #expect(try await traces() == ["edge_tun0", "edgemesh-cni"])
+                try await world.waitForCarrier(from: "north-1", to: "south-1", "datagrams")
                 try await world.killAgent(of: "north-1")
                 #expect(try await traces() == ["edgemesh-cni"], "the device goes with its agent")
                 try world.startAgent(of: "north-1")
                 try await world.waitForPing(from: client.name, "\(app.address)")
+                try await world.waitForCarrier(from: "north-1", to: "south-1", "datagrams")
                 // The other side, whose channel has died under it.
                 try await world.waitForPing(from: "south-1-client", "\(try world.app(of: "north-1").address)")
 
@@ -301,6 +314,7 @@ extension EndToEnd {
                 try connection.connect("\(app.address)", 2701)
                 // Its first line is who answers.
                 _ = try connection.receive()
+                try await world.waitForCarrier(from: "north-1", to: "south-1", "datagrams")
                 try await world.renumber("north-1")
                 try connection.send("after\n".utf8)
                 var echo = ""
@@ -318,6 +332,8 @@ extension EndToEnd {
                 let (client, app) = (try world.node("north-1").client, try world.app(of: "south-1"))
                 try await world.waitForPing(from: client.name, "\(app.address)")
                 try await world.waitForPath(from: "north-1", to: "south-1", ["relayed"])
+                // Nor can one for datagrams.
+                try await world.waitForCarrier(from: "north-1", to: "south-1", "stream noWay")
                 #expect(try await world.carry(4 << 20, from: client, to: app) == 4 << 20)
             }
         }

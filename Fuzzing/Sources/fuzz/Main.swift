@@ -10,7 +10,7 @@ struct FuzzTarget {
         .noisePayload, .tlsCertificate, .yamux, .webSocket, .handshake, .session, .multistream, .identify, .services,
         .relay, .reachability, .kademlia, .mdns, .gateway, .discovery, .proxy, .flow, .datagrams, .gatewayMatch,
         .gatewayObjects, .httpRequest, .httpResponse, .http2Head, .httpProxy, .clientHello, .ipPacket,
-        .packetStream,
+        .packetStream, .datagramHello, .sealedDatagram, .packetFrames,
     ]
 }
 

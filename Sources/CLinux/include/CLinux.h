@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "datagram.h"
 #include "lab.h"
 #include "multicast.h"
 #include "packet.h"

@@ -4,6 +4,7 @@ import Logging
 import MeshInterfaces
 import Multiformats
 import NIOCore
+import PacketDatagrams
 import Synchronization
 
 /// Takes the channels of packets that other agents open, of both kinds, and hands them to whoever takes them. Peers whose node
@@ -38,6 +39,7 @@ final class PacketAcceptor: Sendable {
     private let channels: PacketChannels
     private let reception: PacketReception
     private let limits: PacketLimits
+    private let ways: PacketWays?
     private let logger: Logger
     private let state = Mutex(State())
     private let counts = Mutex(Counters())
@@ -48,19 +50,17 @@ final class PacketAcceptor: Sendable {
         channels: PacketChannels,
         reception: PacketReception,
         limits: PacketLimits,
+        ways: PacketWays? = nil,
         logger: Logger
     ) {
+        self.ways = ways
         self.host = host
         self.naming = naming
         self.channels = channels
         self.reception = reception
         self.limits = limits
         self.logger = logger
-        self.tally = FlowTally(
-            maximum: limits.maximumChannels,
-            maximumPerPeer: limits.maximumChannelsPerPeer,
-            of: "channels of packets"
-        )
+        self.tally = FlowTally(limits)
     }
 
     var counters: Counters { self.counts.withLock { $0 } }
@@ -108,6 +108,7 @@ final class PacketAcceptor: Sendable {
         guard let (node, taker) = self.admit(stream) else { return }
         if let limit = self.tally.enter(peer) { return self.refuse(stream, .overloaded, "\(node): \(limit)") }
         stream.channel.closeFuture.whenComplete { _ in self.tally.leave(peer) }
+        try self.ways?.join(stream, .acceptor)
         try self.hand(stream, over: PacketChannel(channel: stream.channel, node: node, form: .framed), to: taker)
     }
 

@@ -35,6 +35,12 @@ final class PacketChannels: Sendable {
     }
 
     var count: Int { self.state.withLock { $0.count } }
+    /// Of the channels with each peer, the better one.
+    var forms: [PeerID: PacketChannel.Form] {
+        self.state.withLock { state in
+            state.members.mapValues { members in members.contains { $0.form == .framed } ? .framed : .original }
+        }
+    }
     /// Channels whose owners were told of a better path.
     var moves: UInt64 { self.state.withLock { $0.moves } }
 
@@ -87,10 +93,20 @@ final class PacketChannels: Sendable {
         for stream in moving { stream.channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent()) }
     }
 
+    /// The network of this machine is another: ways beside the channels are looked at anew.
+    func networkChanged() {
+        for channel in self.open {
+            channel.pipeline.fireUserInboundEventTriggered(PacketDatagramHandler.NetworkChanged())
+        }
+    }
+
+    private var open: [any Channel] {
+        self.state.withLock { state in state.members.values.flatMap { $0.map(\.stream.channel) } }
+    }
+
     /// Ends all channels, once what was written to them is sent.
     func closeAll() {
-        let open = self.state.withLock { state in state.members.values.flatMap { $0.map(\.stream.channel) } }
-        for channel in open {
+        for channel in self.open {
             channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent())
             channel.close(promise: nil)
         }

@@ -3,32 +3,27 @@ import LibP2P
 import MeshInterfaces
 import Multiformats
 import NIOCore
+import PacketDatagrams
 import Synchronization
 
 /// Opens channels of packets to the agents of other nodes, by our protocol or by that of v1.17. Any thread.
 final class PacketOpener: Sendable {
-    struct Counters: Sendable, Hashable {
-        var opened: UInt64 = 0
-        /// Of these, by the protocol of v1.17.
-        var openedWithOriginals: UInt64 = 0
-        var failed: [TunnelError.Code: UInt64] = [:]
-    }
+    typealias Counters = FlowOpener.Counters
 
     let tally: FlowTally
     private let host: Host
     private let channels: PacketChannels
     private let limits: PacketLimits
+    private let ways: PacketWays?
     private let state = Mutex(Counters())
 
-    init(host: Host, channels: PacketChannels, limits: PacketLimits) {
+    /// - Parameter ways: for datagrams beside the channels; nil for none.
+    init(host: Host, channels: PacketChannels, limits: PacketLimits, ways: PacketWays? = nil) {
+        self.ways = ways
         self.host = host
         self.channels = channels
         self.limits = limits
-        self.tally = FlowTally(
-            maximum: limits.maximumChannels,
-            maximumPerPeer: limits.maximumChannelsPerPeer,
-            of: "channels of packets"
-        )
+        self.tally = FlowTally(limits)
     }
 
     var counters: Counters { self.state.withLock { $0 } }
@@ -98,6 +93,7 @@ final class PacketOpener: Sendable {
         do {
             try channel.syncOptions?.setOption(.writeBufferWaterMark, value: self.limits.writeBufferWaterMark)
             guard stream.protocolID == TunnelProtocol.originalPackets else {
+                try self.ways?.join(stream, .opener)
                 promise.succeed(PacketChannel(channel: channel, node: node, form: .framed))
                 return promise.futureResult
             }

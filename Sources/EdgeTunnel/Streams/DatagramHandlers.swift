@@ -34,13 +34,11 @@ final class FramedDatagramHandler: ChannelDuplexHandler {
     }
 
     func channelReadComplete(context: ChannelHandlerContext) {
-        if self.hasDelivered {
-            self.hasDelivered = false
-            context.fireChannelReadComplete()
-        } else if !self.isVoid {
-            // The read that was asked for is not answered yet.
-            context.read()
-        }
+        guard !self.isVoid || self.hasDelivered else { return }
+        // Whoever is told may read at once.
+        let hasDelivered = self.hasDelivered
+        self.hasDelivered = false
+        context.completeRead(hasDelivered)
     }
 
     func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
@@ -51,6 +49,13 @@ final class FramedDatagramHandler: ChannelDuplexHandler {
             return
         }
         context.write(self.wrapOutboundOut(framed), promise: promise)
+    }
+}
+
+extension ChannelHandlerContext {
+    /// Ends a read of which something was passed on; asks for more otherwise, as the read that was asked for is not answered yet.
+    func completeRead(_ hasDelivered: Bool) {
+        if hasDelivered { self.fireChannelReadComplete() } else { self.read() }
     }
 }
 

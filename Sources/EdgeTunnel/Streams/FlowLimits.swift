@@ -44,6 +44,14 @@ final class FlowTally: Sendable {
         self.init(maximum: limits.maximumFlows, maximumPerPeer: limits.maximumFlowsPerPeer, of: "flows")
     }
 
+    convenience init(_ limits: PacketLimits) {
+        self.init(
+            maximum: limits.maximumChannels,
+            maximumPerPeer: limits.maximumChannelsPerPeer,
+            of: "channels of packets"
+        )
+    }
+
     var total: Int { self.state.withLock { $0.total } }
 
     func flows(with peer: PeerID) -> Int { self.state.withLock { $0.peers[peer] ?? 0 } }

@@ -8,6 +8,8 @@ enum TunnelProtocol {
     static let flow: ProtocolID = "/edgemesh/flow/1.0.0"
     /// Ours: `docs/protocols/packets.md`.
     static let packets: ProtocolID = "/edgemesh/packets/1.0.0"
+    /// Ours: `docs/protocols/packet-datagrams.md`. No stream has it; who offers it understands what is said in a channel of packets.
+    static let packetDatagrams: ProtocolID = "/edgemesh/packet-datagrams/1.0.0"
     /// Those of kubeedge/edgemesh v1.17.
     static let discovery: ProtocolID = "/libp2p/tunnel-discovery/1.0.0"
     static let proxy: ProtocolID = "/libp2p/tunnel-proxy/1.0.0"

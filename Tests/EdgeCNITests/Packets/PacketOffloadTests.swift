@@ -75,6 +75,50 @@ struct PacketOffloadTests {
     }
 
     @Test
+    func segmentsOfTCPAreCutToWhatFits() throws {
+        let large = Sample.version4(
+            number: 6,
+            payload: Sample.tcp(flags: 0x10, sequence: 7, payload: Self.payload, isPartial: true)
+        )
+        func lengths(
+            _ bytes: [UInt8],
+            _ segmentSize: UInt16,
+            isPartial: Bool = true,
+            fitting limit: Int
+        ) throws -> [Int]? {
+            let packet = try Sample.parse(bytes)
+            let offload = PacketOffload(isChecksumPartial: isPartial, segmentSize: segmentSize)
+            var cut: [[UInt8]] = []
+            bytes.withUnsafeBytes { bytes in
+                guard let segments = PacketSegments(offload, of: packet, bytes, fitting: limit) else { return }
+                for index in 0..<segments.count {
+                    var room = [UInt8](repeating: 0xEE, count: segments.maximumLength)
+                    let length = room.withUnsafeMutableBytes { segments.write(index, of: bytes, to: $0) }
+                    cut.append(Array(room[..<length]))
+                }
+            }
+            for segment in cut { #expect(try Sample.isSound(segment)) }
+            return cut.isEmpty ? nil : cut.map(\.count)
+        }
+        // As its device wants them; shorter; one that is none of several.
+        #expect(try lengths(large, 1460, fitting: 1500) == [1500, 1500, 120])
+        #expect(try lengths(large, 1460, fitting: 1440) == [1440, 1440, 240])
+        #expect(try lengths(large, 0, fitting: 1440) == [1440, 1440, 240])
+        #expect(try lengths(large, 0, fitting: 3040) == [3040])
+        // Whose sum is there is not taken apart; nor is one that opens a connection, nor a datagram.
+        #expect(try lengths(large, 0, isPartial: false, fitting: 1440) == nil)
+        let opening = Sample.version4(
+            number: 6,
+            payload: Sample.tcp(flags: 0x02, sequence: 7, payload: Self.payload, isPartial: true)
+        )
+        #expect(try lengths(opening, 0, fitting: 1440) == nil)
+        let datagram = Sample.version4(payload: Sample.udp(payload: Self.payload, isPartial: true))
+        #expect(try lengths(datagram, 1472, fitting: 1440) == nil)
+        #expect(try lengths(datagram, 1400, fitting: 1440) == [1428, 1428, 228])
+        #expect(try lengths(large, 1460, fitting: 40) == nil)
+    }
+
+    @Test
     func whatIsOnePacketStaysOne() throws {
         let whole = Sample.version4(number: 47, payload: [1, 2, 3])
         #expect(try self.segments(whole, .none) == [whole])

@@ -4,6 +4,7 @@ import MeshInterfaces
 import MeshTesting
 import Multiformats
 import NIOCore
+import PacketDatagrams
 import Synchronization
 import Testing
 
@@ -21,16 +22,25 @@ struct PacketFixture {
     let opener: PacketOpener
     let farChannels: PacketChannels
     let acceptor: PacketAcceptor
+    let ways: (near: PacketWays, far: PacketWays)
     let reception = PacketReception()
     let taken = TakenPackets()
 
-    /// - Parameter accepts: the far agent takes packets.
+    /// - Parameters:
+    ///   - accepts: the far agent takes packets.
+    ///   - datagrams: which of the two send by datagrams where they can.
+    ///   - use: when they do; loopback is near.
     static func with(
         limits: PacketLimits = PacketLimits(),
         accepts: Bool = true,
+        datagrams: (near: Bool, far: Bool) = (false, false),
+        use: TunnelSettings.PacketDatagrams = .always,
+        configuration: DatagramLink.Configuration = .init(),
         _ body: (PacketFixture) async throws -> Void
     ) async throws {
-        let fixture = PacketFixture(try FlowFixture.host(), try FlowFixture.host(), limits)
+        let fixture = PacketFixture(try FlowFixture.host(), try FlowFixture.host(), limits, use, configuration)
+        if datagrams.near { await fixture.ways.near.start(0) }
+        if datagrams.far { await fixture.ways.far.start(0) }
         let taken = fixture.taken
         if accepts { fixture.reception.set { taken.take($0) } }
         fixture.acceptor.start()
@@ -45,14 +55,24 @@ struct PacketFixture {
         await fixture.end()
     }
 
-    private init(_ near: Host, _ far: Host, _ limits: PacketLimits) {
+    private init(
+        _ near: Host,
+        _ far: Host,
+        _ limits: PacketLimits,
+        _ use: TunnelSettings.PacketDatagrams,
+        _ configuration: DatagramLink.Configuration
+    ) {
         var logger = Logger(label: "test")
         logger.logLevel = .critical
         self.near = near
         self.far = far
         self.naming = TestNaming([Self.nearNode: near.peerID, Self.farNode: far.peerID])
         self.channels = PacketChannels(host: near, limits: limits)
-        self.opener = PacketOpener(host: near, channels: self.channels, limits: limits)
+        self.ways = (
+            PacketWays(host: near, use: use, configuration: configuration, logger: logger),
+            PacketWays(host: far, use: use, configuration: configuration, logger: logger)
+        )
+        self.opener = PacketOpener(host: near, channels: self.channels, limits: limits, ways: self.ways.near)
         self.farChannels = PacketChannels(host: far, limits: limits)
         self.acceptor = PacketAcceptor(
             host: far,
@@ -60,12 +80,14 @@ struct PacketFixture {
             channels: self.farChannels,
             reception: self.reception,
             limits: limits,
+            ways: self.ways.far,
             logger: logger
         )
     }
 
     private func end() async {
         for host in [self.near, self.far] { await host.shutdown(deadline: .now()) }
+        for ways in [self.ways.near, self.ways.far] { await ways.stop() }
     }
 
     /// The connection, once the peer has told what it speaks.
