@@ -289,7 +289,6 @@ final class Exchange: UpstreamObserver {
         }
         // What was read of the request is needed again.
         let canRepeat = self.isRetaining
-        // First, as a route counts its tries.
         if canRepeat, self.retriesLeft > 0, let policy = self.route?.retries, policy.covers(failure) {
             return self.retry()
         }
@@ -323,11 +322,9 @@ final class Exchange: UpstreamObserver {
         case .refused: self.refuse(503, "endpoint \(address) of service \(service) takes no more requests")
         case .reset:
             self.worker.counters.answersBroken += 1
-            // A backend that has failed at each try is taken for one that is down, not for one that answers badly.
-            self.refuse(
-                self.log.retries > 0 ? 503 : 502,
-                "endpoint \(address) of service \(service) closed the connection without an answer"
-            )
+            // One that has failed at each try is taken for one that is down.
+            let status = self.log.retries > 0 ? 503 : 502
+            self.refuse(status, "endpoint \(address) of service \(service) closed the connection without an answer")
         case .malformed(let what):
             self.worker.counters.answersBroken += 1
             self.log.detail = what
