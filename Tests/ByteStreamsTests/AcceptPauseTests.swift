@@ -1,73 +1,100 @@
 import Glibc
+import MeshTesting
 import NIOCore
 import NIOEmbedded
+import NIOPosix
+import Synchronization
 import Testing
 
 @testable import ByteStreams
 
-@Suite struct AcceptPauseTests {
-    /// Counts the reads that reach the socket.
-    private final class Reads: ChannelOutboundHandler {
-        typealias OutboundIn = Never
-        var count = 0
-        func read(context: ChannelHandlerContext) { self.count += 1 }
-    }
+/// On a socket of its own: what NIO does after an error is what counts.
+@Suite(.timeLimit(.minutes(2))) struct AcceptPauseTests {
+    private final class Listener: Sendable {
+        let channel: any Channel
+        private let state: State
 
-    private final class Errors: ChannelInboundHandler {
-        typealias InboundIn = any Channel
-        var count = 0
-        func errorCaught(context: ChannelHandlerContext, error: any Error) { self.count += 1 }
-    }
+        final class State: Sendable {
+            let told = Mutex<[Bool]>([])
+            let acceptedAt = Mutex<[NIODeadline]>([])
+        }
 
-    private func failure(_ code: CInt) -> IOError { IOError(errnoCode: code, reason: "accept") }
+        var told: [Bool] { self.state.told.withLock { $0 } }
+        var acceptedAt: [NIODeadline] { self.state.acceptedAt.withLock { $0 } }
+
+        init() async throws {
+            let state = State()
+            self.state = state
+            self.channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+                .serverChannelInitializer { channel in
+                    channel.eventLoop.makeCompletedFuture {
+                        let pause = AcceptPause { _, isFirst in state.told.withLock { $0.append(isFirst) } }
+                        try channel.pipeline.syncOperations.addHandler(pause)
+                    }
+                }
+                .childChannelInitializer { channel in
+                    state.acceptedAt.withLock { $0.append(.now()) }
+                    return channel.eventLoop.makeSucceededVoidFuture()
+                }
+                .bind(host: "127.0.0.1", port: 0).get()
+        }
+
+        /// As when accept(2) fails, `times` in one go of the loop.
+        /// - Returns: a time before that.
+        func fail(_ code: CInt, times: Int = 1) async throws -> NIODeadline {
+            try await self.channel.eventLoop.submit {
+                let before = NIODeadline.now()
+                for _ in 0..<times {
+                    self.channel.pipeline.syncOperations.fireErrorCaught(IOError(errnoCode: code, reason: "accept"))
+                }
+                return before
+            }.get()
+        }
+
+        func connect() async throws {
+            let client = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+                .connect(to: try #require(self.channel.localAddress)).get()
+            try await client.close()
+        }
+
+        var isAccepting: Bool {
+            get async throws { try await self.channel.getOption(.autoRead).get() }
+        }
+    }
 
     @Test(
         "a shortage stops accepting for a while, is told, and goes by itself",
         arguments: [EMFILE, ENFILE, ENOBUFS, ENOMEM]
     )
-    func pauses(_ code: CInt) throws {
-        let (reads, errors) = (Reads(), Errors())
-        var told: [Bool] = []
-        let pause = AcceptPause { error, isFirst in
-            #expect(error.errnoCode == code)
-            told.append(isFirst)
-        }
-        let channel = EmbeddedChannel()
-        try channel.pipeline.syncOperations.addHandlers([reads, pause, errors])
-        func fail() {
-            channel.pipeline.fireErrorCaught(self.failure(code))
-            // As a socket does that reads by itself.
-            channel.pipeline.read()
-        }
-        channel.pipeline.read()
-        #expect(reads.count == 1)
-        fail()
-        fail()
-        #expect(reads.count == 1 && told == [true] && errors.count == 0)
-        channel.embeddedEventLoop.advanceTime(by: AcceptPause.duration - .nanoseconds(1))
-        #expect(reads.count == 1)
-        channel.embeddedEventLoop.advanceTime(by: .nanoseconds(1))
-        #expect(reads.count == 2)
-        // Still short.
-        fail()
-        #expect(told == [true, false])
-        channel.embeddedEventLoop.advanceTime(by: AcceptPause.duration)
-        #expect(reads.count == 3)
-        // It has accepted again: the next shortage is news.
-        channel.pipeline.fireChannelRead(EmbeddedChannel() as any Channel)
-        fail()
-        #expect(told == [true, false, true])
-        _ = try channel.finish()
+    func pauses(_ code: CInt) async throws {
+        let listener = try await Listener()
+        let failed = try await listener.fail(code, times: 2)
+        #expect(listener.told == [true])
+        // The kernel takes it; the listener does after its rest, however late that is.
+        try await listener.connect()
+        try await eventually("it accepts again") { listener.acceptedAt.count == 1 }
+        #expect(listener.acceptedAt[0] >= failed + AcceptPause.duration)
+
+        // It has accepted: the next shortage is news. One after that is not.
+        _ = try await listener.fail(code)
+        try await eventually("its rest is over") { try await listener.isAccepting }
+        _ = try await listener.fail(code)
+        #expect(listener.told == [true, true, false])
+        try await listener.channel.close()
     }
 
     @Test func otherErrorsGoOn() throws {
-        let (reads, errors) = (Reads(), Errors())
+        final class Errors: ChannelInboundHandler {
+            typealias InboundIn = any Channel
+            var count = 0
+            func errorCaught(context: ChannelHandlerContext, error: any Error) { self.count += 1 }
+        }
+        let errors = Errors()
         let channel = EmbeddedChannel()
         let pause = AcceptPause { _, _ in Issue.record("nothing is short") }
-        try channel.pipeline.syncOperations.addHandlers([reads, pause, errors])
-        channel.pipeline.fireErrorCaught(self.failure(ECONNABORTED))
-        channel.pipeline.read()
-        #expect(reads.count == 1 && errors.count == 1)
+        try channel.pipeline.syncOperations.addHandlers([pause, errors])
+        channel.pipeline.fireErrorCaught(IOError(errnoCode: ECONNABORTED, reason: "accept"))
+        #expect(errors.count == 1)
         _ = try channel.finish()
     }
 }
