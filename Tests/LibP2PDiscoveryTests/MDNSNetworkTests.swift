@@ -65,6 +65,10 @@ import Testing
         try await self.withNodes(
             { a, b in
                 """
+                # A link-local address that is still looked for as a duplicate cannot be connected from.
+                for ns in \(a) \(b); do ip netns exec $ns sh -c '
+                    echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad'
+                done
                 ip link add eth0 netns \(a) type veth peer name eth7 netns \(b)
                 ip -n \(a) link set eth0 up; ip -n \(b) link set eth7 up
                 ip -n \(a) link set lo up; ip -n \(b) link set lo up
