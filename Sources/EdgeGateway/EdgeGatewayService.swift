@@ -161,11 +161,15 @@ public struct EdgeGatewayService: ServiceLifecycle.Service, Sendable {
         get async { await self.shared.parts.withLock { $0.listeners }?.entries ?? [] }
     }
 
-    /// Where it listens now for an object, named as in `ListenerPlan.origins`.
-    public func openAddresses(for origin: String) async -> [IPAddress] {
-        await self.listenEntries.filter { $0.problem == nil && $0.origins.contains(origin) }.map(
-            \.address.address.address
-        )
+    /// Where it listens now, by the objects that asked for it, named as in `ListenerPlan.origins`.
+    public var openAddresses: [String: [IPAddress]] {
+        get async {
+            var addresses: [String: [IPAddress]] = [:]
+            for entry in await self.listenEntries where entry.problem == nil {
+                for origin in entry.origins { addresses[origin, default: []].append(entry.address.address.address) }
+            }
+            return addresses
+        }
     }
 
     var brokenCertificates: [String] {

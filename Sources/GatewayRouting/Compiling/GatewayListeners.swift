@@ -82,7 +82,10 @@ extension GatewayCompiler {
         }
         self.markConflicts(&listeners)
         self.attachRoutes(to: &listeners)
-        for (resource, spec, refusal) in gateways { self.addStatus(of: resource, spec, refusal, listeners) }
+        let listenersOfGateways = Dictionary(grouping: listeners, by: \.gateway.name)
+        for (resource, spec, refusal) in gateways {
+            self.addStatus(of: resource, spec, refusal, listenersOfGateways[resource.name] ?? [])
+        }
         self.addFragments(of: listeners)
     }
 
@@ -230,9 +233,8 @@ extension GatewayCompiler {
         of resource: GatewayResource,
         _ spec: GatewaySpec,
         _ refusal: GatewayCondition?,
-        _ listeners: [ListenerState]
+        _ own: [ListenerState]
     ) {
-        let own = listeners.filter { $0.gateway.name == resource.name }
         var status = GatewayStatus(resource)
         status.listeners = own.map { state in
             let isProgrammed = state.isServed

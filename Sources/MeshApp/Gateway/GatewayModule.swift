@@ -153,9 +153,10 @@ final class GatewayModule: StatusReporting {
             statuses: compilation.statuses,
             controllerName: configuration.modules.edgeGateway.controllerName
         )
+        let open = await running.openAddresses
         let node = self.catalog.snapshot.nodes[configuration.commonConfig.nodeName]
         for name in self.planner.gateways(of: self.catalog.snapshot) {
-            let found = await running.openAddresses(for: "\(ObjectKind.gateway.rawValue) \(name)")
+            let found = open["\(ObjectKind.gateway.rawValue) \(name)"] ?? []
             // Every address of the machine: the cluster knows it by those of its node.
             let isUnconfined = found.contains(where: \.isUnspecified)
             let all = found.filter { !$0.isUnspecified } + (isUnconfined ? node?.internalIPs ?? [] : [])
